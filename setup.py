@@ -1,0 +1,25 @@
+"""Packaging. Lower bounds only: what is current must keep working."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="xtoolkit",
+    version="0.1.0",
+    description="Modular pretraining, fine-tuning and ablation of vision-language foundation models",
+    long_description=Path(__file__).with_name("README.md").read_text() if Path(__file__).with_name("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["xtoolkit", "xtoolkit.*", "plugins", "plugins.*"]),
+    package_data={"xtoolkit.data": ["sample/*"]},
+    install_requires=[
+        "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "tensorboard",
+        "triton>=3.6", "numpy", "pillow", "tokenizers",
+    ],
+    extras_require={
+        "test": ["pytest"],
+        "sample-build": ["resvg-py", "scikit-image"],
+    },
+)

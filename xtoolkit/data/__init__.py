@@ -1,0 +1,1 @@
+"""Data: shards, order, masking, images, regions; importing this package registers the datasets."""

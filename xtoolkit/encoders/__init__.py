@@ -1,0 +1,1 @@
+"""The encoders that ship with the toolkit; importing this package registers them."""

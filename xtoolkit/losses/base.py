@@ -1,0 +1,24 @@
+"""The base class of losses: what a loss declares, and what it returns."""
+
+from torch import Tensor, nn
+
+from xtoolkit.batch import Batch
+from xtoolkit.features import Features
+from xtoolkit.graph import Need
+
+
+class Loss(nn.Module):
+    """Reads features, owns its private head, returns a scalar.
+
+    A subclass takes its YAML keys in ``__init__`` (and by name, if it asks: ``widths: dict[ref, int]``,
+    ``vocab_size_of: int``, ``patch_size_of: int``).
+    """
+
+    @classmethod
+    def needs(cls, **block) -> list[Need]:
+        """What the loss reads, from its YAML block alone (defaults filled in): the plan is made before any weight exists."""
+        raise TypeError(f"{cls.__name__} declares no needs")
+
+    def forward(self, f: Features, batch: Batch) -> Tensor | dict[str, Tensor]:
+        """A scalar, or a dict of scalars that are summed and logged apart (``bbp.l1``, ``bbp.giou``)."""
+        raise TypeError(f"{type(self).__name__} defines no forward")

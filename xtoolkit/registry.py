@@ -1,0 +1,198 @@
+"""The four registries, and the one place where a YAML block becomes an object.
+
+A component's ``__init__`` signature is its configuration schema: names, types and defaults live there and nowhere else.
+Arguments that the toolkit supplies itself (``widths`` and the like, ``GIVEN`` below) are not keys of the block.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from dataclasses import dataclass
+
+from fvcore.common.registry import Registry as _Registry
+
+# What the toolkit gives to a constructor that asks for it by name; never read from YAML.
+GIVEN = frozenset({
+    "widths",         # dict: slot (encoders) or feature reference (losses) -> width
+    "vocab_size_of",  # int: vocabulary of the text encoder below the features that a loss reads
+    "patch_size_of",  # int: patch size of the image encoder below them
+    "modules",        # dict: name -> built encoder or loss, for keys listed in a class's REFERS
+    "tokenizer",      # the run's tokenizer (data and tasks)
+    "image_size",     # int: pixels a side that the model reads (data)
+    "patch_size",     # int: pixels a side of a patch (data)
+    "views",          # frozenset: the views that losses read of this stream (data)
+    "train",          # bool: augment and mask, or take pictures and texts as they are (data)
+})
+
+
+class ConfigError(ValueError):
+    """One or more mistakes in a configuration: each a line that says what, where and what was meant."""
+
+    def __init__(self, problems):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def nearest(word: str, words) -> str:
+    """`` (did you mean `x`?)`` for the closest of ``words``, else the list of them."""
+    words = sorted(map(str, words))
+    close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; choose from: {', '.join(words)}" if words else ""
+
+
+class Registry(_Registry):
+    """fvcore's registry whose ``register`` works bare, called, and with a name, and always returns the class.
+
+    fvcore's own ``register`` used as a bare decorator returns None, and so erases the class that it decorates.
+    """
+
+    def register(self, obj=None, *, name: str | None = None):
+        if obj is None:
+            return lambda decorated: self.register(decorated, name=name)
+        self._do_register(name or obj.__name__, obj)
+        return obj
+
+    @property
+    def kind(self) -> str:
+        """``encoder``, ``loss``, ``task`` or ``dataset``: for messages."""
+        return self._name.lower()
+
+    def names(self) -> list[str]:
+        return sorted(self._obj_map)
+
+    def find(self, name: str, where: str):
+        """The class registered as ``name``. Raises ConfigError with the nearest name."""
+        if name not in self._obj_map:
+            raise ConfigError(f"{where}: unknown {self.kind} `{name}`{nearest(name, self.names())}")
+        return self._obj_map[name]
+
+    def build(self, block: dict, where: str, **given):
+        """Holds ``block`` against the signature of the class that its ``type`` names, and builds it.
+
+        Args:
+            block: the YAML mapping; ``type`` chooses the class, the other keys are its arguments.
+            where: the place of the block, for messages: ``file:line`` or a dotted path.
+            **given: arguments from the toolkit (``GIVEN``); those that the class does not ask for are left out.
+
+        Raises:
+            ConfigError: every unknown key, missing key and wrong type of the block at once.
+        """
+        if "type" not in block:
+            raise ConfigError(f"{where}: missing key `type`{nearest('', self.names())}")
+        cls = self.find(block["type"], where)
+        if problems := check(cls, block, where):
+            raise ConfigError(problems)
+        keys = {k: v for k, v in block.items() if k not in RESERVED}
+        asked = inspect.signature(cls).parameters
+        return cls(**keys, **{k: v for k, v in given.items() if k in asked})
+
+
+# Keys of a block that the toolkit reads and the class does not see.
+RESERVED = frozenset({"type", "inputs", "init", "data", "every", "weight"})
+
+
+@dataclass(frozen=True)
+class Key:
+    """One configuration key of a component: ``default`` is ``inspect.Parameter.empty`` where it must be given."""
+
+    name: str
+    type: object
+    default: object
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def type_name(self) -> str:
+        return describe(self.type)
+
+
+def schema(cls) -> dict[str, Key]:
+    """The configuration keys of a component, read from its ``__init__`` signature."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    hints = typing.get_type_hints(cls.__init__)
+    keys = {}
+    for p in parameters:
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            raise TypeError(f"{cls.__name__}.__init__ takes *{p.name}: every key must be named, so that a typo is found")
+        if p.name not in GIVEN:
+            keys[p.name] = Key(p.name, hints.get(p.name, typing.Any), p.default)
+    return keys
+
+
+def check(cls, block: dict, where: str, place=None) -> list[str]:
+    """Every mistake of a block against a class's signature, each one line.
+
+    Args:
+        place: ``place(key) -> str`` gives the ``file:line`` of a key; by default ``where`` serves for all.
+    """
+    place = place or (lambda key: where)
+    keys, problems = schema(cls), []
+    for name, value in block.items():
+        if name in RESERVED and name not in keys:
+            continue
+        if name not in keys:
+            problems.append(f"{place(name)}: unknown key `{name}` of {cls.__name__}{nearest(name, keys)}")
+        elif not fits(value, keys[name].type):
+            problems.append(f"{place(name)}: `{name}` of {cls.__name__} must be {keys[name].type_name}, "
+                            f"not {value!r} ({type(value).__name__})")
+    missing = [k.name for k in keys.values() if k.required and k.name not in block]
+    problems += [f"{where}: missing key `{name}` of {cls.__name__} ({keys[name].type_name})" for name in missing]
+    return problems
+
+
+def fits(value, hint) -> bool:
+    """Whether a YAML value has the type that an annotation names. An int serves as a float, a bool never as an int."""
+    if hint is typing.Any or hint is inspect.Parameter.empty:
+        return True
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, a) for a in args)
+    if origin is typing.Literal:
+        return any(value == a and type(value) is type(a) for a in args)
+    if origin is list:
+        return isinstance(value, list) and (not args or all(fits(v, args[0]) for v in value))
+    if origin is tuple:
+        if not isinstance(value, list):
+            return False
+        if len(args) == 2 and args[1] is ...:
+            return all(fits(v, args[0]) for v in value)
+        return len(value) == len(args) and all(fits(v, a) for v, a in zip(value, args))
+    if origin is dict:
+        return isinstance(value, dict) and (not args or all(fits(k, args[0]) and fits(v, args[1])
+                                                            for k, v in value.items()))
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def describe(hint) -> str:
+    """An annotation in words a YAML author knows."""
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a word", dict: "a mapping", list: "a list",
+             None: "null", type(None): "null", typing.Any: "anything"}
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(a) for a in args)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(a) for a in args)
+    if origin is list:
+        return "a list" + (f" of {describe(args[0])}" if args else "")
+    if origin is tuple:
+        return f"a list of {len(args)}" if args and args[-1] is not ... else "a list"
+    if origin is dict:
+        return "a mapping"
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+ENCODER_REGISTRY = Registry("ENCODER")
+LOSS_REGISTRY = Registry("LOSS")
+TASK_REGISTRY = Registry("TASK")
+DATASET_REGISTRY = Registry("DATASET")

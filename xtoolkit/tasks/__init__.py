@@ -1,0 +1,1 @@
+"""Evaluations; importing this package registers them."""
