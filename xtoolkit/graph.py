@@ -191,22 +191,21 @@ class Graph:
     def passes(self, losses: dict[str, list[Need]], regions: bool) -> list[Pass]:
         """The passes of one stream, inputs first, each with the losses it serves and whether it needs a graph."""
         found: dict = {}
+        seen: set = set()
 
         def visit(node, loss, grad, run=None):
-            key = (node.base, run.ref if run else None, loss if run else None)
-            known = key in found
+            if (node, loss, grad, run) in seen:
+                return
+            seen.add((node, loss, grad, run))
+            key = (node.base, loss, run.ref) if run else node.base
             entry = found.setdefault(key, Pass(node.base, runs=run.runs if run else 1, by_run=loss if run else None))
             if loss not in entry.readers:
                 entry.readers.append(loss)
-            if known and entry.graph >= grad and not run and node.pool is None and (node, loss, grad) in seen:
-                return
-            seen.add((node, loss, grad))
             entry.graph |= grad and self.carries(node)
             for _, source in node.inputs:
                 if isinstance(source, Edge):
                     visit(source.node, loss, grad and not source.cut)
 
-        seen: set = set()
         for loss, needs in losses.items():
             for need in needs:
                 if not need.ref.startswith("$"):
