@@ -47,7 +47,15 @@ class Registry(_Registry):
     """fvcore's registry whose ``register`` works bare, called, and with a name, and always returns the class.
 
     fvcore's own ``register`` used as a bare decorator returns None, and so erases the class that it decorates.
+
+    Args:
+        name: the kind of component, for messages.
+        beside: keys of a block that the toolkit reads itself, beside ``type``; the class does not see them.
     """
+
+    def __init__(self, name: str, beside: tuple = ()):
+        super().__init__(name)
+        self.beside = frozenset({"type", *beside})
 
     def register(self, obj=None, *, name: str | None = None):
         if obj is None:
@@ -83,15 +91,11 @@ class Registry(_Registry):
         if "type" not in block:
             raise ConfigError(f"{where}: missing key `type`{nearest('', self.names())}")
         cls = self.find(block["type"], where)
-        if problems := check(cls, block, where):
+        if problems := check(cls, block, where, beside=self.beside):
             raise ConfigError(problems)
-        keys = {k: v for k, v in block.items() if k not in RESERVED}
+        keys = settled(cls, block, self.beside)
         asked = inspect.signature(cls).parameters
         return cls(**keys, **{k: v for k, v in given.items() if k in asked})
-
-
-# Keys of a block that the toolkit reads and the class does not see.
-RESERVED = frozenset({"type", "inputs", "init", "data", "every", "weight"})
 
 
 @dataclass(frozen=True)
@@ -124,23 +128,33 @@ def schema(cls) -> dict[str, Key]:
     return keys
 
 
-def check(cls, block: dict, where: str, place=None) -> list[str]:
+def settled(cls, block: dict, beside=frozenset()) -> dict:
+    """The arguments of a checked block: without the toolkit's own keys, and without nulls that mean "the default"."""
+    keys = schema(cls)
+    return {k: v for k, v in block.items() if k not in beside and (v is not None or fits(None, keys[k].type))}
+
+
+def check(cls, block: dict, where: str, place=None, beside=frozenset()) -> list[str]:
     """Every mistake of a block against a class's signature, each one line.
 
+    A null where the type has no null means the default.
+
     Args:
+        beside: keys that are not the class's.
         place: ``place(key) -> str`` gives the ``file:line`` of a key; by default ``where`` serves for all.
     """
     place = place or (lambda key: where)
     keys, problems = schema(cls), []
     for name, value in block.items():
-        if name in RESERVED and name not in keys:
+        if name in beside:
             continue
         if name not in keys:
             problems.append(f"{place(name)}: unknown key `{name}` of {cls.__name__}{nearest(name, keys)}")
-        elif not fits(value, keys[name].type):
+        elif value is not None and not fits(value, keys[name].type):
             problems.append(f"{place(name)}: `{name}` of {cls.__name__} must be {keys[name].type_name}, "
                             f"not {value!r} ({type(value).__name__})")
-    missing = [k.name for k in keys.values() if k.required and k.name not in block]
+    missing = [k.name for k in keys.values()
+               if k.required and (k.name not in block or block[k.name] is None and not fits(None, k.type))]
     problems += [f"{where}: missing key `{name}` of {cls.__name__} ({keys[name].type_name})" for name in missing]
     return problems
 
@@ -192,7 +206,7 @@ def describe(hint) -> str:
     return words.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-ENCODER_REGISTRY = Registry("ENCODER")
+ENCODER_REGISTRY = Registry("ENCODER", beside=("inputs",))
 LOSS_REGISTRY = Registry("LOSS")
-TASK_REGISTRY = Registry("TASK")
+TASK_REGISTRY = Registry("TASK", beside=("data", "every"))
 DATASET_REGISTRY = Registry("DATASET")

@@ -1,0 +1,301 @@
+"""YAML to a plain mapping: `_BASE_`, null, overrides, the file and line of every key, the resolved dump. No torch.
+
+Scalars follow YAML 1.2 (PyYAML reads `1e-4` as a string, `on` as true, `010` as 8). Tags other than the core ones are refused:
+a configuration never builds objects.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+
+import yaml
+
+from xtoolkit.registry import ConfigError, nearest
+
+MAX_NODES = 100_000  # aliases of aliases can make a small file expand without bound
+
+_SCALARS = [
+    ("null", re.compile(r"^(~|null|Null|NULL|)$"), "~nN", lambda s: None),
+    ("bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), "tTfF", lambda s: s.lower() == "true"),
+    ("int", re.compile(r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), "-+0123456789",
+     lambda s: int(s, 0) if s[:2] in ("0o", "0x") else int(s)),
+    ("float", re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+     "-+.0123456789", lambda s: float(s.lower().replace(".inf", "inf").replace(".nan", "nan"))),
+]
+_CONSTRUCT = {f"tag:yaml.org,2002:{name}": make for name, _, _, make in _SCALARS}
+_CONSTRUCT["tag:yaml.org,2002:str"] = str
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers: dict = {}
+
+    def ignore_aliases(self, data):
+        return True
+
+
+for _name, _pattern, _first, _ in _SCALARS:
+    for _cls in (_Loader, _Dumper):
+        _cls.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, list(_first) + ([""] if _name == "null" else []))
+
+
+@dataclass
+class Config:
+    """A resolved configuration.
+
+    Attributes:
+        data: nested plain mappings, lists and scalars.
+        places: {path of keys: ``file:line``}.
+        notes: what inheritance removed on its own, one line each, for the plan.
+    """
+
+    data: dict
+    places: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+
+    def where(self, *path) -> str:
+        """``file:line`` of a key, or of the nearest key above it."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.places:
+                return self.places[path[:end]]
+        return "configuration"
+
+    def dump(self) -> str:
+        """The resolved configuration as YAML that ``load`` reads back to the same values."""
+        return yaml.dump(self.data, Dumper=_Dumper, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
+
+
+def load(path: str, overrides=()) -> Config:
+    """Reads a file, what it inherits, and ``key.path=value`` overrides.
+
+    Raises:
+        ConfigError: unreadable or malformed YAML, duplicate keys, a Python tag, a missing ``_BASE_``, a bad override; all of
+            the mistakes at once.
+    """
+    problems: list[str] = []
+    config = _load_file(os.fspath(path), (), problems)
+    for text in overrides:
+        _override(config, text, problems)
+    if problems:
+        raise ConfigError(problems)
+    _strip_nulls(config)
+    return config
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------------
+def _load_file(path, trail, problems) -> Config:
+    real = os.path.realpath(path)
+    if real in trail:
+        problems.append(f"{path}: `_BASE_` leads back to this file")
+        return Config({})
+    try:
+        with open(path, encoding="utf-8") as f:
+            own = _parse(f.read(), path, problems)
+    except (OSError, UnicodeDecodeError) as e:
+        problems.append(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}")
+        return Config({})
+    bases = own.data.pop("_BASE_", [])
+    merged = Config({})
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(base, str):
+            problems.append(f"{own.where('_BASE_')}: `_BASE_` must be a path or a list of paths")
+            continue
+        base_path = os.path.join(os.path.dirname(path), base)
+        if not os.path.exists(base_path):
+            problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({os.path.normpath(base_path)})")
+            continue
+        _merge(merged, _load_file(os.path.normpath(base_path), trail + (real,), problems))
+    _merge(merged, own)
+    return merged
+
+
+def _parse(text: str, name: str, problems: list) -> Config:
+    """One file's own mapping; every mistake goes to ``problems``."""
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as e:
+        line = (e.problem_mark or e.context_mark).line + 1
+        problems.append(f"{name}:{line}: not YAML: {e.problem or e.context}")
+        return Config({})
+    if root is None:
+        return Config({}, {(): f"{name}:1"})
+    config, count = Config({}, {(): f"{name}:1"}), 0
+
+    def build(node, path):
+        nonlocal count
+        count += 1
+        if count > MAX_NODES:
+            raise ConfigError(f"{name}: expands to more than {MAX_NODES:,} values")
+        line = f"{name}:{node.start_mark.line + 1}"
+        if isinstance(node, yaml.MappingNode):
+            result = {}
+            for key_node, value_node in node.value:
+                key = build(key_node, path)
+                place = f"{name}:{key_node.start_mark.line + 1}"
+                if not isinstance(key, str):
+                    key = str(key)
+                if key in result:
+                    problems.append(f"{place}: duplicate key `{key}` (first at {config.places[path + (key,)]})")
+                    continue
+                config.places[path + (key,)] = place
+                result[key] = build(value_node, path + (key,))
+            return result
+        if isinstance(node, yaml.SequenceNode):
+            return [build(v, path) for v in node.value]
+        if node.tag not in _CONSTRUCT:
+            problems.append(f"{line}: tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused: "
+                            "a configuration holds plain values only")
+            return None
+        return _CONSTRUCT[node.tag](node.value)
+
+    data = build(root, ())
+    if not isinstance(data, dict):
+        problems.append(f"{name}:1: a configuration is a mapping of keys")
+        return config
+    config.data = data
+    return config
+
+
+# ---- merging ---------------------------------------------------------------------------------------------------------------
+def _structural(path) -> bool:
+    """Whether null at this path removes an entry (elsewhere null is a value, where the key's type allows it)."""
+    match path:
+        case (_,) | ("encoders" | "losses" | "streams" | "evaluate" | "stop_gradient", _):
+            return True
+        case ("encoders", _, "inputs", _) | ("streams", _, "losses", _) | ("optim", "lr_mult", _):
+            return True
+        case ("schedule", "every" | "sample", _) | (*_, "sources", _):
+            return True
+    return False
+
+
+def _merge(base: Config, over: Config, path=()) -> None:
+    """Lays ``over`` on ``base`` in place: mappings merge, lists replace, a changed type replaces its block, null removes."""
+    if not path:
+        _drop_losses(base, over)
+        base.notes += over.notes
+        base.places[()] = over.places.get((), base.places.get((), "configuration"))
+    target, source = _at(base.data, path), _at(over.data, path)
+    for key, value in source.items():
+        here = path + (key,)
+        if value is None and _structural(here):
+            target.pop(key, None)
+            _forget(base, here)
+            target[key] = None
+            base.places[here] = over.where(*here)
+        elif isinstance(value, dict) and isinstance(target.get(key), dict) and not _retyped(target[key], value):
+            _merge_places(base, over, here)
+            _merge(base, over, here)
+        else:
+            kept = target.get(key)
+            _forget(base, here)
+            target[key] = _copy(value)
+            for p, w in over.places.items():
+                if p[:len(here)] == here:
+                    base.places[p] = w
+            if isinstance(value, dict) and isinstance(kept, dict) and "inputs" in kept and "inputs" not in value:
+                target[key]["inputs"] = kept["inputs"]
+
+
+def _merge_places(base, over, here):
+    if here in over.places:
+        base.places[here] = over.places[here]
+
+
+def _retyped(old: dict, new: dict) -> bool:
+    return "type" in new and "type" in old and old["type"] != new["type"]
+
+
+def _drop_losses(base: Config, over: Config) -> None:
+    """``losses.x: null`` drops x from the streams, stop lists and rates that were inherited (not from this file's own)."""
+    removed = [k for k, v in (over.data.get("losses") or {}).items() if v is None]
+    for loss in removed:
+        for name, stream in (base.data.get("streams") or {}).items():
+            if isinstance(stream, dict) and loss in (stream.get("losses") or {}):
+                del stream["losses"][loss]
+        for edge, names in (base.data.get("stop_gradient") or {}).items():
+            if isinstance(names, list) and loss in names:
+                names.remove(loss)
+        (base.data.get("optim") or {}).get("lr_mult", {}).pop(loss, None)
+
+
+def _strip_nulls(config: Config) -> None:
+    """Removes the entries that a structural null took out, and what they leave empty."""
+    def strip(value, path):
+        for key in list(value):
+            here = path + (key,)
+            if value[key] is None and _structural(here):
+                del value[key]
+            elif isinstance(value[key], dict):
+                strip(value[key], here)
+    strip(config.data, ())
+    stops = config.data.get("stop_gradient")
+    for edge in [e for e, names in (stops or {}).items() if names == []]:
+        del stops[edge]
+
+
+def _forget(config, prefix):
+    for p in [p for p in config.places if p[:len(prefix)] == prefix]:
+        del config.places[p]
+
+
+def _at(data, path):
+    for key in path:
+        data = data[key]
+    return data
+
+
+def _copy(value):
+    if isinstance(value, dict):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+# ---- overrides -------------------------------------------------------------------------------------------------------------
+def _override(config: Config, text: str, problems: list) -> None:
+    """Applies one ``a.b.c=value``; ``*`` stands for every key at its level."""
+    where = f"override `{text}`"
+    key, eq, value = text.partition("=")
+    if not eq or not key.strip():
+        problems.append(f"{where}: write key.path=value")
+        return
+    mistakes: list[str] = []
+    parsed = _parse("value: " + value, where, mistakes)
+    if mistakes:
+        problems.append(f"{where}: the value is not YAML")
+        return
+    value = parsed.data.get("value")
+    steps = [s.strip() for s in key.split(".")]
+    targets = [()]
+    for step in steps[:-1]:
+        reached = []
+        for path in targets:
+            level = _at(config.data, path)
+            names = list(level) if step == "*" else [step]
+            for name in names:
+                if name not in level:
+                    level[name] = {}
+                    config.places[path + (name,)] = where
+                if isinstance(level[name], dict):
+                    reached.append(path + (name,))
+                elif step != "*":
+                    problems.append(f"{where}: `{'.'.join(path + (name,))}` is a value, not a mapping")
+        targets = reached
+    if not targets:
+        problems.append(f"{where}: `*` matches nothing")
+    for path in targets:
+        level = _at(config.data, path)
+        names = list(level) if steps[-1] == "*" else [steps[-1]]
+        for name in names:
+            layer: dict = {name: value}
+            for step in reversed(path):
+                layer = {step: layer}
+            _merge(config, Config(layer, {path + (name,): where}))
+
+
+def unknown_keys(data: dict, known, where, what: str) -> list[str]:
+    """A problem line for each key of ``data`` that is not in ``known``; ``where(key)`` gives its place."""
+    return [f"{where(k)}: unknown key `{k}` of {what}{nearest(k, known)}" for k in data if k not in known]
