@@ -1,0 +1,186 @@
+"""From a path in a YAML file to the files that it names: folders, globs, braces and ``sample://`` names. No torch."""
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+
+SCHEME = "sample://"
+
+# The parts of each sample pack; ``convert/sample.py`` says from which official files each is prepared.
+PACKS = {
+    "picturebook": ("pairs", "pairs-val", "pairs-test", "regions", "refcoco+-val", "refcoco+-testA", "refcoco+-testB",
+                    "images", "web", "text", "text-val", "tokenizer"),
+}
+
+# What a folder holds that a stream can read, in the order in which they are looked for.
+KINDS = (("*.tar",), ("*.jsonl", "*.jsonl.gz"), ("*.txt",))
+
+TOOL = "python tools/prepare_data.py"
+
+
+@dataclass(frozen=True)
+class Hint:
+    """How a corpus is prepared; a path is of it where a word of the path begins with one of ``words``."""
+
+    words: tuple
+    command: str
+
+
+# The first that fits wins. ``{out}`` is the folder of the path that is missing.
+HINTS = (
+    Hint(("refcoco", "refclef"), TOOL + ' refcoco --refs "refs(unc).p" --instances instances.json --images DIR --out {out}'),
+    Hint(("coco", "mscoco", "karpathy"), TOOL + " coco --annotations dataset_coco.json --images DIR --out {out}"),
+    Hint(("vg", "visual"),
+         TOOL + " vg --image-data image_data.json --regions region_descriptions.json --objects objects.json"
+                " --images DIR --exclude-coco-karpathy dataset_coco.json --out {out}"),
+    Hint(("cc3m", "cc12m", "conceptual", "sbu", "laion", "coyo", "web"),
+         TOOL + " img2dataset --shards 'DOWNLOADED/*.tar' --out {out}"),
+    Hint(("imagenet", "image"), TOOL + " images --images DIR --out {out}"),
+    Hint(("c4", "roberta", "wiki", "book", "openwebtext", "ccnews", "cc", "stories", "text"),
+         TOOL + " text --input 'FILES*.jsonl.gz' --out {out}"),
+)
+
+
+def resolve(path: str) -> list[str]:
+    """The files that a path names, sorted, each once.
+
+    Args:
+        path: a file; a folder (its ``*.tar``, else ``*.jsonl`` and ``*.jsonl.gz``, else ``*.txt``); a pattern with ``*``,
+            ``?``, ``[...]``, ``{00000..00042}`` or ``{a,b}``; or ``sample://picturebook/NAME``, which is unpacked and
+            prepared on first use. The tokenizer of a pack resolves to its folder.
+
+    Raises:
+        FileNotFoundError: with the line of ``problem``.
+    """
+    if path.startswith(SCHEME):
+        pack, name = _sample(path)
+        from xtoolkit.data.convert.sample import prepared  # only here: it imports the converters
+        return prepared(pack, name)
+    files, trouble = _find(path)
+    if trouble:
+        raise FileNotFoundError(trouble)
+    return files
+
+
+def problem(path: str) -> str | None:
+    """One line that says what of a path is missing and what command prepares it; None where it is all there.
+
+    Reads folders only: a ``sample://`` path is held against the list of names, and nothing is unpacked.
+    """
+    if path.startswith(SCHEME):
+        try:
+            _sample(path)
+        except FileNotFoundError as error:
+            return str(error)
+        return None
+    return _find(path)[1]
+
+
+def hint(path: str) -> str:
+    """The command that prepares what a path names, guessed from the words in it."""
+    names_file = "." in os.path.basename(path) or _has_magic(os.path.basename(path))
+    out = (os.path.dirname(path) or ".") if names_file else path
+    words = re.split(r"[^a-z0-9]+", path.lower())
+    for known in HINTS:
+        if any(word.startswith(known.words) for word in words):
+            return "prepare it with: " + known.command.format(out=out)
+    return f"`{TOOL} --help` lists what can be prepared"
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``a-{00..02}.tar`` -> three names, ``{train,val}.tar`` -> two; several braces multiply, none is nested.
+
+    Raises:
+        ValueError: an open brace, or a range that is none or runs backwards.
+    """
+    start = pattern.find("{")
+    if start < 0:
+        if "}" in pattern:
+            raise ValueError(f"{pattern}: `}}` without `{{`")
+        return [pattern]
+    end = pattern.find("}", start)
+    inner = pattern[start + 1:end]
+    if end < 0 or "{" in inner:
+        raise ValueError(f"{pattern}: `{{` is not closed; write {{00000..00042}} or {{a,b}}")
+    rest = expand_braces(pattern[end + 1:])
+    return [pattern[:start] + choice + tail for choice in _choices(inner, pattern) for tail in rest]
+
+
+def _choices(inner: str, pattern: str) -> list[str]:
+    first, dots, last = inner.partition("..")
+    if not dots:
+        if "," not in inner:
+            raise ValueError(f"{pattern}: {{{inner}}} is neither a range such as {{00000..00042}} nor a list such as {{a,b}}")
+        return inner.split(",")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ValueError(f"{pattern}: {{{inner}}} is not a range of numbers such as {{00000..00042}}")
+    if int(first) > int(last):
+        raise ValueError(f"{pattern}: {{{inner}}} runs backwards")
+    width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+    return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+
+
+def _find(path: str) -> tuple[list[str], str | None]:
+    """The files of a path on disk, and what is wrong where there is something wrong."""
+    if not path.strip():
+        return [], "empty path"
+    try:
+        names = expand_braces(os.path.expanduser(path))
+    except ValueError as error:
+        return [], str(error)
+    files, missing = [], []
+    for name in names:
+        if os.path.isdir(name):
+            found = _in_folder(name)
+            if not found:
+                return [], f"{name}: the folder has no *.tar, *.jsonl, *.jsonl.gz or *.txt in it; {hint(name)}"
+        else:
+            found = [name] if os.path.exists(name) else _glob(name)
+        files += found
+        if not found:
+            missing.append(name)
+    if missing and len(names) > 1:
+        return [], (f"{path}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}; "
+                    f"{hint(missing[0])}")
+    if missing:
+        return [], f"{path}: no such file; {hint(path)}"
+    return sorted(set(files)), None
+
+
+def _in_folder(folder: str) -> list[str]:
+    for patterns in KINDS:
+        found = [f for pattern in patterns for f in _glob(os.path.join(glob.escape(folder), pattern))]
+        if found:
+            return found
+    return []
+
+
+def _glob(pattern: str) -> list[str]:
+    return [f for f in glob.glob(pattern, recursive=True) if os.path.isfile(f)]
+
+
+def _has_magic(path: str) -> bool:
+    return glob.has_magic(path) or "{" in path
+
+
+def _sample(path: str) -> tuple[str, str]:
+    """``sample://pack/name`` -> (pack, name). Raises FileNotFoundError with the nearest name."""
+    pack, _, name = path.removeprefix(SCHEME).partition("/")
+    if pack not in PACKS:
+        raise FileNotFoundError(f"{path}: unknown sample pack `{pack}`{_nearest(pack, PACKS)}")
+    if name not in PACKS[pack]:
+        raise FileNotFoundError(f"{path}: the sample pack has no part `{name}`{_nearest(name, PACKS[pack])}")
+    return pack, name
+
+
+def _nearest(word: str, words) -> str:
+    import difflib  # only for a message
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; did you mean `{close[0]}`?" if close else f"; choose from: {', '.join(words)}"
+
+
+def sample_names() -> list[str]:
+    """Every ``sample://`` path there is."""
+    return [f"{SCHEME}{pack}/{name}" for pack, names in PACKS.items() for name in names]
+
