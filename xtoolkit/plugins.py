@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import zlib
 from pathlib import Path
 
 from xtoolkit.registry import ConfigError
@@ -50,7 +51,7 @@ def _import(plugin: str, where: str, relative_to: str) -> None:
 
 def _import_path(path: Path) -> None:
     """Imports a file or package under a name of its own; a second import of the same path is the first."""
-    name = f"plugins.{path.stem}" if path.parent == FOLDER else f"xtoolkit_plugin_{path.stem}_{abs(hash(str(path))):x}"
+    name = f"plugins.{path.stem}" if path.parent == FOLDER else f"xtoolkit_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if name in sys.modules:
         return
     target = path / "__init__.py" if path.is_dir() else path

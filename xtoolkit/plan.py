@@ -1,0 +1,169 @@
+"""What a recipe will do, before any weight exists: passes per stream, cut edges, parameters, floating-point operations."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from xtoolkit.batch import Batch, ImageField, RegionField, TextField
+from xtoolkit.model import Model, trainable
+from xtoolkit.recipe import Recipe
+
+ROWS = 4  # rows of the batch that is counted; every count is linear in the rows but for contrast's tiny matrix
+
+
+@dataclass
+class PassPlan:
+    """One pass: ``gflops`` is the forward of one row (a text, or a picture where the stream has no text)."""
+
+    name: str
+    readers: list
+    graph: bool
+    runs: float
+    cuts: list
+    gflops: float = 0.0
+
+
+@dataclass
+class StreamPlan:
+    """One stream: its passes, and GFLOPs a row, forward once and backward twice where a graph is built."""
+
+    name: str
+    batch_size: int
+    tokens: int | None
+    losses: dict
+    passes: list[PassPlan] = field(default_factory=list)
+    head_gflops: float = 0.0
+    gflops: float = 0.0
+
+
+@dataclass
+class Plan:
+    """The whole plan. ``parameters`` maps names to counts: total, transformer layers, the paper's count, a line a part."""
+
+    streams: list[StreamPlan]
+    parameters: dict
+    left_out: list
+    idle: list
+    cuts: dict
+
+
+def make_plan(recipe: Recipe, length: int | None = None) -> Plan:
+    """Counts a recipe on the meta device.
+
+    Args:
+        recipe: checked.
+        length: tokens a text, specials included; None: each stream's ``max_tokens``.
+    """
+    with torch.device("meta"):
+        model = Model(recipe)
+    streams = [_stream(model, recipe, name, length) for name in recipe.streams]
+    return Plan(streams, count_parameters(model), recipe.left_out, recipe.idle,
+                {f"{a} -> {b}": sorted(losses) for (a, b), losses in recipe.graph.cuts.items()})
+
+
+def count_parameters(model: Model) -> dict:
+    """Trainable parameters.
+
+    ``transformer_layers`` counts the repeated layers of encoders (X-FM Table 9, "Trans."); ``without_output_matrix`` leaves
+    out output matrices that losses own, as X-FM's 327M does.
+    """
+    own = {name: trainable(module) for name, module in model.parts()}
+    layers = sum(trainable(m) for e in model.encoders.values() for m in e.modules() if isinstance(m, nn.ModuleList))
+    matrices = sum(p.numel() for n, p in model.losses.named_parameters() if n.endswith("decoder.weight"))
+    total = trainable(model)
+    return {"trainable": total, "transformer_layers": layers, "without_output_matrix": total - matrices, "parts": own}
+
+
+def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> StreamPlan:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    stream = recipe.streams[name]
+    tokens = None
+    if "text" in stream.fields:
+        tokens = length or _max_tokens(stream.data)
+    plan = StreamPlan(name, stream.batch_size, tokens, dict(stream.losses))
+    entries = {}
+    for p in recipe.passes(name):
+        entry = PassPlan(p.node.label, list(p.readers), p.graph, p.runs, p.cuts)
+        entries[(p.node, p.by_run)] = entry
+        plan.passes.append(entry)
+
+    class Watch:
+        """Adds a pass's operations to its entry. Inputs are computed before the watch begins, so nothing is counted twice."""
+
+        def __init__(self, node, run):
+            key = next((k for k in entries if k[0] == node and (k[1] is not None) == (run is not None)), None)
+            self.entry = entries[key]
+
+        def __enter__(self):
+            self.before = counter.get_total_flops()
+
+        def __exit__(self, *exc):
+            self.entry.gflops += (counter.get_total_flops() - self.before) / rows / 1e9
+
+    batch, rows = _meta_batch(model, stream, tokens)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.device("meta"):
+        model.train()(name, batch, observer=Watch)
+    total = counter.get_total_flops() / rows / 1e9
+    plan.head_gflops = total - sum(p.gflops for p in plan.passes)
+    plan.gflops = sum(p.gflops * (3 if p.graph else 1) for p in plan.passes) + 3 * plan.head_gflops
+    return plan
+
+
+def _max_tokens(data: dict) -> int:
+    from xtoolkit.registry import DATASET_REGISTRY, schema
+    return data.get("max_tokens") or schema(DATASET_REGISTRY.get(data["type"]))["max_tokens"].default
+
+
+def _meta_batch(model: Model, stream, tokens) -> tuple[Batch, int]:
+    """A batch of shapes: ROWS texts (or pictures), masks as the stream's data block says, and the rows that counts are per."""
+    data, rows, text, image, region = stream.data, ROWS, None, None, None
+    with torch.device("meta"):
+        if tokens:
+            mask = data.get("mask") or {}
+            masked = max(1, min(mask.get("max", tokens), round(tokens * mask.get("prob", 0.15)))) * rows
+            ids = torch.zeros(rows, tokens, dtype=torch.long)
+            flat = torch.zeros(masked, dtype=torch.long)
+            text = TextField(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(rows, dtype=torch.long), ids, flat, flat)
+        if "image" in stream.fields:
+            size, patch = model.image_spec()
+            patches = (size // patch) ** 2
+            image = ImageField(torch.zeros(rows, 3, size, size), torch.zeros(rows, dtype=torch.long),
+                               torch.zeros(rows, patches, dtype=torch.bool), list(range(rows)))
+        if stream.regions:
+            each = data.get("max_per_image", 1)
+            rows *= each
+            ids = torch.zeros(rows, tokens, dtype=torch.long)
+            flat = torch.zeros(masked * each, dtype=torch.long)
+            keys = torch.zeros(rows, dtype=torch.long)
+            text = TextField(ids, torch.ones_like(ids, dtype=torch.bool), keys, ids, flat, flat)
+            region = RegionField(keys, torch.zeros(rows, 4), torch.ones(rows, patches, dtype=torch.bool),
+                                 torch.ones(rows, dtype=torch.bool), keys)
+    return Batch(text, image, region), rows
+
+
+def as_text(plan: Plan) -> str:
+    """The plan as a person reads it."""
+    lines = []
+    for s in plan.streams:
+        losses = " + ".join(f"{w:g} {n}" if w != 1 else n for n, w in s.losses.items())
+        length = f", {s.tokens} tokens a text" if s.tokens else ""
+        lines.append(f"stream {s.name}: {losses}; {s.batch_size} a batch{length}; {s.gflops:,.2f} GFLOPs a row")
+        for p in s.passes:
+            runs = f" x{p.runs:g}" if p.runs != 1 else ""
+            graph = "graph   " if p.graph else "no graph"
+            cuts = f"   cut: {', '.join(p.cuts)}" if p.cuts else ""
+            lines.append(f"    {p.name + runs:<24} {graph} {p.gflops:10,.3f} GFLOPs   read by {', '.join(p.readers)}{cuts}")
+        lines.append(f"    {'heads of the losses':<24} graph    {s.head_gflops:10,.3f} GFLOPs")
+    lines.append("stop gradient: " + ("; ".join(f"{e} for {', '.join(l)}" for e, l in plan.cuts.items()) or "nowhere"))
+    if plan.left_out:
+        lines.append("not built, since nothing reads them: " + ", ".join(plan.left_out))
+    if plan.idle:
+        lines.append("streams without an active loss, left out: " + ", ".join(plan.idle))
+    p = plan.parameters
+    lines.append(f"trainable parameters: {p['trainable']:,}; in transformer layers {p['transformer_layers']:,}; "
+                 f"without the losses' output matrices {p['without_output_matrix']:,}")
+    lines += [f"    {name:<24} {count:>13,}" for name, count in p["parts"].items()]
+    return "\n".join(lines)
