@@ -1,0 +1,50 @@
+"""BBP: where in the picture is what the text says."""
+
+import torch
+from torch import Tensor
+
+from xtoolkit.features import Encoded
+from xtoolkit.graph import Need
+from xtoolkit.kernels import box_loss
+from xtoolkit.losses.base import Loss
+from xtoolkit.losses.heads import summary_head
+from xtoolkit.registry import LOSS_REGISTRY
+
+
+@LOSS_REGISTRY.register
+class BBP(Loss):
+    """Bounding box prediction.
+
+        loss = mean over real boxes of  |b - b^|_1 + 1 - GIoU(b, b^),   b^ = sigmoid(head(fusion(text, whole picture)))
+
+    with boxes cx, cy, w, h in shares of the picture. The text of a region is fused with the whole picture, not with
+    the region. Rows that describe the whole picture (``is_box`` False) do not count; a batch without a real box costs
+    exactly 0. Logged apart as ``l1`` (the sum of the four differences) and ``giou``.
+
+    YAML: {type: BBP, feature: fusion@whole}
+
+    Args:
+        feature: the fusion encoder under ``@whole``; its summary token is read.
+
+    Source: X-FM, equation 5; X2-VLM 3.3. The release divides by 0 if no row is a real box, and drops the GIoU of all
+    boxes if one of them is degenerate.
+    """
+
+    def __init__(self, feature: str, *, widths: dict):
+        super().__init__()
+        self.feature = feature
+        self.head = summary_head(widths[feature], 4)
+
+    @classmethod
+    def needs(cls, feature: str) -> list[Need]:
+        return [Need(feature), Need("$region")]
+
+    def boxes(self, fused: Encoded) -> Tensor:
+        """(R, 4) predicted cx, cy, w, h in [0, 1], float32 or better."""
+        logits = self.head(fused.pooled)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+
+    def forward(self, f, batch):
+        region = f["$region"]
+        l1, giou = box_loss(self.boxes(f[self.feature]), region.box, valid=region.is_box)
+        return {"l1": l1, "giou": giou}

@@ -1,0 +1,96 @@
+"""ITM: image-text matching against hard negatives drawn in the batch."""
+
+import torch
+from torch import Tensor, nn
+
+from xtoolkit.batch import Batch
+from xtoolkit.features import Encoded
+from xtoolkit.graph import Need
+from xtoolkit.losses.base import Loss
+from xtoolkit.losses.heads import summary_head
+from xtoolkit.registry import LOSS_REGISTRY
+
+
+@LOSS_REGISTRY.register
+class ITM(Loss):
+    """Image-text matching.
+
+        loss = 1 / 3B  sum over (t_i, v_i), (t_i, v~_i), (t~_i, v_i)  of  CE(head(fusion(t, v)), is it a pair)
+
+    Each text draws one picture and each picture one text that does not belong to it, likelier the more alike the
+    contrastive scores find them: weight softmax(scores) + 1e-5 over this rank's rows. Never drawn: a row's own
+    partner, a row that shows the same picture (on a region stream: the same box of it) or holds the same tokens. A
+    row with no legal negative keeps its positive pair; its two negatives drop out of the mean.
+
+    All 3B rows are one pass of the fusion encoder, and rows are picked by index, so a picture's keys and values are
+    projected once. Logs ``accuracy`` over the rows in the mean.
+
+    YAML: {type: ITM, fusion: fusion, negatives: sim}
+
+    Args:
+        fusion: the encoder of pairs, with the slots ``text`` and ``image``; its summary token is judged.
+        negatives: the encoder whose scores the negatives are drawn by; read without gradient.
+        ignore_same: False: any other row is a legal negative, as in the release.
+
+    Source: X-FM, equation 3, which sums the three expectations; the release, as here, averages over the 3B rows. The
+    release makes two passes (B and 2B rows) and 2B draws, each a question to the device; given the same negatives the
+    value is the same.
+    """
+
+    def __init__(self, fusion: str, negatives: str, ignore_same: bool = True, *, widths: dict):
+        super().__init__()
+        self.fusion, self.negatives, self.ignore_same = fusion, negatives, ignore_same
+        self.head = summary_head(widths[fusion], 2)
+
+    @classmethod
+    def needs(cls, fusion: str, negatives: str, ignore_same: bool = True) -> list[Need]:
+        return [Need(fusion, runs=3), Need(negatives, grad=False)]
+
+    def match(self, fused: Encoded) -> Tensor:
+        """(K, 2) logits of fused pairs, float32 or better; column 1 is the score of a match (retrieval re-ranks by it)."""
+        logits = self.head(fused.pooled)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def forward(self, f, batch):
+        image, text, legal = self.draw(f[self.negatives], batch)
+        inputs = f.inputs(self.fusion)
+        if set(inputs) != {"text", "image"}:
+            raise ValueError(f"ITM pairs the slots `text` and `image` of its fusion encoder; `{self.fusion}` has: "
+                             f"{', '.join(inputs)}")
+        own = torch.arange(len(image), device=image.device)
+        logits = self.match(f.run(self.fusion, text=inputs["text"].select(torch.cat([own, own, text])),
+                                  image=inputs["image"].select(torch.cat([own, image, own]))))
+        labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+        weight = torch.cat([torch.ones_like(legal), legal, legal]).to(logits.dtype)
+        f.log("accuracy", ((logits.argmax(1) == labels) * weight).sum() / weight.sum())
+        return (nn.functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
+
+    def draw(self, scores, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Hard negatives.
+
+        Args:
+            scores: ``image_to_text`` and ``text_to_image`` (B, W B), and ``first``, the column of row 0's own partner.
+
+        Returns:
+            (image, text, legal): for each text the row of a picture, for each picture the row of a text, (B,) int64;
+            and (B,) bool, False where a row has no legal negative (its draws mean nothing).
+        """
+        rows = batch.size
+        illegal = torch.eye(rows, dtype=torch.bool, device=scores.image_to_text.device)
+        if self.ignore_same:
+            illegal |= batch.same_rows()
+        local = slice(scores.first, scores.first + rows)
+        scores = torch.cat([scores.text_to_image[:, local], scores.image_to_text[:, local]]).float()
+        # A NaN must reach the loss, where the finite check names it, and not end here in an assertion on the device.
+        weight = torch.nan_to_num(scores.softmax(1)) + 1e-5
+        drawn = _draw_one(weight.masked_fill(illegal.repeat(2, 1), 0))
+        return drawn[:rows], drawn[rows:], ~illegal.all(1)
+
+
+def _draw_one(weight: Tensor) -> Tensor:
+    """(K,) an index a row of (K, n), with probability proportional to its weight; of a row of zeros, any.
+
+    Exponential clocks with these rates: the first to ring. ``torch.multinomial`` draws so too, but first asks the
+    device whether the weights are valid.
+    """
+    return (weight / torch.empty_like(weight).exponential_()).argmax(1)
