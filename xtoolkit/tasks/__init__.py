@@ -1,1 +1,7 @@
 """Evaluations; importing this package registers them."""
+
+from xtoolkit.tasks.base import Task
+from xtoolkit.tasks.boxes import BoxAccuracy
+from xtoolkit.tasks.retrieval import Retrieval
+
+__all__ = ["BoxAccuracy", "Retrieval", "Task"]

@@ -1,0 +1,115 @@
+"""Box accuracy: by hand, against torchvision, and the floor that knows no text."""
+
+import pytest
+import torch
+from torch import nn
+
+from xtoolkit.batch import Batch, ImageField, RegionField, TextField
+from xtoolkit.tasks import BoxAccuracy
+from xtoolkit.tasks.boxes import biggest_of_picture, iou
+
+
+def box(x0, y0, x1, y1):
+    return [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+
+
+@pytest.mark.parametrize("a, b, expected", [
+    (box(0, 0, .5, .5), box(0, 0, .5, .5), 1.0),
+    (box(0, 0, .5, .5), box(.5, .5, 1, 1), 0.0),
+    (box(0, 0, .4, .4), box(0, 0, .4, .2), 0.5),              # exactly the threshold
+    (box(0, 0, .2, .2), box(.1, .1, .3, .3), .01 / .07),
+    (box(.1, .1, .9, .9), box(.3, .3, .5, .5), .04 / .64),
+    ([.5, .5, -.2, .3], box(0, 0, 1, 1), 0.0),                # a negative width has no area
+    ([.5, .5, 0, 0], [.5, .5, 0, 0], 0.0),
+])
+def test_iou_by_hand(a, b, expected):
+    assert iou(torch.tensor([a]), torch.tensor([b])).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_iou_equals_torchvision():
+    from torchvision.ops import box_convert, box_iou
+
+    a, b = torch.rand(2, 200, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = box_iou(box_convert(a, "cxcywh", "xyxy"), box_convert(b, "cxcywh", "xyxy")).diagonal()
+    torch.testing.assert_close(iou(a, b), expected)
+    assert (expected > 0).sum() > 20
+
+
+class Echo(nn.Module):
+    """A loss that predicts the boxes it was given."""
+
+    feature = "fusion@whole"
+
+    def __init__(self, boxes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.rows = list(boxes)
+
+    def boxes(self, fused):
+        assert fused == "fused"
+        return torch.tensor([self.rows.pop(0)])
+
+
+class FakeModel(nn.Module):
+    """Features that know one reference."""
+
+    precision, graph = "fp32", None
+
+    def __init__(self, predicted):
+        super().__init__()
+        self.encoders, self.losses = nn.ModuleDict(), nn.ModuleDict({"bbp": Echo(predicted)})
+
+    def features(self, batch):
+        return {"fusion@whole": "fused"}
+
+
+def region_batch(boxes, picture, is_box=True, source=None):
+    return Batch(
+        text=TextField(torch.tensor([[0, 5, 2, 1]]), torch.tensor([[True, True, True, False]])),
+        image=ImageField(torch.zeros(1, 3, 4, 4), key=torch.tensor([picture]), image_id=[f"p{picture}"]),
+        region=RegionField(torch.tensor([0]), torch.tensor([boxes]), torch.ones(1, 4, dtype=torch.bool),
+                           torch.tensor([is_box])),
+        extra={} if source is None else {"source": [source]})
+
+
+def test_accuracy_mean_iou_and_floor_over_sources():
+    small, big, other = box(0, 0, .2, .2), box(.2, .2, .9, .9), box(0, 0, .3, .3)
+    batches = [region_batch(small, 1, source="testA"), region_batch(big, 1, source="testA"),
+               region_batch(other, 2, source="testB"), region_batch(box(0, 0, 1, 1), 2, is_box=False, source="testB")]
+    predicted = [box(0, 0, .2, .1), small, other, other]     # IoU 0.5 (a hit), 0, 1, and one that does not count
+    found = BoxAccuracy(loss="bbp").evaluate(FakeModel(predicted), batches)
+    assert found["metrics"] == pytest.approx({
+        "accuracy": 200 / 3, "mean_iou": .5, "testA.accuracy": 50.0, "testA.mean_iou": .25,
+        "testB.accuracy": 100.0, "testB.mean_iou": 1.0}, abs=1e-5)
+    assert found["floor"]["accuracy"] == pytest.approx(200 / 3)     # the biggest box answers `big` and `other`, not `small`
+    assert found["floor"]["testA.accuracy"] == 50 and found["floor"]["testB.accuracy"] == 100
+    first = found["examples"][0]
+    assert first["image_id"] == "p1" and first["ids"] == [0, 5, 2] and first["iou"] == pytest.approx(.5, abs=1e-5)
+    assert first["true"] == pytest.approx(small) and len(found["examples"]) == 3
+
+
+def test_the_floor_takes_the_biggest_box_of_the_same_picture_only():
+    boxes = torch.tensor([box(0, 0, .1, .1), box(0, 0, .5, .5), box(0, 0, .9, .9), box(0, 0, 1, 1)])
+    found = biggest_of_picture(boxes, torch.tensor([7, 7, 8, 8]), torch.tensor([True, True, True, False]))
+    torch.testing.assert_close(found, boxes[[1, 1, 2, 2]])
+    alone = biggest_of_picture(boxes[3:], torch.tensor([8]), torch.tensor([False]))
+    assert alone.tolist() == [[0, 0, 0, 0]]
+
+
+def test_the_model_is_left_in_the_modes_it_was_in():
+    model = FakeModel([box(0, 0, 1, 1)])
+    model.train()
+    model.losses.eval()
+    BoxAccuracy().evaluate(model, [region_batch(box(0, 0, 1, 1), 1)])
+    assert model.training and not model.losses.training
+
+
+def test_no_data_and_no_boxes_are_named():
+    with pytest.raises(ValueError, match="no batch"):
+        BoxAccuracy().evaluate(FakeModel([]), [])
+    with pytest.raises(ValueError, match="no expression"):
+        BoxAccuracy().evaluate(FakeModel([box(0, 0, 1, 1)]), [region_batch(box(0, 0, 1, 1), 1, is_box=False)])
+
+
+def test_what_it_reaches_is_declared():
+    assert BoxAccuracy.needs() == [] and BoxAccuracy.LOSS_KEYS == ("loss",)

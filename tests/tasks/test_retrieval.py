@@ -1,0 +1,242 @@
+"""Retrieval: the dual encoder and the re-ranking against brute force, and how often keys and values are projected."""
+
+import pytest
+import torch
+from torch import nn
+
+from xtoolkit.batch import Batch, ImageField, TextField
+from xtoolkit.features import Encoded, Features
+from xtoolkit.graph import EncoderSpec, Graph
+from xtoolkit.tasks import Retrieval
+from xtoolkit.tasks.ranking import both_ways, chance
+from xtoolkit.tasks.retrieval import below_scored, sides
+
+WIDTH = 8
+
+
+class Pictures(nn.Module):
+    """(I, 5, D): a summary and four patches, from the pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, WIDTH)
+
+    def forward(self, *, view, image):
+        patches = self.layer(image.pixels.flatten(2).transpose(1, 2))
+        return Encoded.of(torch.cat([patches.mean(1, keepdim=True), patches], 1))
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(50, WIDTH)
+
+    def forward(self, *, view, text):
+        return Encoded.of(self.table(text.ids), text.mask)
+
+
+class Unit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, 4)
+
+    def forward(self, *, view, x):
+        return nn.functional.normalize(self.layer(x.pooled), dim=-1)
+
+
+class Dot(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor([0.07]))
+
+    def scores(self, image, text):
+        return image @ text.T / self.temperature
+
+
+class Cross(nn.Module):
+    """Text attends to the picture; counts the pictures whose keys and values it projects, and the rows that it fuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.key = nn.Linear(WIDTH, WIDTH)
+        self.projected, self.rows, self.tokens = [], [], []
+
+    def project(self, tokens):
+        self.projected.append(tokens.shape[0])
+        return self.key(tokens)
+
+    def forward(self, *, view, text, image):
+        keys = torch.cat([s.memo(self, self.project)[i] for s, i in image.parts], 1)
+        self.rows.append(len(text))
+        self.tokens.append(text.mask.shape[1])
+        weight = (text.tokens @ keys.transpose(1, 2)).masked_fill(~image.mask[:, None], -torch.inf).softmax(-1)
+        mixed = text.tokens + weight @ keys
+        mean = (mixed * text.mask[..., None]).sum(1) / text.mask.sum(1, keepdim=True)
+        return Encoded.of(torch.cat([mean[:, None], mixed], 1).tanh())
+
+
+class Matching(nn.Module):
+    fusion = "fusion"
+
+    def __init__(self, constant=False):
+        super().__init__()
+        self.head = nn.Linear(WIDTH, 2)
+        if constant:
+            nn.init.zeros_(self.head.weight)
+
+    def match(self, fused):
+        return self.head(fused.pooled)
+
+
+class Model(nn.Module):
+    precision = "fp32"
+
+    def __init__(self, constant=False):
+        super().__init__()
+        torch.manual_seed(0)
+        wiring = {"vision": {"image": "$image"}, "text": {"text": "$text"}, "fusion": {"text": "text", "image": "vision"},
+                  "vision_proj": {"x": "vision"}, "text_proj": {"x": "text"},
+                  "sim": {"image": "vision_proj", "text": "text_proj"}}
+        self.encoders = nn.ModuleDict({"vision": Pictures(), "text": Words(), "fusion": Cross(), "vision_proj": Unit(),
+                                       "text_proj": Unit(), "sim": Dot()})
+        self.losses = nn.ModuleDict({"itm": Matching(constant)})
+        self.graph = Graph({name: EncoderSpec(name, inputs) for name, inputs in wiring.items()})
+
+    def features(self, batch):
+        return Features(self.graph, self.encoders, batch)
+
+
+def batches(counts=((2, 3, 1), (4, 1), (5,)), seed=0):
+    """Pictures with ``counts`` captions each, in three batches whose texts have different longest lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    for number, captions in enumerate(counts):
+        index = torch.arange(len(captions)).repeat_interleave(torch.tensor(captions))
+        length = 4 + number
+        mask = torch.arange(length) < torch.randint(3, length + 1, (len(index), 1), generator=generator)
+        ids = torch.randint(3, 50, (len(index), length), generator=generator).where(mask, torch.tensor(1))
+        pixels = torch.randn(len(captions), 3, 2, 2, generator=generator)
+        yield Batch(text=TextField(ids, mask), extra={"image_index": index},
+                    image=ImageField(pixels, image_id=[f"{number}-{i}" for i in range(len(captions))]))
+
+
+@torch.no_grad()
+def by_hand(model):
+    """Similarities and matching logits (I, T) of every pair, one pair at a time; and the owner of each text."""
+    pictures, texts, owner = [], [], []
+    for batch in batches():
+        for text in range(len(batch.text.ids)):
+            owner.append(len(pictures) + batch.extra["image_index"][text].item())
+            length = int(batch.text.mask[text].sum())
+            texts.append(TextField(batch.text.ids[text:text + 1, :length], batch.text.mask[text:text + 1, :length]))
+        pictures += [ImageField(p[None]) for p in batch.image.pixels]
+    similarity, logits = torch.zeros(2, len(pictures), len(texts))
+    for i, picture in enumerate(pictures):
+        for t, text in enumerate(texts):
+            f = model.features(Batch(text=text, image=picture))
+            similarity[i, t] = (f["vision_proj"] @ f["text_proj"].T)[0, 0]
+            logits[i, t] = model.losses["itm"].match(f["fusion"])[0, 1]
+    return similarity, logits, torch.tensor(owner)
+
+
+def reranked(similarity, logits, owner, k):
+    """Python sorting: the k best by similarity, ordered by logit, then the rest by similarity. As scores: minus the place."""
+    t2i, i2t = torch.zeros_like(similarity), torch.zeros_like(similarity)
+    for scores, out, other in ((similarity.T, t2i.T, logits.T), (similarity, i2t, logits)):
+        for q in range(len(scores)):
+            order = sorted(range(scores.shape[1]), key=lambda c: -scores[q, c].item())
+            order = sorted(order[:k], key=lambda c: -other[q, c].item()) + order[k:]
+            for place, candidate in enumerate(order):
+                out[q, candidate] = -place
+    return both_ways(t2i, i2t, owner)
+
+
+@pytest.mark.parametrize("k, batch_size", [(1, 64), (3, 2), (3, 5), (4, 64), (256, 7), (256, 64)])
+def test_both_rows_equal_brute_force(k, batch_size):
+    model = Model()
+    found = Retrieval(match="itm", k=k, batch_size=batch_size).evaluate(model, batches())["metrics"]
+    similarity, logits, owner = by_hand(model)
+    dual, matched = both_ways(similarity, similarity, owner), reranked(similarity, logits, owner, k)
+    assert {n.removeprefix("dual."): v for n, v in found.items() if n.startswith("dual.")} == pytest.approx(dual)
+    assert {n.removeprefix("matched."): v for n, v in found.items() if n.startswith("matched.")} == pytest.approx(matched)
+    assert len(found) == 14
+
+
+@pytest.mark.parametrize("k, batch_size", [(2, 4), (3, 64), (256, 3)])
+def test_each_picture_is_projected_once_and_no_pair_is_fused_twice(k, batch_size):
+    model = Model()
+    fusion = model.encoders["fusion"]
+    Retrieval(match="itm", k=k, batch_size=batch_size).evaluate(model, batches())
+    assert sum(fusion.projected) == 6 and max(fusion.rows) <= batch_size
+    wanted = torch.zeros(6, 16, dtype=torch.bool)
+    similarity = by_hand(model)[0]
+    wanted.scatter_(0, similarity.topk(min(k, 6), dim=0).indices, True)
+    wanted.scatter_(1, similarity.topk(min(k, 16), dim=1).indices, True)
+    fusion.rows.clear()
+    Retrieval(match="itm", k=k, batch_size=batch_size).evaluate(model, batches())
+    assert sum(fusion.rows) == wanted.sum()
+
+
+def test_texts_are_fused_without_the_padding_of_longer_ones():
+    model = Model()
+    Retrieval(match="itm", batch_size=1).evaluate(model, batches())
+    lengths = torch.cat([b.text.mask.sum(1) for b in batches()])
+    assert sorted(model.encoders["fusion"].tokens) == sorted(lengths.tolist() * 6)
+
+
+def test_a_constant_matching_head_gets_chance_among_all():
+    found = Retrieval(match="itm").evaluate(Model(constant=True), batches())
+    owner = by_hand(Model())[2]
+    for name, value in chance(6, owner).items():
+        assert found["metrics"][f"matched.{name}"] == pytest.approx(value)
+        assert found["floor"][f"matched.{name}"] == found["floor"][f"dual.{name}"] == pytest.approx(value)
+
+
+def test_without_a_matching_loss_there_is_one_row():
+    found = Retrieval(sim="sim", match=None).evaluate(Model(), batches())
+    assert len(found["metrics"]) == 7 and all(name.startswith("dual.") for name in found["metrics"])
+
+
+def test_examples_name_the_right_picture_and_its_rank():
+    model = Model()
+    examples = Retrieval(match=None).evaluate(model, batches())["examples"]
+    similarity, _, owner = by_hand(model)
+    names = [name for batch in batches() for name in batch.image.image_id]
+    ids = [row[mask].tolist() for b in batches() for row, mask in zip(b.text.ids, b.text.mask)]
+    assert 4 <= len(examples) <= 8
+    for example in examples:
+        text = ids.index(example["ids"])
+        order = similarity[:, text].argsort(descending=True).tolist()
+        assert example["pictures"] == [names[i] for i in order[:5]]
+        assert example["right"] == names[owner[text]] and order[example["rank"] - 1] == owner[text]
+
+
+def test_unscored_candidates_stay_below_and_in_their_order():
+    logits, similarity = torch.tensor([[-9.0, 5.0, 0.0, 0.0]]), torch.tensor([[1.0, 2.0, 30.0, 20.0]])
+    found = below_scored(logits, torch.tensor([[True, True, False, False]]), similarity)
+    assert found.argsort(descending=True).tolist() == [[1, 0, 2, 3]]
+
+
+def test_bf16_scores_are_ranked_in_full_precision():
+    model = Model()
+    model.precision = "bf16"
+    seen = []
+    plain = model.encoders["sim"].scores
+    model.encoders["sim"].scores = lambda **slots: seen.append(plain(**slots)) or seen[-1]
+    Retrieval().evaluate(model, batches())
+    assert seen[0].dtype == torch.float32
+
+
+def test_no_texts_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="no batch"):
+        Retrieval().evaluate(Model(), [])
+
+
+def test_an_encoder_with_the_wrong_sides_is_named():
+    graph = Graph({"text": EncoderSpec("text", {"text": "$text"}), "sim": EncoderSpec("sim", {"a": "text", "b": "text"})})
+    with pytest.raises(ValueError, match="`sim`"):
+        sides(graph, "sim")
+
+
+def test_what_it_reads_is_declared():
+    (need,) = Retrieval.needs(match="itm")
+    assert need.ref == "sim" and Retrieval.ENCODER_KEYS == ("sim",) and Retrieval.LOSS_KEYS == ("match",)
