@@ -47,7 +47,7 @@ class ITM(Loss):
         return [Need(fusion, runs=3), Need(negatives, grad=False)]
 
     def match(self, fused: Encoded) -> Tensor:
-        """(K, 2) logits of fused pairs, float32 or better; column 1 is the score of a match (retrieval re-ranks by it)."""
+        """(K, 2) logits of fused pairs, float32 or better; retrieval re-ranks by column 1, the score of a match."""
         logits = self.head(fused.pooled)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
