@@ -24,6 +24,7 @@ _SCALARS = [
 ]
 _CONSTRUCT = {f"tag:yaml.org,2002:{name}": make for name, _, _, make in _SCALARS}
 _CONSTRUCT["tag:yaml.org,2002:str"] = str
+_TAGS = {*_CONSTRUCT, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -129,7 +130,10 @@ def _parse(text: str, name: str, problems: list) -> Config:
         count += 1
         if count > MAX_NODES:
             raise ConfigError(f"{name}: expands to more than {MAX_NODES:,} values")
-        line = f"{name}:{node.start_mark.line + 1}"
+        if node.tag not in _TAGS:
+            problems.append(f"{name}:{node.start_mark.line + 1}: tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused: "
+                            "a configuration holds plain values only")
+            return None
         if isinstance(node, yaml.MappingNode):
             result = {}
             for key_node, value_node in node.value:
@@ -145,10 +149,6 @@ def _parse(text: str, name: str, problems: list) -> Config:
             return result
         if isinstance(node, yaml.SequenceNode):
             return [build(v, path) for v in node.value]
-        if node.tag not in _CONSTRUCT:
-            problems.append(f"{line}: tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused: "
-                            "a configuration holds plain values only")
-            return None
         return _CONSTRUCT[node.tag](node.value)
 
     data = build(root, ())
