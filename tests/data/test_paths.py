@@ -57,7 +57,8 @@ def test_a_missing_path_names_the_command_that_prepares_it():
 
 
 @pytest.mark.parametrize("path, source", [
-    ("data/vg/train-*.tar", "vg"), ("data/refcoco+/train-*.tar", "refcoco"), ("data/cc3m/{00000..00331}.tar", "img2dataset"),
+    ("data/vg/train-*.tar", "vg"), ("data/refcoco+/train-*.tar", "refcoco"),
+    ("data/cc3m/{00000..00331}.tar", "img2dataset"),
     ("data/sbu", "img2dataset"), ("data/imagenet21k/train-*.tar", "images"), ("data/c4", "text"),
     ("data/roberta/train-*.jsonl.gz", "text")])
 def test_hints_go_by_the_words_of_the_path(path, source):
@@ -92,5 +93,6 @@ def test_sample_names_are_checked_without_unpacking(monkeypatch, tmp_path):
 
 def test_import_is_light():
     code = ("import sys, xtoolkit.data.paths as p; p.problem('sample://picturebook/pairs'); p.problem('data/coco/x.tar');"
-            "heavy = {'torch', 'PIL', 'numpy', 'tarfile', 'xtoolkit.data.convert'} & set(sys.modules); assert not heavy, heavy")
+            "heavy = {'torch', 'PIL', 'numpy', 'tarfile', 'xtoolkit.data.convert'} & set(sys.modules);"
+            "assert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True)

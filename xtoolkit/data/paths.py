@@ -29,7 +29,7 @@ class Hint:
 
 # The first that fits wins. ``{out}`` is the folder of the path that is missing.
 HINTS = (
-    Hint(("refcoco", "refclef"), TOOL + ' refcoco --refs "refs(unc).p" --instances instances.json --images DIR --out {out}'),
+    Hint(("refcoco", "refclef"), TOOL + " refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
     Hint(("coco", "mscoco", "karpathy"), TOOL + " coco --annotations dataset_coco.json --images DIR --out {out}"),
     Hint(("vg", "visual"),
          TOOL + " vg --image-data image_data.json --regions region_descriptions.json --objects objects.json"
@@ -46,8 +46,8 @@ def resolve(path: str) -> list[str]:
     """The files that a path names, sorted, each once.
 
     Args:
-        path: a file; a folder (its ``*.tar``, else ``*.jsonl`` and ``*.jsonl.gz``, else ``*.txt``); a pattern with ``*``,
-            ``?``, ``[...]``, ``{00000..00042}`` or ``{a,b}``; or ``sample://picturebook/NAME``, which is unpacked and
+        path: a file; a folder (its ``*.tar``, else ``*.jsonl`` and ``*.jsonl.gz``, else ``*.txt``); a pattern with
+            ``*``, ``?``, ``[...]``, ``{00000..00042}`` or ``{a,b}``; or ``sample://picturebook/NAME``, which is unpacked and
             prepared on first use. The tokenizer of a pack resolves to its folder.
 
     Raises:
@@ -111,7 +111,7 @@ def _choices(inner: str, pattern: str) -> list[str]:
     first, dots, last = inner.partition("..")
     if not dots:
         if "," not in inner:
-            raise ValueError(f"{pattern}: {{{inner}}} is neither a range such as {{00000..00042}} nor a list such as {{a,b}}")
+            raise ValueError(f"{pattern}: {{{inner}}} is neither a range, {{00000..00042}}, nor a list, {{a,b}}")
         return inner.split(",")
     if not (first.isdecimal() and last.isdecimal()):
         raise ValueError(f"{pattern}: {{{inner}}} is not a range of numbers such as {{00000..00042}}")

@@ -1,0 +1,261 @@
+"""Reading official releases: streamed JSON, joins, boxes, captions and pictures, with errors that name file and record."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+CHUNK = 1 << 20
+FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # MPO: a JPEG with a second picture behind it
+
+
+class BadRecord(ValueError):
+    """A record that is not what its format says: one line that names the file and the record."""
+
+
+class Report:
+    """What a conversion wrote and what it left out: counts, and the first case of each kind.
+
+    Args:
+        skip_bad: count wrong records and go on; otherwise the first one ends the conversion.
+    """
+
+    def __init__(self, skip_bad: bool = False):
+        self.skip_bad = skip_bad
+        self.written = {}   # file prefix -> {"samples": n, "captions": n, "boxes": n}
+        self.left_out = {}  # kind -> [count, first case]
+        self.changed = {}   # kind -> [count, first case]
+
+    def wrote(self, prefix: str, captions: int = 0, boxes: int = 0):
+        counts = self.written.setdefault(prefix, {"samples": 0, "captions": 0, "boxes": 0})
+        for name, number in (("samples", 1), ("captions", captions), ("boxes", boxes)):
+            counts[name] += number
+
+    def leave_out(self, kind: str, case: str):
+        """A known quirk of an official release, or what the user asked to leave out: counted, never fatal."""
+        self.left_out.setdefault(kind, [0, case])[0] += 1
+
+    def change(self, kind: str, case: str):
+        """A record that is kept, but not as it was written."""
+        self.changed.setdefault(kind, [0, case])[0] += 1
+
+    def bad(self, case: str):
+        """A wrong record. Raises BadRecord unless wrong records are to be skipped."""
+        if not self.skip_bad:
+            raise BadRecord(case)
+        self.leave_out("wrong records", case)
+
+    def as_dict(self) -> dict:
+        return {"written": self.written, "left_out": self.left_out, "changed": self.changed}
+
+    def __str__(self):
+        lines = [f"{prefix}: " + ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+                 for prefix, counts in self.written.items()] or ["nothing was written"]
+        for verb, kinds in (("left out", self.left_out), ("changed", self.changed)):
+            lines += [f"{verb}: {count:,} {kind} (the first: {case})" for kind, (count, case) in kinds.items()]
+        return "\n".join(lines)
+
+
+def elements(path: Path, key: str | None = None):
+    """The records of a JSON list, one by one: the file is never in memory as a whole.
+
+    Args:
+        path: a JSON file that is a list, or an object with the list under ``key``.
+
+    Yields:
+        (int, object): position and record.
+
+    Raises:
+        BadRecord: broken or truncated JSON, with the record's position and the place in the file.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from _Scanner(file, path.name).records(key)
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{path.name}: not UTF-8 text near byte {error.start}") from None
+    except OSError as error:
+        raise BadRecord(f"{path}: {error.strerror}") from None
+
+
+class _Scanner:
+    """A window over a JSON text; ``raw_decode`` is tried again with more text where a value runs over the window's end."""
+
+    def __init__(self, file, name):
+        self.file, self.name = file, name
+        self.text, self.at, self.before, self.index = "", 0, 0, 0
+        self.decode = json.JSONDecoder().raw_decode
+
+    def records(self, key):
+        opening = self.peek()
+        if opening != ("[" if key is None else "{"):
+            wanted = "a list of records" if key is None else f"an object with the list `{key}`"
+            raise BadRecord(f"{self.name}: expected {wanted}, found {opening!r} at its beginning")
+        if key is not None:
+            self.find(key)
+        self.take("[")
+        if self.peek() == "]":
+            return
+        while True:
+            yield self.index, self.value()
+            self.index += 1
+            if self.take(",]") == "]":
+                return
+
+    def find(self, key):
+        """Moves to the value of ``key``, over the values before it."""
+        self.take("{")
+        while self.peek() != "}":
+            found = self.value()
+            self.take(":")
+            if found == key:
+                return
+            self.value()
+            if self.take(",}") == "}":
+                break
+        raise BadRecord(f"{self.name}: no key `{key}`")
+
+    def more(self) -> bool:
+        chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
+        self.before += self.at
+        self.text, self.at = self.text[self.at:] + chunk, 0
+        return bool(chunk)
+
+    def peek(self) -> str:
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
+                self.at += 1
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def take(self, allowed: str) -> str:
+        found = self.peek()
+        if not found:
+            raise BadRecord(f"{self.name}: ends after record {self.index}: the file is truncated")
+        if found not in allowed:
+            raise BadRecord(f"{self.name}: record {self.index}: broken JSON at character {self.before + self.at}: "
+                            f"expected {' or '.join(allowed)}, found {found!r}")
+        self.at += 1
+        return found
+
+    def value(self):
+        self.peek()
+        while True:
+            try:
+                value, end = self.decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # Near the window's end, or in a string that does not end in it, the text may only be cut.
+                cut = error.pos > len(self.text) - 16 or error.msg.startswith("Unterminated string")
+                if cut and self.more():
+                    continue
+                what = "the file is truncated" if cut else error.msg
+                raise BadRecord(f"{self.name}: record {self.index}: broken JSON at character "
+                                f"{self.before + error.pos}: {what}") from None
+            if end == len(self.text) and self.more():  # a number may go on
+                continue
+            self.at = end
+            return value
+
+
+def join(sources: dict):
+    """Records of several files that have the same id, together; constant memory where the files have one order.
+
+    Args:
+        sources: name -> iterator of (id, record).
+
+    Yields:
+        (id, dict): name -> record, of the files that have the id; those that lack in one file come last.
+    """
+    waiting, live = {}, dict(sources)
+    while live:
+        for name in list(live):
+            item = next(live[name], None)
+            if item is None:
+                del live[name]
+                continue
+            found = waiting.setdefault(item[0], {})
+            found[name] = item[1]
+            if len(found) == len(sources):
+                yield item[0], waiting.pop(item[0])
+    yield from waiting.items()
+
+
+def field(record, name: str, kind, where: str):
+    """``record[name]`` of the type ``kind``. Raises BadRecord that says what was found in its place."""
+    if not isinstance(record, dict):
+        raise BadRecord(f"{where}: expected an object, found {_short(record)}")
+    if name not in record:
+        raise BadRecord(f"{where}: no key `{name}`")
+    value = record[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise BadRecord(f"{where}: `{name}` is {_short(value)}")
+    return value
+
+
+def clean(text, where: str, report: Report) -> str | None:
+    """A caption with its white space made single; an empty one is left out with a count."""
+    if not isinstance(text, str):
+        report.bad(f"{where}: the caption is {_short(text)}, not text")
+        return None
+    text = " ".join(text.split())
+    if not text:
+        report.leave_out("empty captions", f"{where}: the caption is empty")
+    return text or None
+
+
+def fit(box, size: tuple, where: str, report: Report) -> list | None:
+    """A box clipped to its picture; None where nothing of it remains.
+
+    Official boxes reach over the edge by a pixel or lie beside the picture now and then: that is counted, not fatal.
+
+    Args:
+        box: x, y, w, h in pixels.
+        size: width and height of the picture.
+    """
+    if (not isinstance(box, list) or len(box) != 4
+            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)):
+        report.bad(f"{where}: box {_short(box)} is not four numbers x, y, w, h")
+        return None
+    x, y, w, h = box
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, size[0]), min(y + h, size[1])
+    if w <= 0 or h <= 0:
+        report.leave_out("boxes without area", f"{where}: box {box} has no area")
+        return None
+    if right <= left or bottom <= top:
+        report.leave_out("boxes beside the picture", f"{where}: box {box} is outside the picture of {size[0]}x{size[1]}")
+        return None
+    inside = [left, top, right - left, bottom - top]
+    if inside[0] != x or inside[1] != y or inside[2] < w - 1e-6 or inside[3] < h - 1e-6:
+        report.change("boxes clipped", f"{where}: box {box} reaches over the edge of {size[0]}x{size[1]}")
+        return [round(v, 3) for v in inside]
+    return box
+
+
+def picture(source: Path | bytes, where: str) -> tuple[str, bytes, tuple]:
+    """The bytes of a picture as they are, its file ending by content, and its width and height from its header.
+
+    Raises:
+        BadRecord: no such file, or not a JPEG, PNG or WebP picture.
+    """
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise BadRecord(f"{where}: {name}: {error.strerror}") from None
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            found, size = opened.format, opened.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadRecord(f"{where}: {name}: not a picture that can be read ({type(error).__name__})") from None
+    if found not in FORMATS:
+        raise BadRecord(f"{where}: {name}: {found} pictures are not in the schema; make it JPEG, PNG or WebP")
+    return FORMATS[found], data, size
+
+
+def _short(value) -> str:
+    text = json.dumps(value) if isinstance(value, (dict, list, str, int, float, bool, type(None))) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
