@@ -17,6 +17,8 @@ from xtoolkit.registry import (
 
 TOP = ("tokenizer", "plugins", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "optim", "train")
 STREAM = ("batch_size", "losses", "data")
+HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
+        "python tools/train_net.py --config projects/xfm/tiny.yaml")
 MASK_BLOCK = {"mask_text": ("mask", "{prob, max}"), "mask_image": ("image_mask", "{patches, min_block}")}
 
 
@@ -117,6 +119,7 @@ class _Checker:
         self.config, self.data, self.where = config, config.data, config.where
         self.missing_files = missing_files
         self.problems: list[str] = []
+        self.hint = ""
 
     def recipe(self) -> Recipe:
         self.problems += unknown_keys(self.data, TOP, self.where, "the recipe")
@@ -143,7 +146,7 @@ class _Checker:
         if self.missing_files:
             self._files(streams)
         if self.problems:
-            raise ConfigError(self.problems)
+            raise ConfigError(self.problems, self.hint)
         schedule = _without_idle(blocks["schedule"], streams)
         return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
                       blocks["optim"], blocks["train"], idle)
@@ -362,19 +365,24 @@ class _Checker:
     # ---- files -------------------------------------------------------------------------------------------------------------
     def _files(self, streams):
         from xtoolkit.data import paths
-        from xtoolkit.encoders import weights
+        from xtoolkit.hub import missing
+        found = len(self.problems)
         tokenizer = self.data.get("tokenizer")
-        if isinstance(tokenizer, str) and (problem := weights.missing(tokenizer, tokenizer=True)):
-            self._say(("tokenizer",), problem)
+        if isinstance(tokenizer, str):
+            local = "://" in tokenizer
+            if problem := paths.problem(tokenizer) if local else missing(tokenizer, "tokenizer"):
+                self._say(("tokenizer",), problem)
         for name, block in self.data["encoders"].items():
-            if isinstance(block, dict) and isinstance(block.get("init"), str) and (problem := weights.missing(block["init"])):
-                self._say(("encoders", name, "init"), problem)
+            if isinstance(block, dict) and isinstance(block.get("init"), str):
+                if problem := missing(block["init"], f"encoders.{name}.init"):
+                    self._say(("encoders", name, "init"), problem)
         places = [("streams", n, "data") for n in streams] + [("evaluate", n, "data") for n in self.data.get("evaluate") or {}]
         for at in places:
             block = self.data[at[0]][at[1]].get("data")
             for path, where in _paths(block if isinstance(block, dict) else {}):
                 if problem := paths.problem(path):
                     self._say(at + where, problem)
+        self.hint = HINT if len(self.problems) > found else ""
 
     # ---- helpers -----------------------------------------------------------------------------------------------------------
     def _class(self, registry, block, *at):

@@ -27,11 +27,14 @@ GIVEN = frozenset({
 
 
 class ConfigError(ValueError):
-    """One or more mistakes in a configuration: each a line that says what, where and what was meant."""
+    """One or more mistakes in a configuration: each a line that says what, where and what was meant.
 
-    def __init__(self, problems):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
+    ``hint`` is a last line that is no mistake: what else to do.
+    """
+
+    def __init__(self, problems, hint: str = ""):
+        self.problems = [problems] if isinstance(problems, str) else list(dict.fromkeys(problems))
+        super().__init__("\n".join([*self.problems, *([hint] if hint else [])]))
 
 
 def nearest(word: str, words) -> str:

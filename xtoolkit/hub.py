@@ -1,0 +1,59 @@
+"""Whether weights or a tokenizer can be had, asked before anything heavy is imported. No torch."""
+
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# Weights that are on no hub in the form that a recipe wants, by file name: where their authors publish them.
+PUBLISHED = {
+    "beitv2_base_patch16_224_pt1k.pth": "the BEiT v2 page of github.com/microsoft/unilm (beit2, pre-trained models)",
+}
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a local file or folder: it exists, starts like a path, or ends like a weight file."""
+    return os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1 \
+        or name.endswith((".pt", ".pth", ".bin", ".safetensors", ".json")) or name.split("/")[0] in ("weights", "checkpoints")
+
+
+def missing(name: str, key: str) -> str | None:
+    """What keeps ``name`` from being loaded, with the way to mend it; None if nothing does.
+
+    Args:
+        name: a local path or a hub name.
+        key: the recipe's key, for the command that mends it: ``encoders.text.init``.
+    """
+    if is_path(name):
+        if os.path.exists(os.path.expanduser(name)):
+            return None
+        source = PUBLISHED.get(os.path.basename(name))
+        return f"{name}: no such file" + (f"; download it from {source} and put it there, " if source else "; ") \
+            + f"or start without it: {key}=null"
+    if cached(name) or _reachable():
+        return None
+    return (f"`{name}` is not in the local hub cache and the hub cannot be reached; on a machine with network run "
+            f"`hf download {name} --local-dir weights/{name.split('/')[-1]}`, copy the folder here, and set "
+            f"{key}=weights/{name.split('/')[-1]}")
+
+
+def cached(name: str) -> bool:
+    """Whether the hub's cache on this machine holds a snapshot of ``name``."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
+    repo = name if "/" in name else f"*{name}"  # `roberta-base` is stored under the organisation that owns it now
+    return any(hub.glob("models--" + repo.replace("/", "--") + "/snapshots/*/*"))
+
+
+def _reachable() -> bool:
+    """A connection to the hub within two seconds; behind a proxy the loader is left to try."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        return False
+    if os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY"):
+        return True
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=2).close()
+    except OSError:
+        return False
+    return True
