@@ -1,0 +1,260 @@
+"""BEiTv2: the image encoder, a vision transformer with relative position bias and layer scale.
+
+Shape letters: I images, N patches, T = 1 + N tokens, D width, h heads.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xtoolkit.batch import ImageField
+from xtoolkit.encoders.base import Encoder
+from xtoolkit.encoders.weights import WeightsError, is_local, load_strictly, read_weights
+from xtoolkit.features import Encoded
+from xtoolkit.registry import ENCODER_REGISTRY
+
+EPS = 1e-6
+TABLE = "relative_position_bias_table"
+# What pretraining and classification checkpoints hold beyond the encoder: output layers, the blocks of BEiTv2's second
+# pretraining head, a last norm that mean pooling leaves unused, and index tables that are computed here.
+IGNORE = ("head.*", "lm_head.*", "cls_pt_layers.*", "norm.*", "*relative_position_index", "rel_pos_bias.*")
+
+
+@ENCODER_REGISTRY.register
+class BEiTv2(Encoder):
+    """BEiT's transformer over image patches, with a mask token.
+
+    YAML: {type: BEiTv2, inputs: {image: $image}, width: 768, layers: 12, heads: 12, patch_size: 16, image_size: 224}
+
+    Parameter names are those of timm's ``Beit`` and of the X-FM release's ``vision_encoder``, so either's weights load as
+    they are. Where the image field has a ``patch_mask``, the embeddings of the masked patches are replaced by the mask token
+    after the convolution and its bias; the CLS token stays.
+
+    Args:
+        width: channels.
+        layers: transformer blocks.
+        heads: attention heads; must divide ``width``.
+        patch_size: pixels a side of a patch.
+        image_size: pixels a side; a multiple of ``patch_size``.
+        mlp_ratio: hidden width of the MLP over ``width``.
+        drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+        layer_scale: initial value of the per-channel factors on each residual branch.
+        summary: ``mean`` of the normed patches, or the normed CLS token (``cls``).
+        checkpointing: recompute each block in the backward pass: less memory, a third more time.
+        init: weights: a file or folder (safetensors, or torch), or a name that timm can download. None: random.
+
+    Attributes:
+        grid: patches a side.
+
+    Source: BEiT (2106.08254) section 2 and BEiTv2 (2208.06366) for the blocks; X2-VLM 3.2 and X-FM's released
+    ``beit2.py`` for the summary: LayerNorm on every patch, then their mean (timm's own head is mean, then LayerNorm). The
+    released code drops the CLS token's last state, as ``mean`` does. Initial values as released: truncated normal 0.02, the
+    last linear of each branch divided by sqrt(2 * layer).
+    """
+
+    def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch_size: int = 16, image_size: int = 224,
+                 mlp_ratio: float = 4, drop_path: float = 0.1, layer_scale: float = 0.1,
+                 summary: Literal["mean", "cls"] = "mean", checkpointing: bool = False, init: str | None = None):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"BEiTv2: width {width} is not a multiple of heads {heads}")
+        if image_size % patch_size:
+            raise ValueError(f"BEiTv2: image_size {image_size} is not a multiple of patch_size {patch_size}; nearest: "
+                             f"{round(image_size / patch_size) * patch_size}")
+        self.width, self.patch_size, self.image_size = width, patch_size, image_size
+        self.grid = image_size // patch_size
+        self.layer_scale, self.summary, self.checkpointing, self.init = layer_scale, summary, checkpointing, init
+        self.patch_embed = PatchEmbed(width, patch_size)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        rates = [drop_path * i / max(1, layers - 1) for i in range(layers)]
+        self.blocks = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), self.grid, rate) for rate in rates)
+        self.fc_norm = nn.LayerNorm(width, eps=EPS)
+        self.register_buffer("position_index", relative_position_index(self.grid).flatten(), persistent=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draws all weights anew, as the release does, and fills the index table (after ``to_empty`` it is needed)."""
+        self.position_index.copy_(relative_position_index(self.grid).flatten())
+        self.patch_embed.proj.reset_parameters()
+        self.fc_norm.reset_parameters()
+        for token in (self.cls_token, self.mask_token):
+            nn.init.trunc_normal_(token, std=0.02)
+        for depth, block in enumerate(self.blocks, start=1):
+            block.init_weights(self.layer_scale, branch_scale=math.sqrt(2 * depth))
+
+    def forward(self, *, view: str | None, image: ImageField) -> Encoded:
+        """Returns (I, 1 + N, D): the summary token, then the patches row by row, all after the last norm."""
+        height, width = image.pixels.shape[-2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ValueError(f"BEiTv2 is built for {self.image_size} x {self.image_size} pixels, this batch has {height} x "
+                             f"{width}: set `image_size: {height}` on the encoder (loading resizes the position bias)")
+        x = self.patch_embed(image.pixels)
+        if image.patch_mask is not None:
+            if image.patch_mask.shape != x.shape[:2]:
+                raise ValueError(f"patch_mask is {tuple(image.patch_mask.shape)}, but {tuple(x.shape[:2])} patches are read")
+            x = torch.where(image.patch_mask[..., None], self.mask_token, x)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, self.position_index, use_reentrant=False)
+            else:
+                x = block(x, self.position_index)
+        if self.summary == "cls":
+            return Encoded.of(self.fc_norm(x))
+        patches = self.fc_norm(x[:, 1:])
+        return Encoded.of(torch.cat([patches.mean(1, keepdim=True), patches], 1))
+
+    def load_init(self) -> None:
+        """Loads the weights that ``init`` names; the model calls this once, after construction. Without ``init``: nothing.
+
+        Raises:
+            WeightsError: every name that does not fit; or where to put weights that cannot be downloaded.
+        """
+        if self.init is None:
+            return
+        state = read_weights(self.init) if is_local(self.init) else _download(self.init)
+        load_strictly(self, self.fit(state), f"init {self.init}", ignore=IGNORE,
+                      may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
+
+    def fit(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``state`` with a shared position bias table copied to each block, and tables of other sizes resized to this grid."""
+        state = dict(state)
+        shared = state.pop(f"rel_pos_bias.{TABLE}", None)
+        if shared is not None:
+            state.update({f"blocks.{i}.attn.{TABLE}": shared for i in range(len(self.blocks))})
+        for name in [n for n in state if n.endswith(TABLE)]:
+            state[name] = resize_position_table(state[name], self.grid)
+        return state
+
+
+class PatchEmbed(nn.Module):
+    """One linear map of each patch's pixels, as a convolution: (I, 3, H, W) -> (I, N, D), row by row."""
+
+    def __init__(self, width, patch_size):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, pixels):
+        return self.proj(pixels).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Self-attention with a learned bias for each offset between two patches; queries and values have biases, keys none."""
+
+    def __init__(self, width, heads, grid):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * grid - 1) ** 2 + 3, heads))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x, index):
+        rows, tokens, width = x.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = F.linear(x, self.qkv.weight, bias).view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        # Selecting columns of the transposed table gives (h, T * T) as attention wants it: five times faster, forward and
+        # backward, than indexing its rows and permuting. In float32, so that the backward sums are too.
+        position = self.relative_position_bias_table.t().index_select(1, index).view(1, self.heads, tokens, tokens)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=position.to(q.dtype))
+        return self.proj(x.transpose(1, 2).reshape(rows, tokens, width))
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, width, hidden):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm block: attention and MLP, each scaled per channel and dropped per image with probability ``drop_path``."""
+
+    def __init__(self, width, heads, hidden, grid, drop_path):
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(width, heads, grid)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = MLP(width, hidden)
+        self.gamma_1 = nn.Parameter(torch.empty(width))
+        self.gamma_2 = nn.Parameter(torch.empty(width))
+
+    def init_weights(self, layer_scale, branch_scale):
+        for gamma in (self.gamma_1, self.gamma_2):
+            nn.init.constant_(gamma, layer_scale)
+        for norm in (self.norm1, self.norm2):
+            norm.reset_parameters()
+        for zero in (self.attn.q_bias, self.attn.v_bias, self.attn.relative_position_bias_table, self.attn.proj.bias,
+                     self.mlp.fc1.bias, self.mlp.fc2.bias):
+            nn.init.zeros_(zero)
+        for linear in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+        self.attn.proj.weight.div_(branch_scale)
+        self.mlp.fc2.weight.div_(branch_scale)
+
+    def forward(self, x, index):
+        x = x + self._drop(self.gamma_1 * self.attn(self.norm1(x), index))
+        return x + self._drop(self.gamma_2 * self.mlp(self.norm2(x)))
+
+    def _drop(self, branch):
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+
+def relative_position_index(grid: int) -> Tensor:
+    """(T, T) int64: for query i and key j the row of the bias table that belongs to their offset.
+
+    The last three rows of the table are CLS to patch, patch to CLS and CLS to CLS.
+    """
+    row, column = torch.arange(grid * grid) // grid, torch.arange(grid * grid) % grid
+    side, n = 2 * grid - 1, (2 * grid - 1) ** 2 + 3
+    offset = (row[:, None] - row + grid - 1) * side + column[:, None] - column + grid - 1
+    index = F.pad(offset, (1, 0, 1, 0), value=n - 2)
+    index[0] = n - 3
+    index[0, 0] = n - 1
+    return index
+
+
+def resize_position_table(table: Tensor, grid: int) -> Tensor:
+    """A position bias table ((2g - 1)^2 + 3, h) of another grid, interpolated to ``grid`` by timm's rule.
+
+    Source: timm's ``resize_rel_pos_bias_table``: linear between points on a geometric progression, so that near offsets keep
+    their resolution. The released X-FM code interpolates bicubically on the same points, with a function that scipy removed.
+    """
+    n = (2 * grid - 1) ** 2 + 3
+    if table.shape[0] == n:
+        return table
+    from timm.layers import resize_rel_pos_bias_table
+
+    return resize_rel_pos_bias_table(table, new_window_size=(grid, grid), new_bias_shape=(n, table.shape[1]))
+
+
+def _download(name):
+    """The weights that timm knows as ``name``."""
+    import timm
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if not timm.is_model(name.split(":")[-1]) and not name.startswith("hf-hub:"):
+        raise WeightsError(f"init `{name}` is neither a file or folder here nor a model that timm knows; "
+                           "`python -c \"import timm; print(timm.list_pretrained('beit*'))\"` lists its names")
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise WeightsError(f"init `{name}` cannot be downloaded ({type(error).__name__}: {error}); on a machine with access "
+                           f"run `hf download timm/{name} model.safetensors --local-dir DIR`, copy DIR here, and set "
+                           "`init: DIR/model.safetensors`") from error

@@ -1,0 +1,149 @@
+"""CrossAttention: the fusion encoder, a text transformer that also attends to image tokens.
+
+Shape letters: B rows, S source rows, L text tokens, n image tokens, D width, h heads.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from xtoolkit.encoders.base import Encoder
+from xtoolkit.features import Encoded
+from xtoolkit.registry import ENCODER_REGISTRY
+
+
+@ENCODER_REGISTRY.register
+class CrossAttention(Encoder):
+    """Post-norm layers of self-attention over the text, cross-attention to the image, and a feed-forward network.
+
+    YAML: {type: CrossAttention, inputs: {text: text, image: vision}, layers: 12, heads: 12}
+
+    The text encoder's states go in as they are: no embeddings, positions or norm of its own. An image's keys and values are
+    computed once for each layer, however many rows attend to it (``Encoded.parts``): exact, since nothing random lies between.
+    Parameter names are those of the release's ``fusion_encoder.roberta.encoder``.
+
+    Args:
+        layers: each has all three parts.
+        heads: attention heads; must divide ``width``.
+        width: channels; None: the text's. If it differs from the text's, a linear layer maps the text to it.
+        ffn_ratio: hidden width of the feed-forward network over ``width``.
+        dropout: after each part, and on attention weights.
+        layer_norm_eps: of every LayerNorm.
+
+    Source: X-FM 3.1 and its released ``fusion_encoder`` (RoBERTa's layer with cross-attention, initialised N(0, 0.02)).
+    """
+
+    def __init__(self, widths: dict, layers: int = 12, heads: int = 12, width: int | None = None, ffn_ratio: float = 4,
+                 dropout: float = 0.1, layer_norm_eps: float = 1e-5):
+        super().__init__()
+        self.width = width or widths["text"]
+        if self.width % heads:
+            raise ValueError(f"CrossAttention: width {self.width} is not a multiple of heads {heads}")
+        same = self.width == widths["text"]
+        self.text_in = nn.Identity() if same else nn.Linear(widths["text"], self.width)
+        self.layer = nn.ModuleList(Layer(self.width, widths["image"], heads, int(self.width * ffn_ratio), dropout,
+                                         layer_norm_eps) for _ in range(layers))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draws all weights anew: N(0, 0.02), biases zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+
+    def forward(self, *, view: str | None, text: Encoded, image: Encoded) -> Encoded:
+        """Returns (B, L, D) with the text's mask.
+
+        Args:
+            text: (B, L, text width), the queries.
+            image: (B, n, image width), the keys and values; its mask says which tokens each row may attend to.
+        """
+        if len(text) != len(image):
+            raise ValueError(f"CrossAttention got {len(text)} texts and {len(image)} images; select() equal rows of both")
+        # Always four-dimensional and boolean: nobody asks the device whether it is all ones.
+        text_mask, image_mask = text.mask[:, None, None], image.mask[:, None, None]
+        x = self.text_in(text.tokens)
+        for layer in self.layer:
+            x = layer(x, text_mask, image.parts, image_mask)
+        return Encoded.of(x, text.mask)
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention, feed-forward, each followed by dropout, the residual sum and LayerNorm."""
+
+    def __init__(self, width, image_width, heads, hidden, dropout, eps):
+        super().__init__()
+        self.attention = Attention(width, width, heads, dropout, eps)
+        self.crossattention = Attention(width, image_width, heads, dropout, eps)
+        self.intermediate = Dense(width, hidden)
+        self.output = Output(hidden, width, dropout, eps)
+
+    def forward(self, x, text_mask, parts, image_mask):
+        x = self.attention(x, *self.attention.self.project(x), text_mask)
+        x = self.crossattention(x, *self.crossattention.self.gather(parts), image_mask)
+        return self.output(F.gelu(self.intermediate.dense(x)), x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its output layer; named as in the release: ``self`` and ``output``."""
+
+    def __init__(self, width, source_width, heads, dropout, eps):
+        super().__init__()
+        self.self = Heads(width, source_width, heads, dropout)
+        self.output = Output(width, width, dropout, eps)
+
+    def forward(self, x, keys, values, mask):
+        return self.output(self.self(x, keys, values, mask), x)
+
+
+class Heads(nn.Module):
+    """Query, key and value projections, and the attention itself."""
+
+    def __init__(self, width, source_width, heads, dropout):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source_width, width)
+        self.value = nn.Linear(source_width, width)
+
+    def project(self, tokens):
+        """Keys and values (S, n, D) of tokens (S, n, source width)."""
+        return self.key(tokens), self.value(tokens)
+
+    def gather(self, parts):
+        """Keys and values (B, n, D) of the rows that ``Encoded.parts`` point to; each source is projected once a step."""
+        found = []
+        for source, index in parts:
+            pair = source.memo(self, self.project)
+            found.append(pair if index is None else [t.index_select(0, index) for t in pair])
+        return found[0] if len(found) == 1 else [torch.cat(same, 1) for same in zip(*found)]
+
+    def forward(self, x, keys, values, mask):
+        rows, tokens, width = x.shape
+        q, k, v = (t.view(rows, t.shape[1], self.heads, -1).transpose(1, 2) for t in (self.query(x), keys, values))
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        return x.transpose(1, 2).reshape(rows, tokens, width)
+
+
+class Dense(nn.Module):
+    """A linear layer under the name that the release gives it."""
+
+    def __init__(self, width, hidden):
+        super().__init__()
+        self.dense = nn.Linear(width, hidden)
+
+
+class Output(nn.Module):
+    """Linear, dropout, residual sum, LayerNorm."""
+
+    def __init__(self, source, width, dropout, eps):
+        super().__init__()
+        self.dense = nn.Linear(source, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, residual):
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)

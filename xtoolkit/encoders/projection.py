@@ -1,0 +1,30 @@
+"""Projection: a summary token as a unit vector in the space where images and texts are compared."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xtoolkit.encoders.base import Encoder
+from xtoolkit.features import Encoded
+from xtoolkit.registry import ENCODER_REGISTRY
+
+
+@ENCODER_REGISTRY.register
+class Projection(Encoder):
+    """A linear layer on the summary token, scaled to length one.
+
+    YAML: {type: Projection, inputs: {x: vision}, dim: 256}
+
+    Args:
+        dim: channels of the output.
+
+    Source: X-FM 3.2 (ITC); the released ``vision_proj`` and ``text_proj``: linear with bias, PyTorch's initial values.
+    """
+
+    def __init__(self, widths: dict, dim: int = 256):
+        super().__init__()
+        self.width = dim
+        self.linear = nn.Linear(widths["x"], dim)
+
+    def forward(self, *, view: str | None, x: Encoded) -> Tensor:
+        """Returns (B, dim) float32 of unit length; normalised in float32 under autocast too."""
+        return F.normalize(self.linear(x.pooled).float(), dim=-1)

@@ -1,0 +1,127 @@
+"""RoBERTa: the text encoder, Hugging Face's model behind the toolkit's contract.
+
+Shape letters: B rows, L tokens, M masked tokens, D width, V vocabulary.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xtoolkit.batch import TextField
+from xtoolkit.encoders.base import Encoder
+from xtoolkit.encoders.weights import WeightsError, is_local, load_strictly, read_weights
+from xtoolkit.features import Encoded
+from xtoolkit.registry import ENCODER_REGISTRY
+
+
+@ENCODER_REGISTRY.register
+class RoBERTa(Encoder):
+    """RoBERTa over Hugging Face's ``RobertaModel``; parameter names are those of its ``RobertaForMaskedLM``.
+
+    YAML: {type: RoBERTa, inputs: {text: $text}, width: 768, layers: 12, heads: 12, init: roberta-base}
+
+    The output layer is tied to the word embeddings, and built only if a loss declares ``lm_logits``.
+
+    Args:
+        width: channels.
+        layers: transformer layers.
+        heads: attention heads; must divide ``width``.
+        vocab_size: rows of the word embeddings; a tokenizer may have fewer words, not more.
+        max_positions: rows of the position embeddings; a text may have ``max_positions - pad_id - 1`` tokens.
+        ffn_ratio: hidden width of the feed-forward layers over ``width``.
+        dropout: after embeddings, attention and feed-forward layers, and on attention weights.
+        layer_norm_eps: of every LayerNorm.
+        pad_id: the tokenizer's padding id; positions are counted from the ids that differ from it.
+        init: weights: a file or folder (safetensors, or torch), or a name on the Hugging Face hub. None: random.
+
+    Source: RoBERTa (1907.11692); X-FM's released ``xroberta.py`` computes the same.
+    """
+
+    HEADS = ("lm_logits",)
+
+    def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, vocab_size: int = 50265,
+                 max_positions: int = 514, ffn_ratio: float = 4, dropout: float = 0.1, layer_norm_eps: float = 1e-5,
+                 pad_id: int = 1, init: str | None = None):
+        super().__init__()
+        from transformers import RobertaConfig, RobertaModel
+
+        if width % heads:
+            raise ValueError(f"RoBERTa: width {width} is not a multiple of heads {heads}")
+        config = RobertaConfig(vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+                               intermediate_size=int(width * ffn_ratio), max_position_embeddings=max_positions,
+                               type_vocab_size=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+                               layer_norm_eps=layer_norm_eps, pad_token_id=pad_id, attn_implementation="sdpa")
+        self.width, self.vocab_size, self.pad_id, self.init = width, vocab_size, pad_id, init
+        self.max_tokens = max_positions - pad_id - 1
+        self.roberta = RobertaModel(config, add_pooling_layer=False)
+        self.lm_head = None
+
+    def build_head(self, name: str) -> None:
+        """Builds ``lm_logits``. Raises ValueError for any other name."""
+        if name not in self.HEADS:
+            super().build_head(name)
+        if self.lm_head is None:
+            self.lm_head = LMHead(self.width, self.vocab_size, self.roberta.config.layer_norm_eps)
+
+    def lm_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every word: (M, D) -> (M, V)."""
+        if self.lm_head is None:
+            raise ValueError("this RoBERTa was built without its output layer: the loss declares Need(head='lm_logits')")
+        return self.lm_head(hidden, self.roberta.embeddings.word_embeddings.weight)
+
+    def forward(self, *, view: str | None, text: TextField) -> Encoded:
+        """Returns the last hidden states (B, L, D) and the text's mask; row 0 is ``<s>``, the summary."""
+        if text.ids.shape[1] > self.max_tokens:
+            raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit RoBERTa's {self.max_tokens} positions: lower "
+                             f"`max_tokens` of the stream's data, or raise `max_positions` of the encoder")
+        # Four dimensions: a two-dimensional mask makes Hugging Face ask the device whether it is all ones.
+        hidden = self.roberta(input_ids=text.ids, attention_mask=text.mask[:, None, None]).last_hidden_state
+        return Encoded.of(hidden, text.mask)
+
+    def load_init(self) -> None:
+        """Loads the weights that ``init`` names; the model calls this once, after construction. Without ``init``: nothing.
+
+        Raises:
+            WeightsError: every name that does not fit; or where to put weights that cannot be downloaded.
+        """
+        if self.init is None:
+            return
+        state = read_weights(self.init) if is_local(self.init) else _download(self.init)
+        state = {k if k.startswith(("roberta.", "lm_head.")) else f"roberta.{k}": v for k, v in state.items()}
+        # The decoder is stored beside what it is tied to; poolers and fixed position ids have no place here.
+        ignore = ("roberta.pooler.*", "*.position_ids", "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*")
+        load_strictly(self, state, f"init {self.init}", ignore=ignore)
+
+
+class LMHead(nn.Module):
+    """Linear, GELU, LayerNorm, then the word embeddings as output matrix: (M, D) -> (M, V).
+
+    The embeddings come as an argument, so that the tied matrix is one parameter under one name.
+    """
+
+    def __init__(self, width, vocab_size, eps):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
+        self.bias = nn.Parameter(self.dense.weight.new_zeros(vocab_size))
+        nn.init.normal_(self.dense.weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, hidden, embeddings):
+        return F.linear(self.layer_norm(F.gelu(self.dense(hidden))), embeddings, self.bias)
+
+
+def _download(name):
+    """The weights of a model on the hub, with names as in ``RobertaForMaskedLM``."""
+    from transformers import RobertaForMaskedLM
+
+    try:
+        model, found = RobertaForMaskedLM.from_pretrained(name, output_loading_info=True)
+    except OSError as error:
+        raise WeightsError(f"init `{name}` cannot be loaded from the hub ({error}); on a machine with access run `hf download "
+                           f"{name} config.json model.safetensors --local-dir DIR`, copy DIR here, and set `init: DIR`"
+                           ) from error
+    absent = set(found["missing_keys"])
+    state = {k: v for k, v in model.state_dict().items() if k not in absent}
+    # from_pretrained leaves out what it does not know; named here so that the strict load judges it too.
+    state.update({k: model.lm_head.bias.new_empty(0) for k in found["unexpected_keys"]})
+    return state

@@ -1,0 +1,71 @@
+"""Teacher: a copy of an image encoder that is never trained, to make targets for another."""
+
+import copy
+from typing import Literal
+
+import torch
+
+from xtoolkit.batch import ImageField
+from xtoolkit.encoders.base import Encoder, slots
+from xtoolkit.features import Encoded
+from xtoolkit.registry import ENCODER_REGISTRY
+
+
+@ENCODER_REGISTRY.register
+class Teacher(Encoder):
+    """A moving average of an encoder, its state at the start, or random weights; always in evaluation mode.
+
+    YAML: {type: Teacher, inputs: {image: $image}, of: vision, mode: ema, momentum: 0.999}
+
+    Its weights are in the checkpoint and in no optimizer.
+
+    Args:
+        of: name of the image encoder that is copied.
+        mode: ``ema``: moves towards the encoder after every update; ``frozen``: stays as the encoder was at the start, after its
+            ``init`` was loaded; ``random``: freshly drawn weights that stay, the control for what a target must know.
+        momentum: of the moving average: the share that a teacher keeps of itself at each update.
+
+    Source: BYOL (2006.07733) and data2vec (2202.03555) for the moving average. X-FM's own target is the encoder itself
+    (section 3.3); these modes are the controls for it.
+    """
+
+    TRAINABLE = False
+    REFERS = ("of",)
+
+    def __init__(self, of: str, modules: dict, mode: Literal["ema", "frozen", "random"] = "ema", momentum: float = 0.999):
+        super().__init__()
+        student = modules[of]
+        if set(slots(type(student))) != {"image"}:
+            raise ValueError(f"Teacher copies encoders of images; `{of}` ({type(student).__name__}) reads "
+                             f"{', '.join(slots(type(student)))}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"Teacher: momentum {momentum} must lie between 0 and 1")
+        self.width, self.patch_size, self.image_size = student.width, student.patch_size, student.image_size
+        self.mode, self.momentum = mode, momentum
+        self._student = (student,)  # in a tuple, so that the student's parameters do not become the teacher's
+        self.encoder = copy.deepcopy(student).requires_grad_(False)
+        if mode == "random":
+            self.encoder.init_weights()
+        self.train(False)
+
+    def load_init(self) -> None:
+        """Copies the encoder again, now that its own ``init`` is loaded; a random teacher stays as it was drawn."""
+        if self.mode != "random":
+            self.encoder.load_state_dict(self._student[0].state_dict())
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Moves a moving average by one update."""
+        if self.mode == "ema":
+            torch._foreach_lerp_(list(self.encoder.parameters()), list(self._student[0].parameters()), 1 - self.momentum)
+            for own, other in zip(self.encoder.buffers(), self._student[0].buffers()):
+                own.copy_(other)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in evaluation mode whatever is asked."""
+        return super().train(False)
+
+    def forward(self, *, view: str | None, image: ImageField) -> Encoded:
+        """The copy's features, without a graph. Autocast keeps no copy of weights that need no gradient: nothing to poison."""
+        with torch.no_grad():
+            return self.encoder(view=view, image=image)
