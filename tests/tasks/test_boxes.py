@@ -1,5 +1,7 @@
 """Box accuracy: by hand, against torchvision, and the floor that knows no text."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -53,7 +55,7 @@ class Echo(nn.Module):
 class FakeModel(nn.Module):
     """Features that know one reference."""
 
-    precision, graph = "fp32", None
+    recipe = SimpleNamespace(train=SimpleNamespace(precision="fp32"))
 
     def __init__(self, predicted):
         super().__init__()

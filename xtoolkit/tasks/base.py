@@ -56,7 +56,7 @@ class Task:
         """Runs the model over the loader.
 
         Args:
-            model: has ``encoders``, ``losses``, ``features(batch)``, ``graph`` and ``precision`` (bf16 or fp32).
+            model: has ``encoders``, ``losses``, ``features(batch)``, ``graph`` and ``recipe``, whose precision it runs in.
             loader: yields Batches, on the host.
 
         Returns:
@@ -84,11 +84,11 @@ def evaluating(model):
 
     ``no_grad`` rather than inference mode: a buffer that a module computes and keeps on first use must still serve training.
     """
-    training = [m for m in model.modules() if m.training]
+    training, precision = [m for m in model.modules() if m.training], model.recipe.train.precision
     device = next(model.parameters()).device
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=model.precision == "bf16"):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             yield device
     finally:
         for module in training:

@@ -30,7 +30,7 @@ class Retrieval(Task):
     chance. Ties are taken at their expectation (``ranking.recall_at``).
 
     Args:
-        sim: the similarity encoder; its two inputs are the dual encoder's features.
+        sim: the similarity encoder; its two inputs are the dual encoder's features, its scores have ``image_to_text``.
         match: the loss whose fusion encoder and head re-rank (it has ``fusion``, a name, and ``match``); null: no re-ranking.
         k: candidates a query that are re-ranked.
         batch_size: pairs a pass through the fusion encoder.
@@ -97,10 +97,10 @@ class Retrieval(Task):
         return shown
 
     def _similarity(self, images: Tensor, texts: Tensor, image_slot: str, text_slot: str, chunk: int = 1024) -> Tensor:
-        """(I, T) float32 from the similarity encoder, in full precision: in bf16 one score in a hundred would tie."""
-        texts = texts.float()
+        """(I, T) float32 from the similarity encoder, in full precision: in bf16 many scores would tie."""
+        sim, texts = self.parts["sim"], texts.float()
         with torch.autocast(images.device.type, enabled=False):
-            return torch.cat([self.parts["sim"](view=None, **{image_slot: rows.float(), text_slot: texts}).float()
+            return torch.cat([sim(view=None, **{image_slot: rows.float(), text_slot: texts}).image_to_text.float()
                               for rows in images.split(chunk)])
 
     def _rerank(self, model, outputs: dict, similarity: Tensor) -> list[Tensor]:
