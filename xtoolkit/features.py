@@ -245,6 +245,13 @@ class Features:
         return self._observer(node, run) if self._observer else contextlib.nullcontext()
 
 
+def full_precision(tensor: Tensor):
+    """A context without autocast on the tensor's device: for what must be computed in float32."""
+    if tensor.device.type == "meta":  # the plan's shapes; autocast knows no such device
+        return contextlib.nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 @contextlib.contextmanager
 def _grad(wanted: bool):
     """With ``wanted`` False: no graph, and autocast's weight cache left alone.

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xtoolkit.encoders.base import Encoder
+from xtoolkit.features import full_precision
 from xtoolkit.registry import ENCODER_REGISTRY
 
 
@@ -93,7 +94,7 @@ class Similarity(Encoder):
         images, texts, first = image, text, 0
         if self.gather == "global" and _ranks() > 1 and (self.training or torch.is_grad_enabled()):
             images, texts, first = GatherRows.apply(image), GatherRows.apply(text), dist.get_rank() * image.shape[0]
-        with torch.autocast(image.device.type, enabled=False):
+        with full_precision(image):
             return Scores(image.float() @ texts.float().t() / temperature, text.float() @ images.float().t() / temperature,
                           first, temperature)
 
