@@ -18,12 +18,8 @@ GIVEN = frozenset({
     "vocab_size_of",  # int: vocabulary of the text encoder below the features that a loss reads
     "patch_size_of",  # int: patch size of the image encoder below them
     "modules",        # dict: name -> built encoder or loss, for keys listed in a class's REFERS
-    "tokenizer",      # the run's tokenizer (data and tasks)
-    "image_size",     # int: pixels a side that the model reads (data)
-    "patch_size",     # int: pixels a side of a patch (data)
-    "views",          # frozenset: the views that losses read of this stream (data)
-    "train",          # bool: augment and mask, or take pictures and texts as they are (data)
 })
+# A class may name further ones in an attribute GIVEN, as datasets do: the tokenizer, the size of pictures, ...
 
 
 class ConfigError(ValueError):
@@ -122,11 +118,12 @@ def schema(cls) -> dict[str, Key]:
     """The configuration keys of a component, read from its ``__init__`` signature."""
     parameters = list(inspect.signature(cls).parameters.values())
     hints = typing.get_type_hints(cls.__init__)
+    given = GIVEN.union(getattr(cls, "GIVEN", ()))
     keys = {}
     for p in parameters:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise TypeError(f"{cls.__name__}.__init__ takes *{p.name}: every key must be named, so that a typo is found")
-        if p.name not in GIVEN:
+        if p.name not in given:
             keys[p.name] = Key(p.name, hints.get(p.name, typing.Any), p.default)
     return keys
 
