@@ -92,7 +92,8 @@ def test_sample_names_are_checked_without_unpacking(monkeypatch, tmp_path):
 
 
 def test_import_is_light():
-    code = ("import sys, xtoolkit.data.paths as p; p.problem('sample://picturebook/pairs'); p.problem('data/coco/x.tar');"
+    code = ("import sys, xtoolkit.data.paths as p; p.problem('sample://picturebook/pairs');"
+            "p.problem('data/coco/x.tar');"
             "heavy = {'torch', 'PIL', 'numpy', 'tarfile', 'xtoolkit.data.convert'} & set(sys.modules);"
             "assert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True)

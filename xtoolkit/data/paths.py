@@ -29,7 +29,8 @@ class Hint:
 
 # The first that fits wins. ``{out}`` is the folder of the path that is missing.
 HINTS = (
-    Hint(("refcoco", "refclef"), TOOL + " refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
+    Hint(("refcoco", "refclef"),
+         TOOL + " refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
     Hint(("coco", "mscoco", "karpathy"), TOOL + " coco --annotations dataset_coco.json --images DIR --out {out}"),
     Hint(("vg", "visual"),
          TOOL + " vg --image-data image_data.json --regions region_descriptions.json --objects objects.json"
@@ -46,8 +47,8 @@ def resolve(path: str) -> list[str]:
     """The files that a path names, sorted, each once.
 
     Args:
-        path: a file; a folder (its ``*.tar``, else ``*.jsonl`` and ``*.jsonl.gz``, else ``*.txt``); a pattern with
-            ``*``, ``?``, ``[...]``, ``{00000..00042}`` or ``{a,b}``; or ``sample://picturebook/NAME``, which is unpacked and
+        path: a file; a folder (its ``*.tar``, else ``*.jsonl[.gz]``, else ``*.txt``); a pattern with ``*``, ``?``,
+            ``[...]``, ``{00000..00042}`` or ``{a,b}``; or ``sample://picturebook/NAME``, which is unpacked and
             prepared on first use. The tokenizer of a pack resolves to its folder.
 
     Raises:

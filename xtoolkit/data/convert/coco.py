@@ -10,13 +10,13 @@ SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 def convert(annotations: Path, images: Path, options: Options, names: dict | None = None,
             exclude: frozenset = frozenset()) -> Report:
-    """Writes one pair sample a picture, with all its captions; ``restval`` joins ``train``.
+    """Writes a pair sample a picture, with all its captions; ``restval`` joins ``train``.
 
     Args:
-        annotations: ``dataset_coco.json`` of Karpathy's ``caption_datasets.zip``; ``dataset_flickr30k.json`` has the same
-            structure without ``cocoid`` and ``filepath``.
+        annotations: ``dataset_coco.json`` of Karpathy's ``caption_datasets.zip``; ``dataset_flickr30k.json`` has
+            the same structure without ``cocoid`` and ``filepath``.
         images: the folder of ``train2014`` and ``val2014`` (Flickr30k: of the pictures).
-        names: split -> prefix of its shards; a split that is not in it is left out. None: each split under its own name.
+        names: split -> prefix of its shards; a split not in it is left out. None: each split under its own name.
         exclude: COCO ids to leave out of the train split (pictures of other benchmarks' test splits).
 
     Raises:
@@ -59,7 +59,9 @@ def _draft(record, where, file, images, names, exclude, report):
     if not captions:
         raise BadRecord(f"{where}: no captions")
     stem = Path(filename).stem
-    key, image_id = (f"{coco:012d}", f"coco-{coco}") if coco is not None else (stem.replace(".", "_"), f"flickr30k-{stem}")
+    key, image_id = stem.replace(".", "_"), f"flickr30k-{stem}"
+    if coco is not None:
+        key, image_id = f"{coco:012d}", f"coco-{coco}"
     info = {"image_id": image_id, "captions": captions}
     return Draft(names[split], key, images / record.get("filepath", "") / filename, info, where)
 

@@ -1,4 +1,4 @@
-"""Reading official releases: streamed JSON, joins, boxes, captions and pictures, with errors that name file and record."""
+"""Reading official releases: streamed JSON, joins, boxes, captions, pictures; errors name the file and the record."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def elements(path: Path, key: str | None = None):
 
 
 class _Scanner:
-    """A window over a JSON text; ``raw_decode`` is tried again with more text where a value runs over the window's end."""
+    """A window over a JSON text; a value that runs over the window's end is decoded again with more text."""
 
     def __init__(self, file, name):
         self.file, self.name = file, name
@@ -226,7 +226,7 @@ def fit(box, size: tuple, where: str, report: Report) -> list | None:
         report.leave_out("boxes without area", f"{where}: box {box} has no area")
         return None
     if right <= left or bottom <= top:
-        report.leave_out("boxes beside the picture", f"{where}: box {box} is outside the picture of {size[0]}x{size[1]}")
+        report.leave_out("boxes beside the picture", f"{where}: box {box} is outside of {size[0]}x{size[1]}")
         return None
     inside = [left, top, right - left, bottom - top]
     if inside[0] != x or inside[1] != y or inside[2] < w - 1e-6 or inside[3] < h - 1e-6:

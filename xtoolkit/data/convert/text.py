@@ -11,7 +11,8 @@ from xtoolkit.data.convert.writer import LineShards, Options
 SHARD_SIZE = 100_000  # lines
 
 
-def convert(inputs: list, options: Options, prefix: str = "train", key: str = "text", paragraphs: bool = False) -> Report:
+def convert(inputs: list, options: Options, prefix: str = "train", key: str = "text",
+            paragraphs: bool = False) -> Report:
     """Writes one line a text: ``{"text": ...}``, as raw as it is but for white space at its ends.
 
     Args:

@@ -1,4 +1,4 @@
-"""Writing shards: deterministic tars and JSON Lines, staged in a hidden folder and moved into place when all is well."""
+"""Writing shards: deterministic tars and JSON Lines, staged in a hidden folder and moved into place at the end."""
 
 import glob
 import io
