@@ -22,8 +22,7 @@ class ITC(Loss):
     YAML: {type: ITC, sim: sim}
 
     Args:
-        sim: an encoder that returns scores: ``image_to_text``, ``text_to_image`` (B, W B), divided by the temperature
-            already, ``first``, the column of row 0's own partner, and ``temperature``.
+        sim: an encoder that returns scores, divided by the temperature already, as Similarity's ``Scores``.
         ignore_same: False: every other row is a negative, as the release has it.
 
     Source: X-FM, equation 2. The release keeps duplicates as negatives in pretraining, and on W ranks its gradient is
@@ -40,10 +39,9 @@ class ITC(Loss):
 
     def forward(self, f, batch):
         scores = f[self.sim]
-        f.log("temperature", scores.temperature)
-        rows, columns = scores.image_to_text.shape
-        own = scores.first + torch.arange(rows, device=scores.image_to_text.device)
-        ignored = same_columns(batch, columns, own) if self.ignore_same else None
+        f.log("temperature", scores.temperature.reshape(()))
+        own = scores.first + torch.arange(batch.size, device=scores.image_to_text.device)
+        ignored = same_columns(scores, batch, own) if self.ignore_same else None
         losses = [_cross_entropy(s, own, ignored) for s in (scores.image_to_text, scores.text_to_image)]
         return (losses[0] + losses[1]) / 2
 
@@ -55,19 +53,14 @@ def _cross_entropy(scores: Tensor, own: Tensor, ignored: Tensor | None) -> Tenso
     return nn.functional.cross_entropy(scores, own)
 
 
-def same_columns(batch: Batch, columns: int, own: Tensor) -> Tensor:
-    """(B, columns) bool: ``Batch.same_rows`` of this rank's rows against every gathered column.
+def same_columns(scores, batch: Batch, own: Tensor) -> Tensor:
+    """(B, W B) bool: ``Batch.same_rows`` of this rank's rows against every column of the scores.
 
     Args:
-        columns: B where the scores are this rank's alone; B times the number of ranks where they were gathered.
         own: (B,) int64, the column of each row's own partner; False there.
     """
-    if columns == batch.size:
+    if scores.image_to_text.shape[1] == batch.size:
         return batch.same_rows()
     shown = batch.region.key if batch.region is not None else batch.image.key
-    keys = torch.stack([shown, batch.text.key])
-    everyone = [torch.empty_like(keys) for _ in range(columns // batch.size)]
-    torch.distributed.all_gather(everyone, keys)
-    everyone = torch.cat(everyone, 1)
-    same = (keys[:, :, None] == everyone[:, None, :]).any(0)
-    return same.scatter(1, own[:, None], False)
+    keys = torch.stack([shown, batch.text.key], 1)
+    return (keys[:, None] == scores.columns(keys)).any(2).scatter(1, own[:, None], False)
