@@ -30,20 +30,20 @@ class Model(nn.Module):
     def __init__(self, recipe: Recipe):
         super().__init__()
         self.recipe, self.graph = recipe, recipe.graph
-        config = recipe.config
+        config, where = recipe.config, recipe.source.where
         self.encoders, self.losses = nn.ModuleDict(), nn.ModuleDict()
         for name in recipe.reached:
-            block = config.data["encoders"][name]
+            block = config["encoders"][name]
             widths = {slot: self.encoders[source].width for slot, source in self.graph.encoders[name].inputs.items()
                       if not source.startswith("$")}
             self.encoders[name] = ENCODER_REGISTRY.build(
-                block, config.where("encoders", name), widths=widths, modules=self.encoders)
+                block, where("encoders", name), widths=widths, modules=self.encoders)
         heads = {(Ref.parse(n.ref).name, n.head) for needs in recipe.needs.values() for n in needs if n.head}
         for encoder, head in sorted(heads):
             self.encoders[encoder].build_head(head)
         for name, needs in recipe.needs.items():
             self.losses[name] = LOSS_REGISTRY.build(
-                config.data["losses"][name], config.where("losses", name),
+                config["losses"][name], where("losses", name),
                 widths={n.ref: self.encoders[Ref.parse(n.ref).name].width for n in needs if not n.ref.startswith("$")},
                 vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"))
         self._with_graph = {s: {p.node for p in recipe.passes(s) if p.graph} for s in recipe.streams}

@@ -19,7 +19,6 @@ TOP = ("tokenizer", "plugins", "encoders", "losses", "stop_gradient", "streams",
 STREAM = ("batch_size", "losses", "data")
 HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
         "python tools/train_net.py --config projects/xfm/tiny.yaml")
-MASK_BLOCK = {"mask_text": ("mask", "{prob, max}"), "mask_image": ("image_mask", "{patches, min_block}")}
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Recipe:
     """A checked configuration.
 
     Attributes:
-        config: the resolved configuration with its places.
+        source: the resolved configuration with its places.
         graph: the wiring.
         needs: {loss: what it reads}, active losses only.
         task_needs: {evaluation: what it reads}.
@@ -50,7 +49,7 @@ class Recipe:
         idle: streams that were left out because no loss of theirs is active.
     """
 
-    config: Config
+    source: Config
     graph: Graph
     needs: dict[str, list[Need]]
     task_needs: dict[str, list[Need]]
@@ -61,12 +60,17 @@ class Recipe:
     idle: list[str] = field(default_factory=list)
 
     @property
+    def config(self) -> dict:
+        """The resolved configuration, plain."""
+        return self.source.data
+
+    @property
     def tokenizer(self) -> str:
-        return self.config.data["tokenizer"]
+        return self.config["tokenizer"]
 
     @property
     def evaluate(self) -> dict:
-        return self.config.data.get("evaluate") or {}
+        return self.config.get("evaluate") or {}
 
     @cached_property
     def reached(self) -> list[str]:
@@ -83,7 +87,7 @@ class Recipe:
         return [n for n in self.graph.encoders if n not in self.reached]
 
     def _referred(self, name):
-        block = self.config.data["encoders"][name]
+        block = self.config["encoders"][name]
         return [block[k] for k in ENCODER_REGISTRY.get(block["type"]).REFERS if k in block]
 
     def views(self, stream: str) -> frozenset:
@@ -119,6 +123,7 @@ class _Checker:
         self.config, self.data, self.where = config, config.data, config.where
         self.missing_files = missing_files
         self.problems: list[str] = []
+        self.data_paths: list = []  # (place, path) of every data block without mistakes
         self.hint = ""
 
     def recipe(self) -> Recipe:
@@ -275,7 +280,9 @@ class _Checker:
                     self._say(at + ("losses", loss), f"the weight of `{loss}` must be a number of at least 0, not {weight!r}")
                 elif weight:
                     active[loss] = weight
-            cls = self._dataset(block.get("data"), at + ("data",), f"stream `{name}`")
+            wanted = [n for loss in active for n in needs.get(loss, [])]
+            views = frozenset(Ref.parse(n.ref).view for n in wanted) - {None}
+            cls = self._dataset(block.get("data"), at + ("data",), f"stream `{name}`", views)
             if not active:
                 idle.append(name)
             if cls is None or not active or not fits(size, int):
@@ -286,7 +293,7 @@ class _Checker:
         return streams, idle
 
     def _reads(self, stream, needs, graph, cls):
-        """Whether the stream has the fields and masks that its losses read."""
+        """Whether the stream has the fields that its losses read."""
         at = ("streams", stream.name)
         for loss, wanted in needs.items():
             for need in wanted:
@@ -295,23 +302,21 @@ class _Checker:
                     self._say(at + ("losses", loss), f"loss `{loss}` reads {need.ref}, which needs $" + ", $".join(lacking)
                               + f"; stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
                     break
-                view = Ref.parse(need.ref).view
-                if stream.regions and view == "mask_image":
+                if stream.regions and Ref.parse(need.ref).view == "mask_image":
                     self._say(at + ("losses", loss), f"loss `{loss}` reads {need.ref}: masked pictures are not defined on a region stream")
-                elif view in MASK_BLOCK and cls.FIELDS >= {view.split("_")[1]}:
-                    key, form = MASK_BLOCK[view]
-                    if key in schema(cls) and not stream.data.get(key):
-                        self._say(at + ("data",), f"loss `{loss}` reads {need.ref}: the stream's data needs `{key}: {form}`")
 
-    def _dataset(self, block, at, what):
+    def _dataset(self, block, at, what, views=frozenset()):
         """The class of a data block, after reporting its mistakes; None if it has no usable class."""
         if not isinstance(block, dict):
             self._say(at, f"{what} needs a `data` block with a `type`")
             return None
         cls = self._class(DATASET_REGISTRY, block, *at)
         if cls is not None:
-            for path, message in cls.check(block):
-                self._say(at + tuple(path), message)
+            mistakes = cls.check(block, views)
+            for key, message in mistakes:
+                self._say(at + tuple(key.split(".")), message)
+            if not mistakes:
+                self.data_paths += [(at + tuple(key.split(".")), path) for key, path in cls.paths(block)]
         return cls
 
     # ---- evaluations -------------------------------------------------------------------------------------------------------
@@ -376,12 +381,9 @@ class _Checker:
             if isinstance(block, dict) and isinstance(block.get("init"), str):
                 if problem := missing(block["init"], f"encoders.{name}.init"):
                     self._say(("encoders", name, "init"), problem)
-        places = [("streams", n, "data") for n in streams] + [("evaluate", n, "data") for n in self.data.get("evaluate") or {}]
-        for at in places:
-            block = self.data[at[0]][at[1]].get("data")
-            for path, where in _paths(block if isinstance(block, dict) else {}):
-                if problem := paths.problem(path):
-                    self._say(at + where, problem)
+        for place, path in self.data_paths:
+            if problem := paths.problem(path):
+                self._say(place, problem)
         self.hint = HINT if len(self.problems) > found else ""
 
     # ---- helpers -----------------------------------------------------------------------------------------------------------
@@ -410,16 +412,6 @@ def _filled(cls, block) -> dict:
     """A block with the defaults of its class, as ``needs`` wants it."""
     defaults = {k.name: k.default for k in schema(cls).values() if k.default is not inspect.Parameter.empty}
     return defaults | {k: v for k, v in block.items() if k in schema(cls) and v is not None}
-
-
-def _paths(block: dict, at=()):
-    """Every (path, place) of a data block: ``path``, and the paths of its ``sources``."""
-    value = block.get("path")
-    for path in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
-        yield str(path), at + ("path",)
-    for name, source in (block.get("sources") or {}).items():
-        if isinstance(source, dict):
-            yield from _paths(source, at + ("sources", name))
 
 
 def _without_idle(block: ScheduleBlock, streams) -> ScheduleBlock:
