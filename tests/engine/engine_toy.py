@@ -1,0 +1,95 @@
+"""A model, data and a recipe small enough to train in milliseconds, with dropout and two streams that share an encoder."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from xtoolkit.batch import Batch
+from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
+
+WIDTH = 8
+
+
+class Losses(dict):
+    """What a model returns: losses, and beside them what is only logged."""
+
+    def __init__(self, values, log):
+        super().__init__(values)
+        self.log = log
+
+
+class ToyEncoder(nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.dense, self.norm, self.dropout = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Dropout(dropout)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(4, WIDTH))
+        self.gamma = nn.Parameter(torch.ones(WIDTH))
+        self.updates = 0
+
+    def forward(self, x):
+        return self.dropout(self.norm(self.gamma * self.dense(x) + self.relative_position_bias_table[0]))
+
+    def after_update(self):
+        self.updates += 1
+
+
+class ToyModel(nn.Module):
+    """Stream `a` has losses one and two, stream `b` loss one and a bad one on demand."""
+
+    def __init__(self, dropout=0.3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoders = nn.ModuleDict({"body": ToyEncoder(dropout), "side": ToyEncoder(0.0)})
+        self.losses = nn.ModuleDict({"one": nn.Linear(WIDTH, 1), "two": nn.Linear(WIDTH, 2), "idle": nn.Linear(WIDTH, 2)})
+        self.losses["two"].temperature = nn.Parameter(torch.ones(1, 1))
+        self.poison = {}
+
+    def forward(self, stream, batch):
+        x = batch.extra["x"]
+        h = self.encoders["body"](x)
+        one = (self.losses["one"](h).float()[:, 0] - x.sum(1)).square().mean()
+        values, log = {"one": one}, {"one.size": h.detach().float().norm()}
+        if stream == "a":
+            side = self.losses["two"](self.encoders["side"](x)) * self.losses["two"].temperature
+            values["two"] = side.float().square().mean()
+        if stream in self.poison:
+            name, factor = self.poison[stream]
+            values[name] = values[name] * factor
+        return Losses(values, log)
+
+
+class ToyLoader:
+    """Batches that are a function of (stream, visit) and, over ranks, slices of one global batch."""
+
+    def __init__(self, stream, rows, rank=0, world=1):
+        self.stream, self.rows, self.rank, self.world = stream, rows, rank, world
+        self.wait_s, self.visits, self.dataset = 0.0, [], range(64)
+
+    def at(self, visit):
+        self.visits.append(visit)
+        generator = torch.Generator().manual_seed(1000 * ord(self.stream) + visit)
+        x = torch.randn(self.rows, WIDTH, generator=generator)
+        return Batch(extra={"x": x[self.rank * self.rows // self.world:(self.rank + 1) * self.rows // self.world]})
+
+    def report(self):
+        return {"bad": 0}
+
+    def close(self):
+        pass
+
+
+def recipe(output, steps=10, schedule=None, optim=None, evaluate=None, rows=8, **train):
+    streams = {"a": SimpleNamespace(batch_size=rows, losses={"one": 1.0, "two": 0.5}, data={}),
+               "b": SimpleNamespace(batch_size=rows, losses={"one": 2.0}, data={})}
+    schedule = schedule or ScheduleBlock(every_step=[["a", "b"]], every={"b": 2})
+    optim = optim or Optim(lr=1e-2, warmup=3)
+    train = Train(steps=steps, output=str(output), **{"device": "cpu", "precision": "fp32", "log_every": 1,
+                                                      "checkpoint_every": 5, **train})
+    config = {"encoders": {"body": {"dropout": 0.3}}, "schedule": {"every_step": [["a", "b"]]}, "optim": {"lr": optim.lr},
+              "train": {"steps": steps, "output": str(output), "seed": train.seed}, "streams": {"a": {"batch_size": rows}}}
+    return SimpleNamespace(config=config, streams=streams, schedule=schedule, optim=optim, train=train, evaluate=evaluate or {})
+
+
+def loaders(rows=8, rank=0, world=1):
+    return {name: ToyLoader(name, rows, rank, world) for name in ("a", "b")}

@@ -1,0 +1,192 @@
+"""Checkpoints: a torch Distributed Checkpoint directory and one JSON file, written whole or not at all, read strictly."""
+
+import json
+import os
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+
+from xtoolkit.registry import nearest
+
+FOLDER, RECORD, UNFINISHED = "checkpoints", "checkpoint.json", ".unfinished-"
+
+# What an index names beside classes of torch.distributed.checkpoint, paths and types of numbers.
+PLAIN = {("torch", "Size"), ("torch.serialization", "_get_layout")}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not fit what it is loaded into: every name that is missing, unexpected or mis-shaped."""
+
+
+def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
+    """Writes ``output/checkpoints/step_<step>`` and removes all but the newest ``keep``.
+
+    Everything is written and synced under another name and then renamed, so that whenever the process is killed each
+    checkpoint that has its final name is whole. A checkpoint of this step that is there already is kept as it is.
+
+    Args:
+        record: what the tensors do not say (configuration, versions, data manifest), as JSON; ``step`` is added.
+        keep: at least 1.
+    """
+    folder = Path(output) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step_{step:08d}"
+    if not _finished(final):
+        for left_over in folder.glob(UNFINISHED + "*"):
+            shutil.rmtree(left_over)
+        unfinished = folder / f"{UNFINISHED}{final.name}"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.save(_tensors(model, optimizer), storage_writer=FileSystemWriter(unfinished), no_dist=True)
+        _write_synced(unfinished / RECORD, json.dumps({"step": step, **record}, indent=1))
+        _sync(unfinished)
+        unfinished.rename(final)
+        _sync(folder)
+    for old in _all(output)[:-max(1, keep)]:
+        # Renamed first: a removal that is cut short must not leave half a checkpoint under a good name.
+        doomed = old.rename(folder / f"{UNFINISHED}{old.name}")
+        shutil.rmtree(doomed)
+    return final
+
+
+def latest(output) -> Path | None:
+    """The newest whole checkpoint of a run's folder, or None."""
+    return (_all(output) or [None])[-1]
+
+
+def read_record(path) -> dict:
+    """The JSON beside the tensors: step, config, versions, git, data."""
+    path = Path(path)
+    if not _finished(path):
+        raise CheckpointError(f"{path}: no checkpoint: a directory with `.metadata` and `{RECORD}` is one, "
+                              f"as found under <output>/{FOLDER}/")
+    return json.loads((path / RECORD).read_text())
+
+
+def load(path, model, optimizer=None) -> dict:
+    """Loads tensors in place, and returns the record.
+
+    Args:
+        optimizer: None loads the weights only.
+
+    Raises:
+        CheckpointError: names or shapes do not match; nothing has been changed then.
+    """
+    record, reader = read_record(path), _Reader(path)
+    stored = reader.read_metadata().state_dict_metadata
+    wanted = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    found = _mismatches(wanted, {n: m for n, m in stored.items() if n.startswith("model.")}, "the model")
+    state = {}
+    if optimizer is not None:
+        state = _empty_state(optimizer, (n for n in stored if n.startswith("optimizer.")))
+        found += _mismatches({n: t for n, t in state.items()}, {n: m for n, m in stored.items() if n.startswith("optimizer.")},
+                             "the optimizer")
+    if found:
+        raise CheckpointError("\n".join([f"{path} does not fit:", *(f"  {line}" for line in found),
+                                         "  resume with the recipe that wrote it (its `config` is in "
+                                         f"{Path(path) / RECORD}), or start in another `train.output`"]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load({**wanted, **state}, storage_reader=reader, no_dist=True)
+    if optimizer is not None:
+        _give_state(optimizer, state)
+    return record
+
+
+# ---- what is in it ---------------------------------------------------------------------------------------------------------
+def _tensors(model, optimizer):
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in _named(optimizer):
+        for key, value in optimizer.state[parameter].items() if parameter in optimizer.state else ():
+            tensors[f"optimizer.{key}.{name}"] = value
+    return tensors
+
+
+def _named(optimizer):
+    for group in optimizer.param_groups:
+        yield from zip(group["names"], group["params"])
+
+
+def _empty_state(optimizer, names):
+    """Zeros for every state tensor that the checkpoint has of a parameter of ours; a parameter never updated has none."""
+    parameters, state = dict(_named(optimizer)), {}
+    for full in names:
+        _, key, name = full.split(".", 2)
+        if name in parameters:
+            like = parameters[name]
+            state[full] = torch.zeros((), device=like.device) if key == "step" else torch.zeros_like(like)
+    return state
+
+
+def _give_state(optimizer, state):
+    parameters = dict(_named(optimizer))
+    optimizer.state.clear()
+    for full, tensor in state.items():
+        _, key, name = full.split(".", 2)
+        optimizer.state[parameters[name]][key] = tensor.detach()
+
+
+def _mismatches(wanted, stored, of):
+    plain = lambda name: name.partition(".")[2]
+    found = [f"missing in the checkpoint: `{plain(n)}`{nearest(n, set(stored) - set(wanted)) if stored else ''} of {of}"
+             for n in wanted if n not in stored]
+    found += [f"unexpected in the checkpoint: `{plain(n)}`, which {of} does not have" for n in stored if n not in wanted]
+    for name in wanted:
+        if name in stored:
+            has, wants = stored[name], wanted[name]
+            if has.size != wants.shape or has.properties.dtype != wants.dtype:
+                found.append(f"mis-shaped: `{plain(name)}` is {list(has.size)} {has.properties.dtype} in the checkpoint, "
+                             f"{list(wants.shape)} {wants.dtype} in {of}")
+    return found
+
+
+# ---- how it lies on disk ---------------------------------------------------------------------------------------------------
+def _finished(path):
+    return (path / ".metadata").is_file() and (path / RECORD).is_file()
+
+
+def _all(output):
+    folder = Path(output) / FOLDER
+    return sorted((p for p in folder.glob("step_[0-9]*") if _finished(p)), key=lambda p: int(p.name.removeprefix("step_")))
+
+
+def _write_synced(path, text):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder):
+    """A rename or a new name survives a power cut only once its directory is synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Reader(FileSystemReader):
+    """torch's reader, except that the index, a pickle, may only name what an index is made of: loading runs no code."""
+
+    def read_metadata(self, *args, rank=None):
+        with open(Path(self.path) / ".metadata", "rb") as file:
+            metadata = _IndexUnpickler(file).load()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        inside = module.startswith("torch.distributed.checkpoint.") or module.partition(".")[0] in ("torch", "pathlib")
+        if inside and "." not in name:
+            found = super().find_class(module, name)
+            is_class = isinstance(found, type) and module.startswith(("torch.distributed.checkpoint.", "pathlib"))
+            if is_class or isinstance(found, torch.dtype) or (module, name) in PLAIN:
+                return found
+        raise pickle.UnpicklingError(f"a checkpoint's index names {module}.{name}, which no index needs: not loaded")

@@ -1,0 +1,111 @@
+"""The few collectives that replicated training needs: joining, one averaged reduction of gradients, agreeing on a flag."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+# Bytes of gradients reduced in one call: large enough to hide latency, small enough to need no second copy of a model.
+BUCKET = 32 * 2**20
+
+
+def join(device: torch.device) -> None:
+    """Joins the processes that ``torchrun`` started; alone (no WORLD_SIZE, or 1) it does nothing.
+
+    On CUDA both backends are up: tensors go by NCCL, questions between hosts by gloo, so that these never stop the device.
+    """
+    world = int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else 1
+    if world == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+
+def leave() -> None:
+    """Leaves the group, if there is one; the end of a tool calls it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, which is that of its device."""
+    return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Waits for all processes, on the host."""
+    if world() > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+def agree(number: int) -> int:
+    """The largest of the integers that the processes bring (a signal's number, a flag)."""
+    if world() == 1:
+        return number
+    largest = torch.tensor([number])
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean over processes of a tensor of equal shape on each."""
+    if world() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values /= world()
+    return values
+
+
+def reduce_gradients(parameters: list) -> None:
+    """Averages gradients over processes, in buckets of one type; called once after the last backward of a group.
+
+    A parameter that got a gradient on any process gets one on all: where a process did not use it (a batch without boxes),
+    it contributes zeros. The processes agree on which those are on the host, so a device is never asked.
+
+    Args:
+        parameters: the trainable ones, in the same order on all processes.
+    """
+    if world() == 1:
+        return
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    dist.all_reduce(used, dist.ReduceOp.MAX)
+    for parameter, wanted in zip(parameters, used.tolist()):
+        if wanted and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    by_type: dict = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for gradients in by_type.values():
+        for bucket in _buckets(gradients):
+            flat = torch.cat([g.reshape(-1) for g in bucket])
+            dist.all_reduce(flat)
+            flat /= world()
+            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket])):
+                gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients):
+    bucket, size = [], 0
+    for gradient in gradients:
+        bucket.append(gradient)
+        size += gradient.numel() * gradient.element_size()
+        if size >= BUCKET:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

@@ -1,0 +1,58 @@
+"""What a run ran on: versions, commit, machine. Read without importing the packages it names."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "xtoolkit", "timm", "transformers", "tokenizers", "triton", "numpy", "pillow")
+
+
+def versions() -> dict[str, str | None]:
+    """Version of Python and of each package; None for one that is not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_hash() -> str | None:
+    """Commit of the checkout that xtoolkit is imported from, ``+changes`` if files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    ask = lambda *words: subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return commit + ("+changes" if ask("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine(device) -> dict:
+    """The host as far as it bears on speed and numbers. ``device`` is the torch device of the run."""
+    import torch
+
+    found = {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+             "device": str(device)}
+    if device.type == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(device), "gpus": torch.cuda.device_count(), "cuda": torch.version.cuda}
+    return found
+
+
+def command() -> str:
+    """The command line as typed, as far as Python knows it."""
+    return " ".join([Path(sys.executable).name, *sys.argv])
+
+
+def _cpu_name():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or None)

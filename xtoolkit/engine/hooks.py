@@ -1,0 +1,152 @@
+"""The hooks of a full run: what to log, checkpoints, evaluations, signals."""
+
+import resource
+import signal
+import sys
+import time
+
+import torch
+
+from xtoolkit.engine import distributed
+from xtoolkit.engine.trainer import Hook, Stopped
+from xtoolkit.engine.writers import Console, JsonLines, Results, RunRecord, TensorBoard
+
+
+def default_hooks() -> list[Hook]:
+    """The hooks of a full run. The order matters: numbers are written before the checkpoint that a resumed run starts from, a
+    signal is obeyed before an evaluation begins, and the record comes last."""
+    return [RunRecord(), JsonLines(), TensorBoard(), Console(), Log(), Checkpoint(), Signals(), Evaluate(), Results()]
+
+
+class Log(Hook):
+    """Gathers the numbers of the steps and hands them on at each log step.
+
+    Losses are means over the steps since the last log step in which they were computed (after a resume within an interval:
+    over the steps since). Written by name: ``<stream>.<loss>``, ``<stream>.<loss>.<part>``, and ``<loss>``, its mean over the
+    streams that have it; ``loss`` is the weighted sum that is differentiated; also rates, times, samples and epochs.
+    """
+
+    def before_train(self, trainer):
+        self._sums, self._counts = {}, {}
+        self._seconds, self._samples, self._began = trainer.seconds, self._seen(trainer), trainer.done
+        self._waited = self._wait(trainer)
+
+    def after_step(self, trainer):
+        for name, value in trainer.values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts[name] + 1 if name in self._counts else 1
+        if trainer.is_log_step:
+            trainer.write(self._losses(trainer) | self._rates(trainer))
+            self.before_train(trainer)
+
+    def _losses(self, trainer):
+        names = list(self._sums)
+        # One transfer for all numbers of the interval.
+        means = torch.stack([self._sums[n].float() / self._counts[n] for n in names]).cpu()
+        streams = trainer.recipe.streams
+        of_losses = {f"{s}.{loss}": loss for s, spec in streams.items() for loss in spec.losses}
+        # What every process surely has is averaged; the rest is this process's own.
+        shared = [i for i, n in enumerate(names) if n in of_losses]
+        means[shared] = distributed.mean(means[shared])
+        values = dict(zip(names, means.tolist()))
+        by_loss: dict[str, list] = {}
+        for name, loss in of_losses.items():
+            if name in values:
+                by_loss.setdefault(loss, []).append(values[name])
+        first = {"loss": values.pop("loss")} | {loss: sum(v) / len(v) for loss, v in by_loss.items()}
+        return first | {name: values[name] for name in sorted(values)}
+
+    def _rates(self, trainer):
+        seconds, steps = trainer.seconds - self._seconds, trainer.done - self._began
+        waited = self._wait(trainer) - self._waited
+        values = {"lr": trainer.lr, "samples_per_s": (self._seen(trainer) - self._samples) / max(seconds, 1e-9),
+                  "data_share": waited / max(seconds, 1e-9), "seconds": trainer.seconds,
+                  "eta_s": seconds / steps * (trainer.train.steps - trainer.done), "memory_gb": _memory(trainer.device)}
+        sizes = trainer.data_manifest()
+        for stream in trainer.recipe.streams:
+            values[f"samples.{stream}"] = trainer.samples(stream)
+            values[f"epochs.{stream}"] = trainer.samples(stream) / max(1, sizes[stream])
+        return values
+
+    def _seen(self, trainer):
+        return sum(trainer.samples(stream) for stream in trainer.recipe.streams)
+
+    def _wait(self, trainer):
+        return sum(loader.wait_s for loader in trainer.loaders.values())
+
+
+class Checkpoint(Hook):
+    """Writes a checkpoint every ``train.checkpoint_every`` steps and after the last one."""
+
+    def after_step(self, trainer):
+        if trainer.done % trainer.train.checkpoint_every == 0 or trainer.done == trainer.train.steps:
+            trainer.save()
+
+
+class Signals(Hook):
+    """SIGINT and SIGTERM: finish the step, write a checkpoint, leave with ``Stopped``. A second one leaves at once."""
+
+    def __init__(self):
+        self._asked, self._before = 0, {}
+
+    def before_train(self, trainer):
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number, frame):
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = number
+        sys.stderr.write(f"\n{signal.Signals(number).name}: finishing this step and writing a checkpoint; "
+                         "once more leaves at once\n")
+
+    def after_step(self, trainer):
+        number = distributed.agree(self._asked)
+        if number and trainer.done < trainer.train.steps:
+            trainer.save()
+            raise Stopped(number, trainer.done)
+
+    def close(self, trainer):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+class Evaluate(Hook):
+    """Runs each evaluator every ``evaluate.<name>.every`` steps (null: never in between) and after the last step.
+
+    Its numbers are written as ``<evaluation>.<metric>``. The first process evaluates, in eval mode; the others wait.
+    """
+
+    def before_train(self, trainer):
+        self._evaluated_at = {}
+
+    def after_step(self, trainer):
+        every = {name: trainer.recipe.evaluate[name].every for name in trainer.evaluators}
+        self._run(trainer, [name for name, n in every.items()
+                            if trainer.done == trainer.train.steps or n is not None and trainer.done % n == 0])
+
+    def after_train(self, trainer):
+        """A run that was complete when it was resumed takes no step, and is evaluated here."""
+        self._run(trainer, [n for n in trainer.evaluators if n not in self._evaluated_at
+                            or self._evaluated_at[n] != trainer.done])
+
+    def _run(self, trainer, names):
+        for name in names:
+            if distributed.is_main():
+                started = time.perf_counter()
+                trainer.model.eval()
+                with torch.no_grad():
+                    trainer.evaluations[name] = trainer.evaluators[name]()
+                trainer.model.train()
+                values = {f"{name}.{metric}": value for metric, value in trainer.evaluations[name].items()}
+                trainer.write(values | {f"{name}.seconds": time.perf_counter() - started})
+            self._evaluated_at[name] = trainer.done
+            distributed.barrier()
+
+
+def _memory(device) -> float:
+    """Peak memory in GB: of the device, on CPU of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

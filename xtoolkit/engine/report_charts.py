@@ -1,0 +1,180 @@
+"""Line charts as inline SVG: several curves over steps, a faint raw line under a smooth one, ticks that people can read."""
+
+import math
+from dataclasses import dataclass, field
+from html import escape
+
+WIDTH, HEIGHT = 360, 214
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 26
+# A range of positive values wider than this is drawn on a logarithmic axis.
+LOG_FROM = 30
+
+
+@dataclass
+class Curve:
+    """One curve: ``points`` are (step, value), ``colour`` a number of the page's palette, ``level`` a dashed line of reference."""
+
+    name: str
+    points: list
+    colour: int
+    level: float | None = None
+
+
+@dataclass
+class Chart:
+    """One panel.
+
+    Attributes:
+        title: above it.
+        curves: those without a point are left out.
+        smooth: draw the mean over neighbouring points strong and the points themselves faint.
+        unit: behind the ticks of the value axis, ``%`` for one.
+    """
+
+    title: str
+    curves: list = field(default_factory=list)
+    smooth: bool = True
+    unit: str = ""
+
+
+def draw(chart: Chart) -> str:
+    """A ``<figure>`` with the chart; an empty text where no curve has a point."""
+    curves = [c for c in chart.curves if c.points]
+    if not curves:
+        return ""
+    values = [v for c in curves for v in shown_values(c, chart.smooth)] + [c.level for c in curves if c.level is not None]
+    steps = [s for c in curves for s, _ in c.points]
+    axis = Axis.over(values)
+    first, last = min(steps), max(steps)
+    place_x = lambda s: LEFT + (WIDTH - LEFT - RIGHT) * ((s - first) / (last - first) if last > first else 0.5)
+    place_y = lambda v: TOP + (HEIGHT - TOP - BOTTOM) * (1 - axis.share(v))
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">']
+    for tick in axis.ticks:
+        y = place_y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                     f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label(tick)}{chart.unit}</text>')
+    for tick in step_ticks(first, last):
+        parts.append(f'<text class="tick" x="{place_x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{label(tick)}</text>')
+    for curve in curves:
+        if curve.level is not None:
+            y = place_y(curve.level)
+            parts.append(f'<line class="level c{curve.colour}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    for curve in curves:
+        parts.append(_line(curve, chart.smooth, place_x, place_y, axis))
+    legend = "".join(f'<span class="key c{c.colour}"><i></i>{escape(c.name)} <b>{number(c.points[-1][1])}{chart.unit}</b></span>'
+                     for c in curves)
+    return (f'<figure class="chart"><figcaption>{escape(chart.title)}{" <small>log</small>" if axis.log else ""}</figcaption>'
+            f'{"".join(parts)}</svg><div class="legend">{legend}</div></figure>')
+
+
+def _line(curve, smooth, place_x, place_y, axis):
+    path = lambda points: " ".join(f"{place_x(s):.1f},{place_y(axis.clip(v)):.1f}" for s, v in points)
+    strong = smoothed(curve.points) if smooth else curve.points
+    drawn = ""
+    if smooth and len(curve.points) > 2:
+        drawn = f'<polyline class="raw c{curve.colour}" points="{path(curve.points)}"/>'
+    drawn += f'<polyline class="line c{curve.colour}" points="{path(strong)}"/>'
+    if len(curve.points) <= 12:
+        drawn += "".join(f'<circle class="dot c{curve.colour}" cx="{place_x(s):.1f}" cy="{place_y(axis.clip(v)):.1f}" r="2.4"/>'
+                         for s, v in strong)
+    return drawn
+
+
+def smoothed(points: list) -> list:
+    """Each value as the mean of its neighbours, up to a 24th of the curve on either side, fewer towards the ends."""
+    reach = len(points) // 24
+    found = []
+    for i, (step, _) in enumerate(points):
+        near = min(reach, i, len(points) - 1 - i)
+        some = [v for _, v in points[i - near:i + near + 1]]
+        found.append((step, sum(some) / len(some)))
+    return found
+
+
+def shown_values(curve: Curve, smooth: bool) -> list[float]:
+    """The values that the axis must span: all but the wildest hundredth, for a single spike must not flatten a curve."""
+    values = sorted(v for _, v in curve.points)
+    cut = len(values) // 100 if smooth else 0
+    return values[cut:len(values) - cut] + [v for _, v in smoothed(curve.points)]
+
+
+@dataclass
+class Axis:
+    """A value axis, linear or logarithmic. ``ticks`` are where lines are drawn; ``low`` and ``high`` are its ends."""
+
+    low: float
+    high: float
+    log: bool
+    ticks: list
+
+    @classmethod
+    def over(cls, values: list[float]) -> "Axis":
+        low, high = min(values), max(values)
+        if low > 0 and high / low > LOG_FROM:
+            low, high = low / 1.15, high * 1.15
+            ticks = [m * 10.0 ** e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)]
+            ticks = [t for t in ticks if low <= t <= high]
+            if len(ticks) > 6:
+                ticks = [t for t in ticks if round(math.log10(t), 6) == round(math.log10(t))] or ticks[::3]
+            return cls(low, high, True, ticks)
+        if high - low < 1e-12:
+            low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
+        if low > 0 and low < 0.35 * high:
+            low = 0.0
+        step = nice((high - low) / 4)
+        low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
+        return cls(low, high, False, [low + step * i for i in range(round((high - low) / step) + 1)])
+
+    def share(self, value: float) -> float:
+        """Where a value stands: 0 at the low end, 1 at the high one."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def clip(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+
+def nice(step: float) -> float:
+    """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * 0.999)
+
+
+def step_ticks(first: int, last: int) -> list[int]:
+    """About five round steps from ``first`` to ``last``."""
+    if last <= first:
+        return [first]
+    step = max(1, round(nice((last - first) / 4.5)))
+    return [s for s in range(step * math.ceil(first / step), last + 1, step)]
+
+
+def label(value: float) -> str:
+    """A tick: 200k, 1.5k, 25, 0.05, 1e-5."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:g}M"
+    if size >= 1e4 or (size >= 1e3 and value % 100 == 0):
+        return f"{value / 1e3:g}k"
+    if size < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{round(value, 6):g}"
+
+
+def number(value: float) -> str:
+    """A figure with three or four digits."""
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 100:
+        return f"{value:.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    if size >= 1e-3 or size == 0:
+        return f"{value:.3f}" if size else "0"
+    return label(value)

@@ -1,0 +1,54 @@
+"""The results of evaluations as tables, for the console and the report: each figure beside what no learning gets."""
+
+WAYS = {"dual": "dual encoder", "matched": "re-ranked by fusion"}
+RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "r_mean")
+
+
+def result_tables(evaluations: dict, floors: dict) -> list[tuple[str, list]]:
+    """A table an evaluation: [(its name, rows)], the first row the heading, cells as text.
+
+    Args:
+        evaluations: {name: {metric: number or None}} as in ``results.json``.
+        floors: {name: {metric: number}}, what ``Task.floor`` gave; an evaluation may be missing.
+    """
+    return [(name, _table(metrics, floors.get(name, {}))) for name, metrics in evaluations.items()]
+
+
+def _table(metrics, floor):
+    ways = [w for w in dict.fromkeys(m.partition(".")[0] for m in metrics) if f"{w}.t2i_r1" in metrics]
+    if ways:
+        return _retrieval(ways, metrics, floor)
+    if "mean_iou" in metrics:
+        return _boxes(metrics, floor)
+    rows = [["metric", "value", "floor"]] if floor else [["metric", "value"]]
+    return rows + [[m, figure(v, 3)] + ([figure(floor.get(m), 3)] if floor else []) for m, v in metrics.items()]
+
+
+def _retrieval(ways, metrics, floor):
+    heading = ["% of queries", "text to image R@1", "R@5", "R@10", "image to text R@1", "R@5", "R@10", "mean"]
+    rows = [[WAYS.get(way, way)] + [figure(metrics.get(f"{way}.{r}")) for r in RECALLS] for way in ways]
+    if floor:
+        rows.append(["chance"] + [figure(floor.get(f"{ways[0]}.{r}")) for r in RECALLS])
+    return [heading, *rows]
+
+
+def _boxes(metrics, floor):
+    sources = [m.removesuffix("accuracy") for m in metrics if m.endswith("accuracy")]
+    rows = [["expressions", "accuracy %", "floor %", "mean IoU", "floor"]]
+    for source in sources:
+        cells = [figure(side.get(f"{source}{m}"), places) for m, places in (("accuracy", 1), ("mean_iou", 3))
+                 for side in (metrics, floor)]
+        rows.append([source.rstrip(".") or "all", *cells])
+    return rows
+
+
+def figure(value, places: int = 1) -> str:
+    """A number for a table; a dash for what is not there or not finite."""
+    return "–" if value is None else f"{value:.{places}f}"
+
+
+def format_table(rows: list) -> str:
+    """Rows of text as lines for a terminal: the first column to the left, the others to the right, a rule under the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    line = lambda row: "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+    return "\n".join([line(rows[0]), "  ".join("-" * w for w in widths), *map(line, rows[1:])])

@@ -1,0 +1,114 @@
+"""Which streams take part in a step, in which groups, and how often each was drawn before: pure functions of (seed, step)."""
+
+import hashlib
+import itertools
+from bisect import bisect_right
+from functools import lru_cache
+
+from xtoolkit.engine.settings import ScheduleBlock
+from xtoolkit.registry import nearest
+
+# Steps whose draws are counted together: a run keeps one row of counts for each block that it has passed.
+BLOCK = 1024
+
+
+class Schedule:
+    """The order of updates.
+
+    ``every_step`` gives groups in order, one optimizer update each; with ``every: {a: n}`` stream a takes part in steps 0, n,
+    2n, ... only, and a group that is left empty is skipped. ``sample`` gives one group of one stream a step, drawn with
+    probability proportional to its weight. Draws do not depend on the order in which the streams are written.
+
+    Args:
+        block: the `schedule` block; it must have no ``problems``.
+        seed: of the draws.
+        streams: names of the streams; only those are scheduled.
+    """
+
+    def __init__(self, block: ScheduleBlock, seed: int, streams):
+        if found := problems(block, streams):
+            raise ValueError("\n".join(found))
+        self.seed, self._groups, self._every = seed, block.every_step, block.every
+        self._names = sorted(block.sample or {})
+        self._bounds = list(itertools.accumulate(block.sample[name] for name in self._names)) if block.sample else []
+        self._counts = [dict.fromkeys(self._names, 0)]
+        # Bounded, as a run only ever looks at the block it is in and at the one before.
+        self._drawn = lru_cache(maxsize=4)(self._draw_block)
+
+    def groups(self, step: int) -> list[list[str]]:
+        """The groups of a step, counted from 0, in order; each is one optimizer update."""
+        if self._names:
+            return [[self._drawn(step // BLOCK)[step % BLOCK]]]
+        taking_part = [[name for name in group if step % self._interval(name) == 0] for group in self._groups]
+        return [group for group in taking_part if group]
+
+    def visit(self, stream: str, step: int) -> int:
+        """How often ``stream`` took part in the steps before ``step``.
+
+        Constant time for ``every_step``. For ``sample`` the counts of whole blocks are made once a run, and one block is looked
+        through.
+        """
+        if not self._names:
+            return -(-step // self._interval(stream))
+        block, offset = divmod(step, BLOCK)
+        while len(self._counts) <= block:
+            drawn = self._draw_block(len(self._counts) - 1)
+            self._counts.append({name: n + drawn.count(name) for name, n in self._counts[-1].items()})
+        return self._counts[block][stream] + self._drawn(block)[:offset].count(stream)
+
+    def _interval(self, stream: str) -> int:
+        return self._every[stream] if stream in self._every else 1
+
+    def _draw_block(self, block: int) -> list[str]:
+        return [self._draw(step) for step in range(block * BLOCK, (block + 1) * BLOCK)]
+
+    def _draw(self, step: int) -> str:
+        digest = hashlib.blake2b(f"schedule/{self.seed}/{step}".encode(), digest_size=8).digest()
+        share = (int.from_bytes(digest, "big") >> 11) / 2**53
+        return self._names[min(bisect_right(self._bounds, share * self._bounds[-1]), len(self._names) - 1)]
+
+
+def problems(block: ScheduleBlock, streams) -> list[str]:
+    """Every mistake of a `schedule` block against the names of the streams, each one line that begins with its key."""
+    streams = list(streams)
+    if block.every_step is not None and block.sample is not None:
+        return ["schedule: `every_step` and `sample` exclude each other; remove one of them (`null` removes an inherited key)"]
+    if block.every_step is None and block.sample is None:
+        return [f"schedule: neither `every_step` nor `sample` is given; write e.g. `every_step: [[{', '.join(streams)}]]`"]
+    if block.sample is not None:
+        found = _sample_problems(block, streams)
+        scheduled = list(block.sample)
+    else:
+        found = _every_problems(block, streams)
+        scheduled = [name for group in block.every_step for name in group]
+    return found + [f"schedule: stream `{name}` is never scheduled; add it, or remove it with `streams.{name}: null`"
+                    for name in streams if name not in scheduled]
+
+
+def _sample_problems(block, streams):
+    found = [f"schedule.sample: unknown stream `{name}`{nearest(name, streams)}" for name in block.sample if name not in streams]
+    found += [f"schedule.sample.{name}: the weight must be above 0, not {weight}"
+              for name, weight in block.sample.items() if not 0 < weight < float("inf")]
+    if not block.sample:
+        found.append("schedule.sample: empty; give each stream a weight")
+    if block.every:
+        found.append("schedule.every: only goes with `every_step`; with `sample` lower the stream's weight instead")
+    return found
+
+
+def _every_problems(block, streams):
+    named = [name for group in block.every_step for name in group]
+    found = [f"schedule.every_step: unknown stream `{name}`{nearest(name, streams)}"
+             for name in dict.fromkeys(named) if name not in streams]
+    found += [f"schedule.every_step: stream `{name}` stands in {named.count(name)} places; a step draws a stream once"
+              for name in dict.fromkeys(named) if named.count(name) > 1]
+    if not block.every_step or not all(block.every_step):
+        found.append("schedule.every_step: an empty group; a group is a list of at least one stream, e.g. [[a, b], [c]]")
+    for name, interval in block.every.items():
+        if name not in named:
+            found.append(f"schedule.every: `{name}` stands in no group of `every_step`{nearest(name, named)}")
+        if interval < 1:
+            found.append(f"schedule.every.{name}: must be 1 or more, not {interval}; to leave the stream out, remove it")
+    if named and all(name in block.every and block.every[name] > 1 for name in named):
+        found.append("schedule.every: step 1 would have no stream at all; leave at least one stream out of `every`")
+    return found

@@ -1,0 +1,292 @@
+"""The training loop: a step of grouped updates, and the hooks called around it."""
+
+import hashlib
+import time
+
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from xtoolkit.engine import checkpoint, distributed
+from xtoolkit.engine.environment import git_hash, versions
+from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
+from xtoolkit.engine.output import check_folder, differences
+from xtoolkit.engine.schedule import Schedule
+from xtoolkit.registry import ConfigError
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient was NaN or infinite. The update was left out, so weights and checkpoints are from before it."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to end; it has written a checkpoint. ``code`` is the exit status that shells expect."""
+
+    def __init__(self, signum: int, step: int):
+        self.code = 128 + signum
+        super().__init__(f"stopped after step {step}; go on with --resume")
+
+
+class Hook:
+    """Something done around steps. Called in the order of the trainer's list, on every process."""
+
+    def before_train(self, trainer) -> None:
+        """Once, after a checkpoint has been loaded."""
+
+    def before_step(self, trainer) -> None:
+        """Before each step; ``trainer.done`` steps are behind."""
+
+    def after_step(self, trainer) -> None:
+        """After each step; ``trainer.done`` counts it, ``trainer.values`` holds its numbers."""
+
+    def write(self, trainer, values: dict) -> None:
+        """Numbers for the record, by name, on the host; ``step`` is the first. Called by ``Trainer.write``."""
+
+    def after_train(self, trainer) -> None:
+        """Once, when all steps are done."""
+
+    def close(self, trainer) -> None:
+        """Once, however the run ended: give back what was opened."""
+
+
+class Trainer:
+    """Runs a recipe's schedule over its streams.
+
+    With ``accumulate`` above 1 a stream's global batch is made of that many loads: micro-batch m of visit v is ``at(v *
+    accumulate + m)`` of a loader that was built with ``batch_size / accumulate`` rows (over all ranks). Their losses are
+    averaged, so gradients are exact for losses that are means over rows; a contrastive loss sees the negatives of its own
+    micro-batch only, as on a smaller device.
+
+    A run is a pure function of the recipe and the step: batches come by visit, and torch's generator is seeded from (seed,
+    step, stream, rank, micro-batch) before each forward pass, so that a resumed run needs nothing but weights and step.
+
+    Args:
+        model: ``model(stream, batch)`` gives ``{loss: 0-d tensor}`` with ``.log``; has ``encoders`` and ``losses``.
+        recipe: see ``xtoolkit.recipe``.
+        loaders: {stream: loader}.
+        evaluators: {name: a callable that returns {metric: number}}, for the Evaluate hook.
+        hooks: None: no hooks. ``hooks.default_hooks`` makes those of a full run.
+        output: the run's folder; None: ``recipe.train.output``.
+        resume: go on from the newest checkpoint of ``output``; without one, start at step 0.
+        kernels: which kernels are in use, for the record.
+
+    Attributes:
+        done: steps taken.
+        values: numbers of the last step as tensors on the device: ``loss``, ``<stream>.<loss>``, ``<stream>.<logged>``,
+            ``norm``, and at log steps ``norm.<encoder>`` (before clipping; of several groups the largest).
+        resumed_from: the checkpoint that the run went on from, or None.
+        latest: the last numbers written that hold a ``loss``.
+        evaluations: {name: {metric: number}}, the newest of each.
+        seconds: time spent in steps, earlier parts of a resumed run included.
+        lr: the rate of the last step, before ``lr_mult``.
+
+    Raises:
+        ConfigError: the folder is in use, a batch cannot be divided, or the recipe differs from the one to be resumed.
+    """
+
+    def __init__(self, model, recipe, loaders, evaluators=None, hooks=None, output=None, resume: bool = False,
+                 kernels: str = "torch"):
+        self.recipe, self.train, self.loaders = recipe, recipe.train, loaders
+        self.evaluators, self.hooks = evaluators or {}, list(hooks or [])
+        self.output, self.kernels = output or self.train.output, kernels
+        self.resume, self.resumed_from = resume, None
+        self.device = pick_device(self.train.device)
+        distributed.join(self.device)
+        check_folder(self.output, resume)
+        self._check_batches()
+        if self.train.threads is not None:
+            torch.set_num_threads(self.train.threads)
+        self.schedule = Schedule(recipe.schedule, self.train.seed, recipe.streams)
+        self.model = model.to(self.device).train()
+        self.optimizer = build_optimizer(model, recipe.optim)
+        self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.done, self.seconds, self.lr = 0, 0.0, 0.0
+        self.values, self.latest, self.evaluations = {}, {}, {}
+        # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then on.
+        self.optimizer.found_inf = self._failed = torch.zeros((), device=self.device)
+        self._unchecked = []
+        if resume:
+            self._load()
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------------
+    def fit(self) -> None:
+        """Takes the steps that are left, with hooks around them."""
+        try:
+            self._call("before_train")
+            while self.done < self.train.steps:
+                self._call("before_step")
+                self.step()
+                self._call("after_step")
+            self._call("after_train")
+        finally:
+            self._call("close")
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """One step: every group of the schedule, one update each. Returns ``values``."""
+        started, step, self.values = time.perf_counter(), self.done, {}
+        self.lr = set_lr(self.optimizer, step, self.recipe.optim, self.train.steps)
+        for group in self.schedule.groups(step):
+            self.optimizer.zero_grad(set_to_none=True)
+            total = sum(self._backward(stream, step) for stream in group)
+            self._update(group, total, step)
+        self.done += 1
+        if self.device.type == "cpu" or self.is_log_step:
+            self.check_finite()
+        self.seconds += time.perf_counter() - started
+        return self.values
+
+    def _backward(self, stream, step):
+        """Gradients of one stream's weighted sum of losses, added to what is there. Returns the sum."""
+        spec, parts, whole = self.recipe.streams[stream], self.train.accumulate, 0
+        first = self.schedule.visit(stream, step) * parts
+        for part in range(parts):
+            batch = self.loaders[stream].at(first + part).to(self.device, non_blocking=True)
+            torch.manual_seed(_seed(self.train.seed, step, stream, distributed.rank(), part))
+            with autocast(self.device, self.train.precision):
+                losses = self.model(stream, batch)
+            total = sum(spec.losses[name] * value.float() for name, value in losses.items()) / parts
+            total.backward()
+            whole = whole + total.detach()
+            self._note(stream, step, losses, parts)
+        return whole
+
+    def _note(self, stream, step, losses, parts):
+        kept = {name: value.detach() for name, value in losses.items()}
+        self._unchecked += [(step, f"stream `{stream}`: loss `{name}`", value) for name, value in kept.items()]
+        for name, value in {**kept, **losses.log}.items():
+            key = f"{stream}.{name}"
+            self.values[key] = self.values[key] + value / parts if key in self.values else value / parts
+
+    def _update(self, group, total, step):
+        """Reduces, clips and applies the gradients of a group; nothing here waits for the device."""
+        distributed.reduce_gradients([p for _, p in self._named])
+        total = distributed.mean(total)
+        used = [(name, p) for name, p in self._named if p.grad is not None]
+        many = self.device.type == "cuda"
+        norm = get_total_norm([p.grad for _, p in used], foreach=many)
+        self._unchecked.append((step, f"streams {group}: the gradient norm", norm))
+        self._failed.copy_(torch.maximum(self._failed, 1 - (torch.isfinite(norm) & torch.isfinite(total)).float()))
+        self.values["loss"] = self.values["loss"] + total if "loss" in self.values else total
+        self._keep_largest("norm", norm)
+        if self.is_log_step_after(step + 1):
+            for owner, gradients in _by_encoder(used, self.model.encoders).items():
+                self._keep_largest(f"norm.{owner}", get_total_norm(gradients, foreach=many))
+        if self.recipe.optim.clip is not None:
+            # A norm that is not finite would spread to every gradient, and hide which of them began it.
+            finite = torch.where(torch.isfinite(norm), norm, torch.zeros_like(norm))
+            clip_grads_with_norm_([p for _, p in used], self.recipe.optim.clip, finite, foreach=many)
+        self.optimizer.step()
+        for encoder in self.model.encoders.values():
+            encoder.after_update()
+
+    def _keep_largest(self, key, norm):
+        self.values[key] = torch.maximum(self.values[key], norm) if key in self.values else norm
+
+    # ---- what hooks ask for -------------------------------------------------------------------------------------------------
+    @property
+    def is_log_step(self) -> bool:
+        """Whether the numbers of the step just taken are due for the log."""
+        return self.is_log_step_after(self.done)
+
+    def is_log_step_after(self, done: int) -> bool:
+        return done % self.train.log_every == 0 or done == self.train.steps
+
+    def write(self, values: dict) -> None:
+        """Hands numbers of this step to every hook that keeps a record."""
+        values = {"step": self.done, **values}
+        if "loss" in values:
+            self.latest = values
+        self._call("write", values)
+
+    def check_finite(self) -> None:
+        """Asks the device whether all went well since the last question.
+
+        Raises:
+            NonFiniteError: naming the first step, stream and loss that did not.
+        """
+        entries, self._unchecked = self._unchecked, []
+        if not bool(self._failed):
+            return
+        bad = [(step, what, float(value)) for step, what, value in entries if not bool(torch.isfinite(value))]
+        step, what, value = bad[0] if bad else (self.done - 1, "another process's loss", float("nan"))
+        others = [w for s, w, _ in bad[1:] if s == step]
+        names = [name for name, p in self._named if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+        last = checkpoint.latest(self.output)
+        raise NonFiniteError(
+            f"step {step + 1}, {what} is {value}" + (f"; not finite either: {', '.join(others)}" if others else "")
+            + (f"; first parameters with such gradients: {', '.join(names[:3])}" if names else "")
+            + f". The update was left out; {f'the last checkpoint, {last}, is whole' if last else 'no checkpoint was due yet'}. "
+            "Lower `optim.lr`, lengthen `optim.warmup` or set `train.precision: fp32`")
+
+    def samples(self, stream: str) -> int:
+        """Rows of a stream seen so far, over all ranks."""
+        return self.schedule.visit(stream, self.done) * self.recipe.streams[stream].batch_size
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step (the first process does; the others wait)."""
+        self.check_finite()
+        if distributed.is_main():
+            record = {"config": self.recipe.config, "versions": versions(), "git": git_hash(), "data": self.data_manifest(),
+                      "seconds": self.seconds, "kernels": self.kernels}
+            checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
+        distributed.barrier()
+
+    def data_manifest(self) -> dict:
+        """{stream: its number of samples}: a visit means the same batch only while these stay."""
+        return {name: len(loader.dataset) for name, loader in self.loaders.items()}
+
+    # ---- starting -------------------------------------------------------------------------------------------------------------
+    def _call(self, moment, *arguments):
+        for hook in self.hooks:
+            getattr(hook, moment)(self, *arguments)
+
+    def _check_batches(self):
+        parts = distributed.world() * self.train.accumulate
+        found = [f"streams.{name}.batch_size: {spec.batch_size} does not divide by {parts} "
+                 f"({distributed.world()} ranks x `train.accumulate` {self.train.accumulate}); "
+                 f"take {max(1, spec.batch_size // parts) * parts}"
+                 for name, spec in self.recipe.streams.items() if spec.batch_size % parts]
+        found += [f"streams.{name}: no loader was given" for name in self.recipe.streams if name not in self.loaders]
+        if found:
+            raise ConfigError(found)
+
+    def _load(self):
+        path = checkpoint.latest(self.output)
+        if path is None:
+            return
+        record = checkpoint.read_record(path)
+        found = differences(record["config"], self.recipe.config)
+        found += [f"data of stream `{name}`: had {record['data'][name]} samples, has {size}"
+                  for name, size in self.data_manifest().items() if name in record["data"] and record["data"][name] != size]
+        if found:
+            raise ConfigError([f"--resume: {path} was written by another recipe; put these back, or start in another "
+                               "`train.output`:", *(f"  {line}" for line in found)])
+        checkpoint.load(path, self.model, self.optimizer)
+        self.done, self.seconds, self.resumed_from = record["step"], record["seconds"], path
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of `train.device`; under torchrun each process takes the CUDA device of its local rank."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device: cuda was asked for and this machine has none; set train.device to cpu or auto")
+    return torch.device("cuda", distributed.local_rank()) if name == "cuda" else torch.device(name)
+
+
+def autocast(device: torch.device, precision: str):
+    """The context in which a forward pass runs: bf16 autocast, or nothing for fp32. Evaluation uses it too."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _seed(*parts) -> int:
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _by_encoder(used, encoders):
+    gradients: dict[str, list] = {}
+    for name, parameter in used:
+        owner = owner_of(name)
+        if name.startswith("encoders.") and owner in encoders:
+            gradients.setdefault(owner, []).append(parameter.grad)
+    return gradients

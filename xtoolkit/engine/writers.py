@@ -1,0 +1,209 @@
+"""The hooks that write a run down: console, metrics.jsonl, TensorBoard, and the files that say what was run and what came out."""
+
+import json
+import math
+import os
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from xtoolkit.config import Config
+from xtoolkit.engine import distributed, environment
+from xtoolkit.engine.trainer import Hook
+
+
+class Console(Hook):
+    """One line a log step on ``out``, one an evaluation, and a progress bar where ``bar`` is a terminal."""
+
+    # Redraws a second of the bar: a terminal is slow, a small model's step is not.
+    BAR_RATE = 10
+
+    def __init__(self, out=None, bar=None):
+        self._out, self._bar = out or sys.stdout, bar or sys.stderr
+        self._drawn = 0.0
+
+    def before_train(self, trainer):
+        if trainer.resumed_from:
+            self._line(f"resumed from {trainer.resumed_from}: step {trainer.done} of {trainer.train.steps}")
+        elif trainer.resume:
+            self._line(f"nothing to resume in {trainer.output}: starting at step 0")
+
+    def after_step(self, trainer):
+        if distributed.is_main() and self._bar.isatty() and time.monotonic() - self._drawn > 1 / self.BAR_RATE:
+            self._drawn = time.monotonic()
+            share = trainer.done / trainer.train.steps
+            full = int(share * 30)
+            self._bar.write(f"\r\033[K[{'#' * full}{'.' * (30 - full)}] {trainer.done}/{trainer.train.steps}")
+            self._bar.flush()
+
+    def write(self, trainer, values):
+        step = f"step {values['step']:>{len(str(trainer.train.steps))}}/{trainer.train.steps}"
+        if "loss" not in values:
+            shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step"]
+            self._line(f"{step}  {'  '.join(shown)}")
+            return
+        names = dict.fromkeys(loss for spec in trainer.recipe.streams.values() for loss in spec.losses)
+        losses = [f"{name} {values[name]:.4f}" for name in names if name in values]
+        eta = timedelta(seconds=round(values["eta_s"]))
+        self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  lr {values['lr']:.2e}  norm {values['norm']:.3g}  "
+                   f"{values['samples_per_s']:.1f} samples/s  data {values['data_share']:.0%}  eta {eta}  "
+                   f"{values['memory_gb']:.2f} GB")
+
+    def close(self, trainer):
+        self._clear()
+
+    def _line(self, text):
+        if distributed.is_main():
+            self._clear()
+            print(text, file=self._out, flush=True)
+
+    def _clear(self):
+        if self._drawn and self._bar.isatty():
+            self._bar.write("\r\033[K")
+            self._bar.flush()
+
+
+class JsonLines(Hook):
+    """``metrics.jsonl``: one object a step that has numbers, ``step`` first. What is not finite is null.
+
+    A resumed run drops the lines after its checkpoint, so that no step stands there twice; an evaluation joins the line of
+    its step.
+    """
+
+    NAME = "metrics.jsonl"
+
+    def __init__(self):
+        self._file, self._last, self._last_at = None, None, 0
+
+    def before_train(self, trainer):
+        if not distributed.is_main():
+            return
+        path = Path(trainer.output) / self.NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = _lines_up_to(path, trainer.done)
+        unfinished = path.with_suffix(".jsonl.unfinished")
+        unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        unfinished.replace(path)
+        self._file = open(path, "r+", encoding="utf-8")
+        trainer.latest = next((line for line in reversed(kept) if "loss" in line), {})
+        if kept:
+            self._last = kept[-1]
+            self._last_at = os.path.getsize(path) - len((json.dumps(self._last) + "\n").encode())
+        self._file.seek(0, os.SEEK_END)
+
+    def write(self, trainer, values):
+        if self._file is None:
+            return
+        values = {name: _plain(value) for name, value in values.items()}
+        if self._last is not None and self._last["step"] == values["step"]:
+            values = self._last | values
+            self._file.seek(self._last_at)
+            self._file.truncate()
+        self._last, self._last_at = values, self._file.tell()
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self, trainer):
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class TensorBoard(Hook):
+    """Every number as a scalar under ``<output>/tensorboard``."""
+
+    def __init__(self):
+        self._writer = None
+
+    def before_train(self, trainer):
+        if distributed.is_main():
+            # Here, not above: tensorboard takes a second to import.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(Path(trainer.output) / "tensorboard"), purge_step=trainer.done + 1)
+
+    def write(self, trainer, values):
+        if self._writer is not None:
+            for name, value in values.items():
+                if name != "step":
+                    self._writer.add_scalar(name.replace(".", "/"), value, values["step"])
+
+    def close(self, trainer):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class RunRecord(Hook):
+    """``config.yaml`` (resolved) and ``environment.json``, written when a run starts.
+
+    A run that is resumed keeps what earlier starts ran on under ``earlier``.
+    """
+
+    def before_train(self, trainer):
+        if not distributed.is_main():
+            return
+        folder = Path(trainer.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
+        path = folder / "environment.json"
+        earlier = []
+        if path.exists():
+            previous = json.loads(path.read_text(encoding="utf-8"))
+            earlier = [*previous.pop("earlier"), previous]
+        now = {"started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "from_step": trainer.done,
+               "command": environment.command(), "git": environment.git_hash(), "kernels": trainer.kernels,
+               "ranks": distributed.world(), "precision": trainer.train.precision, "versions": environment.versions(),
+               "machine": environment.machine(trainer.device), "earlier": earlier}
+        path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+
+
+class Results(Hook):
+    """``results.json``, when all steps are done.
+
+    Keys: ``step``, ``evaluations`` {name: {metric: value}}, ``losses`` (the last numbers logged), ``data`` {stream: what its loader
+    reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen}, ``seconds`` (in steps), ``seconds_all`` (of this
+    start, evaluations included).
+    """
+
+    def before_train(self, trainer):
+        self._started = time.perf_counter()
+
+    def after_train(self, trainer):
+        if not distributed.is_main():
+            return
+        streams, sizes = list(trainer.recipe.streams), trainer.data_manifest()
+        results = {"step": trainer.done, "evaluations": trainer.evaluations, "losses": trainer.latest,
+                   "data": {name: loader.report() for name, loader in trainer.loaders.items()},
+                   "samples": {name: trainer.samples(name) for name in streams},
+                   "epochs": {name: trainer.samples(name) / max(1, sizes[name]) for name in streams},
+                   "seconds": trainer.seconds, "seconds_all": time.perf_counter() - self._started}
+        path = Path(trainer.output) / "results.json"
+        unfinished = path.with_suffix(".json.unfinished")
+        unfinished.write_text(json.dumps(_plain(results), indent=1, default=str) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def _lines_up_to(path, step):
+    """The objects of a metrics file up to a step; a last line that was cut short is left out."""
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+def _plain(value):
+    """A value as JSON has it: NaN and infinity are null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
