@@ -1,0 +1,166 @@
+"""What every dataset of a stream offers to the loader, and what the sharded ones share."""
+
+import abc
+import random
+
+from xtoolkit.batch import Batch
+from xtoolkit.data import blocks, items, paths
+from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
+from xtoolkit.data.order import Order
+from xtoolkit.data.shards import Shards
+from xtoolkit.data.text import clean_caption
+from xtoolkit.registry import ConfigError
+
+# The nested blocks that a view reads, if the dataset has them.
+VIEWS = {"mask_text": ("mask",), "mask_image": ("image_mask",), "mask_both": ("mask", "image_mask")}
+
+
+class StreamDataset(abc.ABC):
+    """Samples of one or several sources, numbered, and how each becomes rows of a batch.
+
+    Attributes:
+        FIELDS: the fields of its batches.
+        BLOCKS: its nested blocks and the dataclasses that define them.
+        train: augment and mask, or take pictures and texts as they are.
+        pad: the pad id of its texts; None without texts.
+        GIVEN: what the toolkit hands to the constructor of a dataset that asks: no keys of the block.
+    """
+
+    GIVEN = ("tokenizer", "image_size", "patch_size", "views", "train")
+
+    FIELDS: frozenset
+    BLOCKS: dict
+    train = True
+    pad = None
+
+    @classmethod
+    def check(cls, block: dict, views: frozenset = frozenset()) -> list[tuple[str, str]]:
+        """Mistakes of a `data` block that its signature cannot find: (dotted key within the block, what is wrong).
+
+        Args:
+            views: the views that losses read of this stream; one without its block is a mistake.
+        """
+        found = cls.check_source(block)
+        for name, kind in cls.BLOCKS.items():
+            if block.get(name) is not None:
+                found += blocks.problems(kind, block[name], name)
+        for view in sorted(views):
+            for name in VIEWS.get(view, ()):
+                if name in cls.BLOCKS and block.get(name) is None:
+                    example = "{prob: 0.15, max: 20}" if name == "mask" else "{patches: 75, min_block: 16}"
+                    found.append((name, f"losses read `@{view}` of this stream, which needs `{name}: {example}`"))
+        return found
+
+    @classmethod
+    def check_source(cls, block: dict) -> list[tuple[str, str]]:
+        return blocks.source_problems(block)
+
+    @classmethod
+    def paths(cls, block: dict) -> list[tuple[str, str]]:
+        """Every path of a block with its dotted key, for ``paths.problem``."""
+        found = []
+        for name, source in blocks.sources(block.get("path"), block.get("sources")).items():
+            key = "path" if block.get("sources") is None else f"sources.{name}.path"
+            found += [(key, p) for p in ([source.path] if isinstance(source.path, str) else source.path)]
+        return found
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    @abc.abstractmethod
+    def sizes(self) -> list[int]:
+        """Samples of each source."""
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """{file: what is wrong with it}, found when it was indexed."""
+        return {}
+
+    @abc.abstractmethod
+    def order(self, seed: int, stream: str, batch_size: int) -> Order:
+        """Which samples the batches of this stream hold."""
+
+    @abc.abstractmethod
+    def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
+        """One sample as at most ``rows`` rows (when not training: as all it has), all its randomness from ``rng``.
+
+        Raises:
+            BadSample: it cannot be used.
+        """
+
+    def collate(self, loaded: list) -> Batch:
+        return items.collate(loaded, self.pad)
+
+
+class Sharded(StreamDataset):
+    """A dataset whose sources are shards."""
+
+    def __init__(self, path, sources, views, train, **nested):
+        given = {"path": path, "sources": sources} | nested
+        if found := self.check(given, views if train else frozenset()):
+            raise ConfigError([f"data.{key}: {message}" for key, message in found])
+        if found := [f"data.{key}: {p}" for key, name in self.paths(given) if (p := paths.problem(name))]:
+            raise ConfigError(found)
+        self.train, self.views = train, frozenset(views) if train else frozenset()
+        self._weights, self._shards = [], []
+        for source in blocks.sources(path, sources).values():
+            names = [source.path] if isinstance(source.path, str) else source.path
+            self._shards.append(Shards([file for name in names for file in paths.resolve(name)]))
+            self._weights.append(source.weight)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(s) for s in self._shards]
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        return {file: what for s in self._shards for file, what in s.damaged.items()}
+
+    def order(self, seed: int, stream: str, batch_size: int) -> Order:
+        return Order(seed, stream, batch_size, self.sizes, self._weights)
+
+    def close(self) -> None:
+        for shards in self._shards:
+            shards.close()
+
+
+class Texts:
+    """Tokens of one text and their masking.
+
+    Args:
+        clean: clean as captions are.
+        mask: the `mask` block.
+        views: nothing is masked where no loss reads masked text.
+    """
+
+    def __init__(self, tokenizer, max_tokens: int, clean: bool, mask: dict | None, views: frozenset):
+        if max_tokens < 3:
+            raise ConfigError(f"data.max_tokens: must be at least 3 (a token between two specials), not {max_tokens}")
+        self.tokenizer, self.max_tokens, self.clean = tokenizer, max_tokens, clean
+        self.mask = blocks.make(TextMask, mask, "mask") if views & {"mask_text", "mask_both"} else None
+
+    def __call__(self, text: str, bad, rng: random.Random) -> items.Text:
+        if self.clean:
+            text = clean_caption(text)
+        ids, starts = self.tokenizer.encode_words(text, self.max_tokens)
+        if not (starts >= 0).any():
+            raise bad("empty caption", "no token is left of the text")
+        if self.mask is None:
+            return items.Text(ids)
+        return items.Text(ids, mask_text(ids, starts, self.tokenizer.plain, self.tokenizer.mask, self.mask, rng))
+
+
+class Patches:
+    """The patch masks of one stream."""
+
+    def __init__(self, mask: dict | None, views: frozenset, image_size: int, patch_size: int):
+        self.side = image_size // patch_size
+        self.mask = None
+        if mask is not None and views & {"mask_image", "mask_both"}:
+            self.mask = blocks.make(ImageMask, mask, "image_mask")
+        if self.mask is not None and self.mask.patches > self.side**2:
+            raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be masked")
+
+    def __call__(self, rng: random.Random):
+        return None if self.mask is None else mask_patches(self.side, self.mask, rng)

@@ -1,0 +1,279 @@
+"""The datasets of the four streams: texts, pictures, pairs and regions, read from shards."""
+
+import os
+import random
+
+from xtoolkit.batch import stable_key
+from xtoolkit.data import items, regions
+from xtoolkit.data.base import Patches, Sharded, Texts
+from xtoolkit.data.errors import BadSample
+from xtoolkit.data.images import (CLIP_MEAN, CLIP_STD, Augment, Normalize, Picture, RegionAugment, mirror, rand_augment,
+                                  random_crop)
+from xtoolkit.data.masking import ImageMask, TextMask
+from xtoolkit.data.order import Order
+from xtoolkit.data.shards import Shards
+from xtoolkit.data.text import says_side
+from xtoolkit.registry import DATASET_REGISTRY
+
+
+@DATASET_REGISTRY.register
+class Text(Sharded):
+    """Texts of their own, raw: cased and with their punctuation (X-FM's release).
+
+    YAML: {type: Text, path: sample://picturebook/text, max_tokens: 128, mask: {prob: 0.15, max: 20}}
+
+    Args:
+        path: .jsonl, .jsonl.gz ({"text": ...} a line) or .txt (one text a line).
+        sources: several, {name: {path, weight}}, instead of `path`.
+        max_tokens: longest text, its two specials counted; what is longer is cut.
+        mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
+        clean: clean as captions are.
+        window: batches that are sorted by length together, so that a batch pads little; 1: no sorting.
+    """
+
+    FIELDS = frozenset({"text"})
+    BLOCKS = {"mask": TextMask}
+
+    def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, path: str | list[str] | None = None,
+                 sources: dict | None = None, max_tokens: int = 128, mask: dict | None = None, clean: bool = False,
+                 window: int = 32):
+        super().__init__(path, sources, views, train, mask=mask)
+        self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
+        self.pad, self._window = tokenizer.pad, window
+
+    def order(self, seed: int, stream: str, batch_size: int) -> Order:
+        lengths = [s.column("text", "size") for s in self._shards]
+        return Order(seed, stream, batch_size, self.sizes, self._weights, lengths=lengths, window=self._window)
+
+    def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
+        shards = self._shards[source]
+        bad = lambda kind, detail: shards.bad(kind, sample, detail)
+        return items.Item(texts=[self._text(shards.text(sample), bad, rng)])
+
+
+class Pictures(Sharded):
+    """What the datasets with pictures share: reading, augmenting and naming them."""
+
+    def __init__(self, path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask=None, **nested):
+        super().__init__(path, sources, views, train, augment=augment, image_mask=image_mask, **nested)
+        self._patches = Patches(image_mask, self.views, image_size, patch_size)
+        self._size, self._normalize = image_size, Normalize(mean, std)
+        self._augment = self.BLOCKS["augment"](**(augment or {})) if train else None
+
+    def _picture(self, shards: Shards, sample: int) -> Picture:
+        return Picture(shards.read(sample, "image") or b"", lambda kind, detail: shards.bad(kind, sample, detail))
+
+    def _shown(self, picture: Picture, name: str, texts: list[str], rng: random.Random) -> items.Shown:
+        how, box = self._augment, (0, 0, picture.width, picture.height)
+        if how is None:
+            return items.Shown(self._normalize(picture.resized(box, self._size)), stable_key(name), name)
+        if how.crop_scale is not None:
+            box = random_crop(picture.width, picture.height, how.crop_scale, rng)
+        image = picture.resized(box, self._size)
+        if rng.random() < how.flip and not says_side(texts):
+            image = mirror(image)
+        if how.randaugment is not None:
+            image = rand_augment(image, how.randaugment, True, rng)
+        return items.Shown(self._normalize(image), stable_key(name), name, self._patches(rng))
+
+
+def _name(shards: Shards, sample: int, meta: dict) -> str:
+    """The picture's ``image_id``, else its shard and key."""
+    given = meta.get("image_id")
+    return str(given) if given is not None else f"{os.path.basename(shards.file(sample))}:{shards.name(sample)}"
+
+
+def _captions(value) -> list[str]:
+    """A caption or a list of them as a list; anything else is none."""
+    return [c for c in (value if isinstance(value, list) else [value]) if isinstance(c, str)]
+
+
+@DATASET_REGISTRY.register
+class Images(Pictures):
+    """Pictures alone.
+
+    YAML: {type: Images, path: sample://picturebook/images, image_mask: {patches: 75, min_block: 16}}
+
+    Args:
+        path: tars with pictures; what else is in them is not read.
+        sources: several, {name: {path, weight}}, instead of `path`.
+        image_mask: {patches, min_block}, see ImageMask.
+        augment: {crop_scale, flip, randaugment}, see Augment.
+        mean: of the channels, in [0, 1]; CLIP's by default.
+        std: of the channels.
+    """
+
+    FIELDS = frozenset({"image"})
+    BLOCKS = {"image_mask": ImageMask, "augment": Augment}
+
+    def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
+                 path: str | list[str] | None = None, sources: dict | None = None, image_mask: dict | None = None,
+                 augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
+        super().__init__(path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask)
+
+    def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
+        shards = self._shards[source]
+        return items.Item(self._shown(self._picture(shards, sample), _name(shards, sample, {}), [], rng))
+
+
+@DATASET_REGISTRY.register
+class Pairs(Pictures):
+    """Pictures with captions: one of a picture's captions a visit. Not training: all of them, ``extra["image_index"]``.
+
+    YAML: {type: Pairs, path: sample://picturebook/pairs, max_tokens: 30, mask: {prob: 0.5, max: 15}}
+
+    Args:
+        path: tars in the layout of img2dataset; captions from `captions` or `caption` of the json, else from the .txt.
+        sources: several, {name: {path, weight}}, instead of `path`.
+        max_tokens: longest caption, its two specials counted; what is longer is cut.
+        clean: lower case, no punctuation (X-FM's release); false: as it is.
+        mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
+        image_mask: {patches, min_block}, see ImageMask.
+        augment: {crop_scale, flip, randaugment}, see Augment.
+        mean: of the channels, in [0, 1]; CLIP's by default.
+        std: of the channels.
+    """
+
+    FIELDS = frozenset({"image", "text"})
+    BLOCKS = {"mask": TextMask, "image_mask": ImageMask, "augment": Augment}
+
+    def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
+                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 30, clean: bool = True,
+                 mask: dict | None = None, image_mask: dict | None = None, augment: dict | None = None,
+                 mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
+        super().__init__(path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask, mask=mask)
+        self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
+        self.pad = tokenizer.pad
+
+    def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
+        shards, dropped = self._shards[source], []
+        bad = lambda kind, detail: shards.bad(kind, sample, detail)
+        meta = shards.meta(sample)
+        captions = _captions(meta["captions"] if "captions" in meta else meta.get("caption"))
+        if not captions:
+            raise bad("empty caption", "neither `captions` nor `caption` in its json, and no .txt")
+        if self.train:
+            texts = [self._text(rng.choice(captions), bad, rng)]
+        else:
+            texts = _each(captions, lambda caption: self._text(caption, bad, rng), dropped)
+        image = self._shown(self._picture(shards, sample), _name(shards, sample, meta), captions, rng)
+        return items.Item(image, texts, dropped=dropped)
+
+    def collate(self, loaded: list):
+        return items.collate(loaded, self.pad, all_texts=not self.train)
+
+
+def _each(values, make, dropped: list, most: int | None = None) -> list:
+    """``make`` of the first ``most`` values that it accepts; those it refuses are added to ``dropped``.
+
+    Raises:
+        BadSample: the last refusal, if it accepts none.
+    """
+    made = []
+    for value in values:
+        if len(made) == most:
+            break
+        try:
+            made.append(make(value))
+        except BadSample as bad:
+            dropped.append(bad)
+    if not made:
+        raise dropped.pop()
+    return made
+
+
+@DATASET_REGISTRY.register
+class Regions(Pictures):
+    """Boxes in pictures, each with a text; a caption of the whole picture counts as one more. Rows are boxes, not pictures.
+
+    Not training: every caption of every box, on the whole picture.
+
+    YAML: {type: Regions, path: sample://picturebook/regions, max_tokens: 30, max_per_image: 5, mask: {prob: 0.5, max: 15}}
+
+    Args:
+        path: tars whose json has `regions: [{box: [x, y, w, h], caption, attributes}]`.
+        sources: several, {name: {path, weight}}, instead of `path`.
+        max_tokens: longest caption, its two specials counted; what is longer is cut.
+        max_per_image: most rows of one picture in a batch.
+        clean: lower case, no punctuation (X-FM's release); false: as it is.
+        mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
+        augment: {crop, flip, randaugment}, see RegionAugment.
+        mean: of the channels, in [0, 1]; CLIP's by default.
+        std: of the channels.
+    """
+
+    FIELDS = frozenset({"image", "text", "region"})
+    BLOCKS = {"mask": TextMask, "augment": RegionAugment}
+
+    def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
+                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 30,
+                 max_per_image: int = 5, clean: bool = True, mask: dict | None = None, augment: dict | None = None,
+                 mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
+        super().__init__(path, sources, views, train, image_size, patch_size, mean, std, augment, mask=mask)
+        self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
+        self.pad, self._max = tokenizer.pad, max_per_image
+
+    def order(self, seed: int, stream: str, batch_size: int) -> Order:
+        elements = [s.column("elements").clip(max=self._max) for s in self._shards]
+        return Order(seed, stream, batch_size, self.sizes, self._weights, elements=elements)
+
+    def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
+        shards = self._shards[source]
+        bad = lambda kind, detail: shards.bad(kind, sample, detail)
+        meta, picture = shards.meta(sample), self._picture(shards, sample)
+        name, whole = _name(shards, sample, meta), _captions(meta.get("captions") or meta.get("caption"))
+        elements = _elements(meta)
+        said = [caption for _, captions in elements for caption in captions] + whole
+        if self.train:
+            elements += [(None, whole)] if whole else []
+            rng.shuffle(elements)
+        else:
+            elements = [(box, [caption]) for box, captions in elements for caption in captions]
+            rows = len(elements)
+        if not elements:
+            raise bad("no region", "its json has no `regions` with a box and a caption")
+        dropped = []
+        drawn = _each(elements, lambda e: self._element(e, picture, name, bad, rng), dropped, rows)
+        flip, crop = False, (0, 0, picture.width, picture.height)
+        if self._augment is not None:
+            drawn.sort(key=lambda d: d[2] is None)  # the crop is made around a box, if there is one
+            if self._augment.crop:
+                crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng)
+            flip = rng.random() < self._augment.flip and not says_side(said)
+        image = picture.resized(crop, self._size)
+        image = mirror(image) if flip else image
+        if self._augment is not None and self._augment.randaugment is not None:
+            image = rand_augment(image, self._augment.randaugment, False, rng)
+        boxes = [self._box(pixels, given, crop, flip, name) for _, pixels, given in drawn]
+        return items.Item(items.Shown(self._normalize(image), stable_key(name), name), [d[0] for d in drawn], boxes, dropped)
+
+    def _element(self, element, picture: Picture, name: str, bad, rng: random.Random):
+        """Text; box in pixels (left, top, right, bottom); the box as it was given, None for the whole picture."""
+        given, captions = element
+        pixels = (0.0, 0.0, float(picture.width), float(picture.height))
+        if given is not None:
+            pixels = regions.clip_box(given, picture.width, picture.height)
+            if pixels is None:
+                raise bad("bad box", f"nothing of {given} is inside {picture.width} x {picture.height} pixels")
+        return self._text(rng.choice(captions), bad, rng), pixels, given
+
+    def _box(self, pixels, given, crop, flip: bool, name: str) -> items.Box:
+        side = self._patches.side
+        if given is None:
+            return items.Box(regions.WHOLE, regions.box_patches(regions.WHOLE, side), False, stable_key(name, "whole"))
+        box = regions.in_crop(pixels, crop, flip)
+        return items.Box(box, regions.box_patches(box, side), True, stable_key(name, *map(float, given)))
+
+
+def _elements(meta: dict) -> list[tuple[list, list[str]]]:
+    """The regions of a sample that have a box of four numbers and a text: (box, captions with their attributes before them)."""
+    found = []
+    listed = meta.get("regions")
+    for region in listed if isinstance(listed, list) else []:
+        if not isinstance(region, dict):
+            continue
+        box, captions = region.get("box"), _captions(region.get("caption"))
+        if isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box) and captions:
+            attributes = " ".join(_captions(region.get("attributes")))
+            found.append((box, [f"{attributes} {caption}".strip() for caption in captions]))
+    return found

@@ -1,0 +1,182 @@
+"""From the bytes of a picture to normalised pixels: decoding, crops, flips and RandAugment, seeded per sample."""
+
+import io
+import math
+import random
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from xtoolkit.data.errors import BadSample
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PIXELS = 64_000_000  # a larger picture is taken for a decompression bomb
+GREY = (128, 128, 128)
+# What Pillow raises on bytes that are not the picture they claim to be.
+CORRUPT = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The `augment` block of streams without boxes.
+
+    Attributes:
+        crop_scale: smallest and largest share of the picture's area in a random crop; null: the whole picture.
+        flip: how often a picture is mirrored; never one whose texts say left or right.
+        randaugment: [operations, magnitude of 10] of RandAugment; null: none.
+    """
+
+    crop_scale: list[float] | None = field(default_factory=lambda: [0.2, 1.0])
+    flip: float = 0.5
+    randaugment: list[int] | None = field(default_factory=lambda: [2, 7])
+
+    def problems(self) -> list[tuple[str, str]]:
+        crop = self.crop_scale
+        if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
+            return [("crop_scale", f"must be [smallest, largest] in (0, 1], not {crop}")] + _problems(self)
+        return _problems(self)
+
+
+@dataclass(frozen=True)
+class RegionAugment:
+    """The `augment` block of a region stream: nothing that moves a pixel but the crop and the flip, which boxes follow.
+
+    Attributes:
+        crop: a random crop around the boxes; false: the whole picture.
+        flip: how often a picture is mirrored; never one whose texts say left or right.
+        randaugment: [operations, magnitude of 10] of RandAugment, colours only; null: none.
+    """
+
+    crop: bool = True
+    flip: float = 0.5
+    randaugment: list[int] | None = field(default_factory=lambda: [2, 7])
+
+    def problems(self) -> list[tuple[str, str]]:
+        return _problems(self)
+
+
+def _problems(augment) -> list[tuple[str, str]]:
+    ops = augment.randaugment
+    found = [] if 0 <= augment.flip <= 1 else [("flip", f"must be in [0, 1], not {augment.flip}")]
+    if ops is not None and not (len(ops) == 2 and ops[0] >= 0 and 0 <= ops[1] <= 10):
+        found.append(("randaugment", f"must be [operations, magnitude from 0 to 10], not {ops}"))
+    return found
+
+
+class Picture:
+    """A picture whose header is read and whose pixels are not: its size is known before it is decoded.
+
+    Args:
+        data: the file's bytes.
+        bad: ``bad(kind, detail)`` makes the BadSample that names the place.
+    """
+
+    def __init__(self, data: bytes, bad):
+        self._bad = bad
+        try:
+            self._image = Image.open(io.BytesIO(data))
+        except CORRUPT as e:
+            raise bad("corrupt image", str(e))
+        self.width, self.height = self._image.size
+        if self.width * self.height > MAX_PIXELS:
+            raise bad("corrupt image", f"{self.width} x {self.height} pixels, more than {MAX_PIXELS}")
+        if min(self._image.size) < 1:
+            raise bad("corrupt image", "no pixels")
+
+    def resized(self, box: tuple, size: int) -> Image.Image:
+        """The part ``box`` (left, top, right, bottom, in pixels) at ``size`` x ``size``, RGB, bicubic.
+
+        A JPEG is decoded at a half, a quarter or an eighth where that still has the pixels asked for. Once only.
+        """
+        image, (left, top, right, bottom) = self._image, box
+        try:
+            if image.format == "JPEG":
+                image.draft("RGB", (math.ceil(self.width * size / max(1, right - left)),
+                                    math.ceil(self.height * size / max(1, bottom - top))))
+            if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+                image = _on_white(image)
+            image = image.convert("RGB") if image.mode != "RGB" else image
+            x, y = image.width / self.width, image.height / self.height
+            fitted = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+            return image.resize((size, size), Image.Resampling.BICUBIC, box=fitted)
+        except CORRUPT as e:
+            raise self._bad("corrupt image", str(e))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+
+
+def random_crop(width: int, height: int, scale: list[float], rng: random.Random) -> tuple[int, int, int, int]:
+    """The box of torchvision's RandomResizedCrop: area uniform in ``scale``, aspect log-uniform in [3/4, 4/3], ten tries."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def rand_augment(image: Image.Image, ops: list[int], geometric: bool, rng: random.Random) -> Image.Image:
+    """RandAugment as the X-VLM family runs it: ``ops[0]`` operations, each applied half of the time, at ``ops[1]`` of 10.
+
+    At magnitude 7: shear 0.21, shift 7 pixels of 224, turn 21 degrees (either way), brightness and sharpness 1.36; uncovered
+    pixels are grey (128). ``geometric`` False leaves out what moves pixels, for pictures with boxes.
+    """
+    count, magnitude = ops
+    names = COLOUR + MOVES if geometric else COLOUR
+    for _ in range(count):
+        name, apply, sign = rng.choice(names), rng.random() < 0.5, rng.choice((-1, 1))
+        if apply:
+            image = _operate(image, name, magnitude / 10, sign)
+    return image
+
+
+COLOUR = ("identity", "contrast", "equalize", "brightness", "sharpness")
+MOVES = ("shear_x", "shear_y", "shift_x", "shift_y", "rotate")
+
+
+def _operate(image: Image.Image, name: str, level: float, sign: int) -> Image.Image:
+    if name == "contrast":
+        return ImageOps.autocontrast(image)
+    if name == "equalize":
+        return ImageOps.equalize(image)
+    if name == "brightness":
+        return ImageEnhance.Brightness(image).enhance(1.8 * level + 0.1)
+    if name == "sharpness":
+        return ImageEnhance.Sharpness(image).enhance(1.8 * level + 0.1)
+    if name == "rotate":
+        return image.rotate(sign * 30 * level, Image.Resampling.BILINEAR, fillcolor=GREY)
+    shear, shift = sign * 0.3 * level, sign * 10 * level * image.width / 224
+    matrix = {"shear_x": (1, shear, 0, 0, 1, 0), "shear_y": (1, 0, 0, shear, 1, 0),
+              "shift_x": (1, 0, shift, 0, 1, 0), "shift_y": (1, 0, 0, 0, 1, shift)}
+    if name in matrix:
+        return image.transform(image.size, Image.Transform.AFFINE, matrix[name], Image.Resampling.BILINEAR, fillcolor=GREY)
+    return image
+
+
+def mirror(image: Image.Image) -> Image.Image:
+    """Left becomes right."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+class Normalize:
+    """RGB to (3, H, W) float32, (value / 255 - mean) / std, by a table of 256 values a channel."""
+
+    def __init__(self, mean: list[float] | tuple = CLIP_MEAN, std: list[float] | tuple = CLIP_STD):
+        values = np.arange(256, dtype=np.float32)[None] / 255
+        self._table = ((values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]).astype(np.float32)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = np.asarray(image)
+        return torch.from_numpy(np.stack([self._table[c][pixels[:, :, c]] for c in range(3)]))

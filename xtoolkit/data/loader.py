@@ -1,0 +1,308 @@
+"""Batches of a stream, by visit, made ahead of time in worker processes; and one pass in order for evaluation."""
+
+import atexit
+import signal
+import time
+from collections import Counter
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from xtoolkit.batch import Batch
+from xtoolkit.data.base import StreamDataset
+from xtoolkit.data.errors import BadDataError, BadSample
+from xtoolkit.data.items import Item
+from xtoolkit.data.order import Slot, sample_rng
+
+RESERVES = 50      # samples tried in the place of a bad one before the stream is given up
+FEWEST_READ = 100  # samples read before the share of bad ones can stop a run
+TRUNCATED = "truncated shard"
+
+
+class Tally:
+    """Samples read and bad ones, by kind and by shard.
+
+    Args:
+        name: of the stream, for messages.
+        damaged: {file: what is wrong}: each counts as one bad sample.
+        max_bad: largest share of bad samples.
+    """
+
+    def __init__(self, name: str, damaged: dict[str, str], max_bad: float):
+        self._name, self._max_bad, self._damaged = name, max_bad, damaged
+        self._read, self._kinds, self._shards, self._last = 0, Counter(), Counter(), {}
+        for file, what in damaged.items():
+            self._count(TRUNCATED, file, what)
+
+    def _count(self, kind: str, path: str, detail: str) -> None:
+        self._kinds[kind] += 1
+        self._shards[path] += 1
+        self._last[path] = f"{kind}: {detail}"
+
+    def add(self, read: int, bad: list[tuple[str, str, str]]) -> None:
+        """Adds what one batch cost: samples read, and (kind, shard, detail) of each bad one.
+
+        Raises:
+            BadDataError: the share of bad samples is above ``max_bad``.
+        """
+        self._read += read
+        for kind, path, detail in bad:
+            self._count(kind, path, detail)
+        if self._read >= FEWEST_READ and sum(self._kinds.values()) > self._max_bad * self._read:
+            raise BadDataError(self.complaint())
+
+    def complaint(self) -> str:
+        """What is wrong with the stream's data, in one line."""
+        worst, count = self._shards.most_common(1)[0]
+        kinds = ", ".join(f"{n} {kind}" for kind, n in self._kinds.most_common())
+        return (f"stream `{self._name}`: {sum(self._kinds.values())} of {self._read} samples are bad ({kinds}), more than "
+                f"train.max_bad={self._max_bad}. Worst shard: {worst} ({count}; the last: {self._last[worst]}). "
+                "Mend or remove it, or raise train.max_bad")
+
+    def report(self) -> dict:
+        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``."""
+        worst = self._shards.most_common(1)
+        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None}
+
+
+class _Made:
+    """What a worker hands over: a batch, what it cost, and why there is none if there is none."""
+
+    def __init__(self, batch: Batch | None, read: int, bad: list, error: str | None):
+        self.batch, self.read, self.bad, self.error = batch, read, bad, error
+
+    def pin_memory(self) -> "_Made":
+        return _Made(self.batch and self.batch.pin_memory(), self.read, self.bad, self.error)
+
+
+class _Visits(Dataset):
+    """(visit, part) -> _Made; this is what runs in a worker."""
+
+    def __init__(self, stream, dataset, batch_size, seed, rank, world, parts):
+        self._stream, self._dataset, self._seed = stream, dataset, seed
+        self._order = dataset.order(seed, stream, batch_size)
+        self._rows, self._first, self._whole = batch_size // (world * parts), rank * parts, world * parts == 1
+
+    def __getitem__(self, unit: tuple[int, int]) -> _Made:
+        visit, part = unit
+        first = (self._first + part) * self._rows
+        last, loaded, read, bad = first + self._rows, [], 0, []
+        slots = self._order.slots(visit)
+        for slot in slots:
+            if slot.row >= last or slot.row + slot.rows <= first:
+                continue
+            filled = self._fill(visit, slot, bad)
+            row, read = slot.row, read + len(filled)
+            for item in filled:
+                if row < last and row + item.rows > first:
+                    loaded.append(item.take(max(0, first - row), min(item.rows, last - row)))
+                row += item.rows
+            if row < slot.row + slot.rows:
+                return self._made(None, read, bad, f"{RESERVES} samples in a row are bad")
+        batch = self._dataset.collate(loaded)
+        return self._made(batch, read, bad, self._alone(visit, slots, batch))
+
+    def _made(self, batch, read, bad, error) -> _Made:
+        return _Made(batch, read + len(bad), [(b.kind, b.path, b.detail) for b in bad], error)
+
+    def _fill(self, visit: int, slot: Slot, bad: list[BadSample]) -> list[Item]:
+        """The items that fill a slot; a bad sample's place is taken by samples of the reserve, as many as are needed."""
+        rng, filled, missing, sample = sample_rng(self._seed, self._stream, visit, slot.row), [], slot.rows, slot.sample
+        for attempt in range(RESERVES):
+            try:
+                item = self._dataset.load(slot.source, sample, missing, rng)
+            except BadSample as trouble:
+                bad.append(trouble)
+            else:
+                bad.extend(item.dropped)
+                filled.append(item)
+                missing -= item.rows
+            if missing == 0:
+                break
+            sample = self._order.reserve(visit, slot, attempt)
+        return filled
+
+    def _alone(self, visit: int, slots: list[Slot], batch: Batch) -> str | None:
+        """Why contrastive losses cannot learn from a batch: fewer than two distinct pictures."""
+        if batch.image is None or batch.text is None:
+            return None
+        distinct = len(set(batch.image.key.tolist())) if self._whole else len({(s.source, s.sample) for s in slots})
+        return None if distinct > 1 else (f"visit {visit}: a batch without two distinct pictures has no negatives: "
+                                          "raise its batch_size or give it more pictures")
+
+
+class _Ahead:
+    """A sampler of (visit, part), from any visit on, without end."""
+
+    def __init__(self, parts: int):
+        self._parts, self.start = parts, (0, 0)
+
+    def __iter__(self):
+        visit, part = self.start
+        while True:
+            yield visit, part
+            visit, part = (visit, part + 1) if part + 1 < self._parts else (visit + 1, 0)
+
+
+def _start_worker(number: int) -> None:
+    """Leaves Ctrl-C and SIGTERM to the trainer, which finishes its step with the workers alive; they die with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _as_it_is(made: _Made) -> _Made:
+    return made
+
+
+def _data_loader(made: Dataset, sampler, workers: int, pin: bool) -> DataLoader:
+    # A generator of its own: DataLoader would else draw from torch's global one. Forked workers share the index and start
+    # in milliseconds; they never touch the device, so that forking after CUDA has started is safe.
+    return DataLoader(made, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
+                      persistent_workers=True, prefetch_factor=2, worker_init_fn=_start_worker,
+                      multiprocessing_context="fork", generator=torch.Generator())
+
+
+class Loader:
+    """The batches of one stream for one rank, a pure function of (seed, stream, visit) whatever the workers.
+
+    Asking for the visit after the last one is quick: it was made meanwhile. Any other visit starts the prefetch anew.
+
+    Args:
+        stream: its name; part of every seed.
+        dataset: what it reads.
+        batch_size: rows of the global batch: texts, pictures, pairs or regions.
+        seed: of the run.
+        workers: processes; 0 makes batches in this one.
+        rank: of ``world``; takes the rank-th slice of the global batch.
+        parts: micro-batches that a rank's slice is cut into, fetched one by one with ``at(visit, part)``.
+        max_bad: share of bad samples above which ``at`` raises.
+        pin: pin the memory of batches, for copies to a CUDA device that do not wait.
+
+    Attributes:
+        wait_s: seconds that ``at`` has waited so far.
+
+    Raises:
+        ValueError: ``batch_size`` does not divide by ``world * parts``.
+        BadDataError: there is nothing to read.
+    """
+
+    def __init__(self, stream: str, dataset: StreamDataset, batch_size: int, seed: int, workers: int, rank: int = 0,
+                 world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False):
+        if batch_size % (world * parts):
+            raise ValueError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x {parts} micro-batches")
+        self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts)
+        self._tally = Tally(stream, dataset.damaged, max_bad)
+        self._stream, self._parts, self._workers, self._pin = stream, parts, workers, pin
+        self._ahead, self._loader, self._running, self._next = _Ahead(parts), None, None, None
+        self.wait_s = 0.0
+
+    def at(self, visit: int, part: int = 0) -> Batch:
+        """The rank's slice of the global batch of a visit, or a part of it.
+
+        Raises:
+            BadDataError: too many samples are bad, or a pair or region batch shows fewer than two distinct pictures.
+        """
+        begin = time.perf_counter()
+        made = self._fetch((visit, part))
+        self.wait_s += time.perf_counter() - begin
+        self._tally.add(made.read, made.bad)
+        if made.error is not None:
+            raise BadDataError(f"stream `{self._stream}`: {made.error}" if made.batch is not None
+                               else f"{made.error}. {self._tally.complaint()}")
+        return made.batch
+
+    def _fetch(self, unit: tuple[int, int]) -> _Made:
+        if self._workers == 0:
+            return self._made[unit]
+        if self._running is None or unit != self._next:
+            self._ahead.start = unit
+            if self._loader is None:
+                self._loader = _data_loader(self._made, self._ahead, self._workers, self._pin)
+                self._running = iter(self._loader)
+                atexit.register(self.close)  # workers ignore SIGTERM: Python must not wait for them at its end
+            else:
+                self._running = iter(self._loader)
+        made = next(self._running)
+        visit, part = unit
+        self._next = (visit, part + 1) if part + 1 < self._parts else (visit + 1, 0)
+        return made
+
+    def report(self) -> dict:
+        """Samples read and bad ones so far: ``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``."""
+        return self._tally.report()
+
+    def close(self) -> None:
+        """Ends the workers. The next ``at`` would start new ones."""
+        self._running = self._loader = self._next = None
+        atexit.unregister(self.close)
+
+
+class _Once(Dataset):
+    """Batch number -> _Made, in the order of the files."""
+
+    def __init__(self, dataset: StreamDataset, batch_size: int):
+        self._dataset, self._batch_size = dataset, batch_size
+        self._samples = [(source, n) for source, n in enumerate(dataset.sizes)]
+
+    def __len__(self) -> int:
+        return -(-len(self._dataset) // self._batch_size)
+
+    def __getitem__(self, number: int) -> _Made:
+        loaded, bad, read = [], [], 0
+        first = number * self._batch_size
+        for sample in range(first, min(first + self._batch_size, len(self._dataset))):
+            source, sample_of_source = self._place(sample)
+            try:
+                item = self._dataset.load(source, sample_of_source, 1, sample_rng(0, "evaluation", 0, sample))
+            except BadSample as trouble:
+                bad.append(trouble)
+            else:
+                bad.extend(item.dropped)
+                loaded.append(item)
+        batch = self._dataset.collate(loaded) if loaded else None
+        return _Made(batch, len(loaded) + len(bad), [(b.kind, b.path, b.detail) for b in bad], None)
+
+    def _place(self, sample: int) -> tuple[int, int]:
+        for source, n in self._samples:
+            if sample < n:
+                return source, sample
+            sample -= n
+        raise IndexError(sample)
+
+
+class EvalLoader:
+    """All samples of a dataset once, in order; bad ones are left out and counted. Iterate as often as needed.
+
+    Args:
+        dataset: built with ``train=False``.
+        batch_size: pictures (texts on text streams) a batch; a picture brings all its texts.
+        workers: processes; 0 makes batches in this one.
+        name: for messages.
+        max_bad: share of bad samples above which it raises.
+        pin: pin the memory of batches.
+    """
+
+    def __init__(self, dataset: StreamDataset, batch_size: int, workers: int = 0, name: str = "evaluation",
+                 max_bad: float = 0.01, pin: bool = False):
+        self._made, self._workers, self._pin = _Once(dataset, batch_size), workers, pin
+        self._name, self._max_bad, self._damaged = name, max_bad, dataset.damaged
+        self._tally = Tally(name, dataset.damaged, max_bad)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __iter__(self):
+        self._tally = Tally(self._name, self._damaged, self._max_bad)
+        numbers = range(len(self._made))
+        if self._workers:
+            made = iter(_data_loader(self._made, numbers, self._workers, self._pin))
+        else:
+            made = map(self._made.__getitem__, numbers)
+        for one in made:
+            self._tally.add(one.read, one.bad)
+            if one.batch is not None:
+                yield one.batch
+
+    def report(self) -> dict:
+        """Samples read and bad ones of the last pass, as ``Loader.report``."""
+        return self._tally.report()
