@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from xtoolkit.batch import ImageField
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.encoders.weights import WeightsError, is_local, load_strictly, read_weights
+from xtoolkit.encoders.weights import WeightsError, load_strictly, read_weights
 from xtoolkit.features import Encoded
+from xtoolkit.hub import is_path
 from xtoolkit.registry import ENCODER_REGISTRY
 
 EPS = 1e-6
@@ -118,7 +119,7 @@ class BEiTv2(Encoder):
         """
         if self.init is None:
             return
-        state = read_weights(self.init) if is_local(self.init) else _download(self.init)
+        state = read_weights(self.init) if is_path(self.init) else _download(self.init)
         load_strictly(self, self.fit(state), f"init {self.init}", ignore=IGNORE,
                       may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from xtoolkit.batch import TextField
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.encoders.weights import WeightsError, is_local, load_strictly, read_weights
+from xtoolkit.encoders.weights import WeightsError, load_strictly, read_weights
 from xtoolkit.features import Encoded
+from xtoolkit.hub import is_path
 from xtoolkit.registry import ENCODER_REGISTRY
 
 
@@ -85,7 +86,7 @@ class RoBERTa(Encoder):
         """
         if self.init is None:
             return
-        state = read_weights(self.init) if is_local(self.init) else _download(self.init)
+        state = read_weights(self.init) if is_path(self.init) else _download(self.init)
         state = {k if k.startswith(("roberta.", "lm_head.")) else f"roberta.{k}": v for k, v in state.items()}
         # The decoder is stored beside what it is tied to; poolers and fixed position ids have no place here.
         ignore = ("roberta.pooler.*", "*.position_ids", "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*")

@@ -93,14 +93,16 @@ class Similarity(Encoder):
         temperature = self.temperature.clone()
         images, texts, first = image, text, 0
         if self.gather == "global" and _ranks() > 1 and (self.training or torch.is_grad_enabled()):
-            images, texts, first = GatherRows.apply(image), GatherRows.apply(text), dist.get_rank() * image.shape[0]
+            # Both at once: one collective each way, in an order that no rank can disagree about.
+            images, texts = GatherRows.apply(torch.stack([image, text], 1)).unbind(1)
+            first = dist.get_rank() * image.shape[0]
         with full_precision(image):
             return Scores(image.float() @ texts.float().t() / temperature, text.float() @ images.float().t() / temperature,
                           first, temperature)
 
 
 class GatherRows(torch.autograd.Function):
-    """(B, D) of each rank -> (W * B, D) in rank order; backward sums what all ranks want of a row, in its owner."""
+    """(B, ...) of each rank -> (W * B, ...) in rank order; backward sums what all ranks want of a row, in its owner."""
 
     @staticmethod
     def forward(ctx, rows):

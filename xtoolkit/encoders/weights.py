@@ -59,12 +59,6 @@ def _read(file):
     return state
 
 
-def is_local(init: str) -> bool:
-    """Whether ``init`` means a file or folder here: it exists, or it is written as a path and cannot be a hub name."""
-    path = Path(init).expanduser()
-    return path.exists() or init.startswith((".", "/", "~")) or path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".th")
-
-
 def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, ignore=(), may_miss=()) -> None:
     """Copies ``state`` into ``module``; every name that does not match is listed, and then nothing is loaded.
 
