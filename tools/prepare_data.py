@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xtoolkit.data import paths
 from xtoolkit.data.convert import coco, images, img2dataset, instances, refcoco, text, vg
-from xtoolkit.data.convert.official import BadRecord
+from xtoolkit.data.convert.official import BadFile, BadRecord
 from xtoolkit.data.convert.writer import Options
 
 
@@ -144,7 +144,8 @@ def main(argv=None) -> int:
     try:
         print(args.run(args))
     except BadRecord as error:
-        again = "" if args.source == "sample" else " (`--skip-bad` counts wrong records and goes on)"
+        can_skip = args.source != "sample" and not isinstance(error, BadFile)
+        again = " (`--skip-bad` counts wrong records and goes on)" if can_skip else ""
         print(f"prepare_data.py: {error}{again}", file=sys.stderr)
         return 1
     except (FileNotFoundError, FileExistsError) as error:

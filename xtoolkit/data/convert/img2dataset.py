@@ -5,7 +5,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from xtoolkit.data.convert.official import BadRecord, Report, clean, picture
+from xtoolkit.data.convert.official import BadFile, BadRecord, Report, clean, picture
 from xtoolkit.data.convert.writer import Options, TarShards, dumps
 
 ENDINGS = ("jpg", "jpeg", "png", "webp")
@@ -67,7 +67,7 @@ def _groups(path, report):
     except (tarfile.TarError, EOFError) as error:
         report.bad(f"{path.name}: broken after {key or 'its beginning'}: {error}")
     except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror or error}") from None
+        raise BadFile(f"{path}: {error.strerror or error}") from None
 
 
 def _sample(files, where, report):

@@ -15,6 +15,10 @@ class BadRecord(ValueError):
     """A record that is not what its format says: one line that names the file and the record."""
 
 
+class BadFile(BadRecord):
+    """A file of which nothing more can be read: no record to skip."""
+
+
 class Report:
     """What a conversion wrote and what it left out: counts, and the first case of each kind.
 
@@ -68,16 +72,16 @@ def elements(path: Path, key: str | None = None):
         (int, object): position and record.
 
     Raises:
-        BadRecord: broken or truncated JSON, with the record's position and the place in the file.
+        BadFile: broken or truncated JSON, with the record's position and the place in the file.
     """
     path = Path(path)
     try:
         with path.open(encoding="utf-8") as file:
             yield from _Scanner(file, path.name).records(key)
     except UnicodeDecodeError as error:
-        raise BadRecord(f"{path.name}: not UTF-8 text near byte {error.start}") from None
+        raise BadFile(f"{path.name}: not UTF-8 text near byte {error.start}") from None
     except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror}") from None
+        raise BadFile(f"{path}: {error.strerror}") from None
 
 
 class _Scanner:
@@ -92,7 +96,7 @@ class _Scanner:
         opening = self.peek()
         if opening != ("[" if key is None else "{"):
             wanted = "a list of records" if key is None else f"an object with the list `{key}`"
-            raise BadRecord(f"{self.name}: expected {wanted}, found {opening!r} at its beginning")
+            raise BadFile(f"{self.name}: expected {wanted}, found {opening!r} at its beginning")
         if key is not None:
             self.find(key)
         self.take("[")
@@ -100,9 +104,9 @@ class _Scanner:
             return
         while True:
             yield self.index, self.value()
-            self.index += 1
             if self.take(",]") == "]":
                 return
+            self.index += 1
 
     def find(self, key):
         """Moves to the value of ``key``, over the values before it."""
@@ -115,7 +119,7 @@ class _Scanner:
             self.value()
             if self.take(",}") == "}":
                 break
-        raise BadRecord(f"{self.name}: no key `{key}`")
+        raise BadFile(f"{self.name}: no key `{key}`")
 
     def more(self) -> bool:
         chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
@@ -135,9 +139,9 @@ class _Scanner:
     def take(self, allowed: str) -> str:
         found = self.peek()
         if not found:
-            raise BadRecord(f"{self.name}: ends after record {self.index}: the file is truncated")
+            raise BadFile(f"{self.name}: ends after record {self.index}: the file is truncated")
         if found not in allowed:
-            raise BadRecord(f"{self.name}: record {self.index}: broken JSON at character {self.before + self.at}: "
+            raise BadFile(f"{self.name}: record {self.index}: broken JSON at character {self.before + self.at}: "
                             f"expected {' or '.join(allowed)}, found {found!r}")
         self.at += 1
         return found
@@ -150,11 +154,11 @@ class _Scanner:
             except json.JSONDecodeError as error:
                 # Near the window's end, or in a string that does not end in it, the text may only be cut.
                 cut = error.pos > len(self.text) - 16 or error.msg.startswith("Unterminated string")
+                place = self.before + error.pos
                 if cut and self.more():
                     continue
                 what = "the file is truncated" if cut else error.msg
-                raise BadRecord(f"{self.name}: record {self.index}: broken JSON at character "
-                                f"{self.before + error.pos}: {what}") from None
+                raise BadFile(f"{self.name}: record {self.index}: broken JSON at character {place}: {what}") from None
             if end == len(self.text) and self.more():  # a number may go on
                 continue
             self.at = end

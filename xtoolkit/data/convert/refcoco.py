@@ -3,7 +3,7 @@
 import pickle
 from pathlib import Path
 
-from xtoolkit.data.convert.official import BadRecord, Report, clean, elements, field, fit
+from xtoolkit.data.convert.official import BadFile, BadRecord, Report, clean, elements, field, fit
 from xtoolkit.data.convert.writer import Draft, Options, write_pictures
 
 
@@ -35,7 +35,8 @@ def _grouped(refs, names, report):
         where = f"{refs.name}: ref {ref.get('ref_id', index) if isinstance(ref, dict) else index}"
         try:
             split, image = field(ref, "split", str, where), field(ref, "image_id", int, where)
-            field(ref, "ann_id", int, where), field(ref, "sentences", list, where)
+            for name, kind in (("ref_id", int), ("ann_id", int), ("sentences", list)):
+                field(ref, name, kind, where)
         except BadRecord as error:
             report.bad(str(error))
             continue
@@ -100,7 +101,7 @@ def _region(where, ref, annotated, instances, size, report):
     said = [s for s in said if s]
     if not box or not said:
         return None
-    return {"box": box, "caption": said, "ref_id": field(ref, "ref_id", int, where)}
+    return {"box": box, "caption": said, "ref_id": ref["ref_id"]}
 
 
 def _find(images: Path, name: str) -> Path:
@@ -122,13 +123,13 @@ def load(path: Path):
         with path.open("rb") as file:
             found = _Plain(file, path.name).load()
     except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror}") from None
+        raise BadFile(f"{path}: {error.strerror}") from None
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         if isinstance(error, BadRecord):
             raise
-        raise BadRecord(f"{path.name}: not a whole pickle ({type(error).__name__}: {error})") from None
+        raise BadFile(f"{path.name}: not a whole pickle ({type(error).__name__}: {error})") from None
     if not isinstance(found, list):
-        raise BadRecord(f"{path.name}: expected a list of refs, found a {type(found).__name__}")
+        raise BadFile(f"{path.name}: expected a list of refs, found a {type(found).__name__}")
     return enumerate(found)
 
 
@@ -140,5 +141,5 @@ class _Plain(pickle.Unpickler):
         self.name = name
 
     def find_class(self, module, name):
-        raise BadRecord(f"{self.name}: refused: it names `{module}.{name}`, and a REFER file holds only lists, dicts, "
+        raise BadFile(f"{self.name}: refused: it names `{module}.{name}`, and a REFER file holds only lists, dicts, "
                         "strings and numbers; get the file from its official source")

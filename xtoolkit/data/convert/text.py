@@ -5,7 +5,7 @@ import json
 import zlib
 from pathlib import Path
 
-from xtoolkit.data.convert.official import BadRecord, Report, field
+from xtoolkit.data.convert.official import BadFile, BadRecord, Report, field
 from xtoolkit.data.convert.writer import LineShards, Options
 
 SHARD_SIZE = 100_000  # lines
@@ -85,4 +85,4 @@ def _lines(path, report):
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         report.bad(f"{path.name}: broken after line {number}: {error}")
     except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror}") from None
+        raise BadFile(f"{path}: {error.strerror}") from None

@@ -35,23 +35,28 @@ def _pictures(path, report):
     for index, record in elements(path):
         where = f"{path.name}: record {index}"
         try:
-            image = record["image_id"] if isinstance(record, dict) and "image_id" in record else record.get("id")
+            image = _image_id(record, where)
             size = field(record, "width", int, where), field(record, "height", int, where)
-        except (BadRecord, AttributeError) as error:
-            report.bad(str(error) if isinstance(error, BadRecord) else f"{where}: expected an object")
+        except BadRecord as error:
+            report.bad(str(error))
             continue
         yield image, (size, record.get("coco_id"))
 
 
+def _image_id(record, where) -> int:
+    """The files of the release call it ``image_id``, but for region descriptions, which say ``id``."""
+    return field(record, "image_id" if isinstance(record, dict) and "image_id" in record else "id", int, where)
+
+
 def _by_image(path, report):
-    """(image id, record) of a file of the release; the files name the id ``image_id`` or ``id``."""
+    """(image id, record) of a file of the release."""
     seen = set()
     for index, record in elements(path):
         where = f"{path.name}: record {index}"
         try:
-            image = field(record, "image_id" if "image_id" in record else "id", int, where)
-        except (BadRecord, TypeError) as error:
-            report.bad(str(error) if isinstance(error, BadRecord) else f"{where}: expected an object")
+            image = _image_id(record, where)
+        except BadRecord as error:
+            report.bad(str(error))
             continue
         if image in seen:
             report.bad(f"{where}: image {image} comes a second time")

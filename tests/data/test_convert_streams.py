@@ -1,0 +1,198 @@
+"""Tars, folders and text through their converters; streamed JSON; the parts of the sample pack; the command."""
+
+import gzip
+import json
+import os
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from miniature import downloaded, genome, good, jpeg, karpathy, put, read, refer
+
+from xtoolkit.data.convert import images, img2dataset, official, sample, text
+from xtoolkit.data.convert.official import BadRecord
+from xtoolkit.data.convert.writer import Options
+from xtoolkit.data.paths import resolve
+
+# --- img2dataset, pictures, text -----------------------------------------------------------------------------------
+
+def test_img2dataset_keeps_successes_and_numbers_anew(tmp_path):
+    tars = [downloaded(tmp_path / "a/00000.tar", {"000000000": good(1),
+                                                        "000000001": good(2, status="failed_to_download")}),
+            downloaded(tmp_path / "b/00000.tar", {"000000000": {"jpg": good(3)["jpg"], "txt": b"words\n"}})]
+    report = img2dataset.convert(tars, Options(tmp_path / "out"))
+    samples = read(tmp_path / "out/train-00000.tar")
+    assert list(samples) == ["000000000", "000000001"]  # the two tars had the same key
+    first, second = (s["json"] for s in samples.values())
+    assert first["captions"] == ["a thing"] and first["url"] == "https://x/1" and second["captions"] == ["words"]
+    assert first["image_id"] != second["image_id"]
+    assert report.left_out["downloads with status failed_to_download"] == [1, "00000.tar: 000000001"]
+    assert img2dataset.convert(tars, None).written["checked"]["samples"] == 2
+
+
+@pytest.mark.parametrize("files, said", [
+    ({"json": b"{", "jpg": jpeg()}, "00000.tar: 000000001.json: broken JSON"),
+    ({"json": {"caption": "x"}}, "00000.tar: 000000001: no picture"),
+    ({"json": {}, "jpg": jpeg()}, "00000.tar: 000000001: no caption"),
+    ({"json": {"caption": "x"}, "jpg": b"junk"}, "00000.tar: 000000001: the picture: not a picture"),
+    ({"json": {"caption": 4}, "jpg": jpeg()}, "00000.tar: 000000001: the caption is 4, not text"),
+])
+def test_damage_in_img2dataset_names_tar_and_key(tmp_path, files, said):
+    tar = downloaded(tmp_path / "00000.tar", {"000000000": good(1), "000000001": files, "000000002": good(2)})
+    with pytest.raises(BadRecord, match=said):
+        img2dataset.convert([tar], Options(tmp_path / "out"))
+    report = img2dataset.convert([tar], Options(tmp_path / "out", skip_bad=True))
+    assert report.written["train"]["samples"] == 2
+
+
+def test_a_cut_tar_is_named_and_its_beginning_kept(tmp_path):
+    tar = downloaded(tmp_path / "00000.tar", {f"{n:09d}": good(n) for n in range(4)})
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(BadRecord, match="00000.tar: broken after 00000000"):
+        img2dataset.convert([tar], Options(tmp_path / "out"))
+    report = img2dataset.convert([tar], Options(tmp_path / "out", skip_bad=True))
+    assert report.written["train"]["samples"] >= 1
+
+
+def test_a_folder_of_pictures(tmp_path):
+    for n in range(6):
+        put(tmp_path / f"in/n0{n % 2}/pic.{n}.JPEG", jpeg(colour=(n, n, n)))
+    put(tmp_path / "in/readme.txt", b"x")
+    report = images.convert(tmp_path / "in", Options(tmp_path / "out", shard_size=4))
+    samples = read(tmp_path / "out/train-00000.tar") | read(tmp_path / "out/train-00001.tar")
+    assert len(samples) == 6 and report.written["train"]["samples"] == 6
+    assert all(s["jpg"] == (tmp_path / "in" / s["json"]["file"]).read_bytes() for s in samples.values())
+    assert len({s["json"]["image_id"] for s in samples.values()}) == 6
+    put(tmp_path / "in/n00/bad.jpg", b"no")
+    with pytest.raises(BadRecord, match="n00/bad.jpg: .*not a picture"):
+        images.convert(tmp_path / "in", Options(tmp_path / "out2"))
+    with pytest.raises(BadRecord, match="no .jpg"):
+        images.convert(tmp_path / "out", Options(tmp_path / "out3"))
+
+
+def lines(path):
+    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+
+
+def test_text_by_lines_paragraphs_and_json(tmp_path):
+    plain = put(tmp_path / "a.txt", "One é.\n\nTwo\nthree \n".encode())
+    report = text.convert([plain], Options(tmp_path / "l", shard_size=2))
+    assert lines(tmp_path / "l/train-00000.jsonl") == ["One é.", "Two"]
+    assert lines(tmp_path / "l/train-00001.jsonl") == ["three"]
+    assert report.left_out["empty texts"] == [1, "a.txt: line 2"]
+    text.convert([plain], Options(tmp_path / "p"), paragraphs=True)
+    assert lines(tmp_path / "p/train-00000.jsonl") == ["One é.", "Two three"]
+    packed = put(tmp_path / "c4.json.gz", gzip.compress(b'{"content": "a\\nb", "url": "u"}\n{"content": "c"}\n'))
+    text.convert([packed], Options(tmp_path / "j"), key="content")
+    assert lines(tmp_path / "j/train-00000.jsonl") == ["a\nb", "c"]
+
+
+@pytest.mark.parametrize("name, data, said", [
+    ("a.jsonl", b'{"text": "x"}\n{"text"\n{"text": "y"}\n', "a.jsonl: line 2: broken JSON at column"),
+    ("a.jsonl", b'{"text": "x"}\n{"txt": "z"}\n{"text": "y"}\n', "a.jsonl: line 2: no key `text`"),
+    ("a.jsonl", b'{"text": "x"}\n[]\n{"text": "y"}\n', r"a.jsonl: line 2: expected an object, found \[\]"),
+    ("a.txt", b"x\n\xff\xfe\ny\n", "a.txt: line 2: not UTF-8"),
+])
+def test_damage_in_text_names_file_and_line(tmp_path, name, data, said):
+    path = put(tmp_path / name, data)
+    with pytest.raises(BadRecord, match=said):
+        text.convert([path], Options(tmp_path / "out"))
+    text.convert([path], Options(tmp_path / "out", skip_bad=True))
+    assert lines(tmp_path / "out/train-00000.jsonl") == ["x", "y"]
+
+
+def test_a_cut_gzip_is_named(tmp_path):
+    whole = gzip.compress(b"".join(b'{"text": "%d"}\n' % (n * 7919) for n in range(5000)))
+    path = put(tmp_path / "a.jsonl.gz", whole[:len(whole) // 2])
+    with pytest.raises(BadRecord, match="a.jsonl.gz: broken after line"):
+        text.convert([path], Options(tmp_path / "out"))
+
+
+# --- streamed JSON, the sample pack, the tool ----------------------------------------------------------------------
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_json_is_read_through_a_window_of_any_size(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(official, "CHUNK", chunk)
+    records = [{"a": [1, 2.5e-3, -7], "é\"\\": "täxt \u2028 \U0001f600"}, [], 12345, "x]", True, {"b": [None]}]
+    path = put(tmp_path / "x.json", json.dumps(records, indent=1).encode())
+    assert [r for _, r in official.elements(path)] == records
+    path = put(tmp_path / "y.json", json.dumps({"info": {"images": 3}, "n": 12, "images": records}).encode())
+    assert [r for _, r in official.elements(path, "images")] == records
+    assert list(official.elements(put(tmp_path / "z.json", b" [ ] "))) == []
+
+
+@pytest.mark.parametrize("data, key, said", [
+    (b'[{"a": 1}, {"a": ', None, "x.json: record 1: broken JSON at character 17: the file is truncated"),
+    (b'[{"a": 1}, {"a": "cut', None, "x.json: record 1: .*truncated"),
+    (b'[{"a": 1}', None, "x.json: ends after record 0: the file is truncated"),
+    (b'[{"a": 1} {"a": 2}]', None, "x.json: record 0: broken JSON at character 10: expected , or ]"),
+    (b'[{"a": 1}, {a: 2}' + b" " * 99 + b"]", None, "x.json: record 1: broken JSON at character 12"),
+    (b'{"a": []}', None, "x.json: expected a list of records, found '{'"),
+    (b'[]', "images", "x.json: expected an object with the list `images`"),
+    (b'{"a": [], "b": 2}', "images", "x.json: no key `images`"),
+    (b'[{"a": "\xff"}]', None, "x.json: not UTF-8"),
+    (b"", None, "x.json: expected a list"),
+])
+def test_broken_json_is_placed(tmp_path, data, key, said):
+    path = put(tmp_path / "x.json", data)
+    with pytest.raises(BadRecord, match=said):
+        list(official.elements(path, key))
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch):
+    """A miniature pack in the official formats, unpacked."""
+    root = tmp_path / "pack"
+    karpathy(root), genome(root), refer(root)
+    downloaded(root / "web/icons-00000.tar", {"000000000": good(1)})
+    put(root / "text/train-00000.jsonl.gz", gzip.compress(b'{"text": "one"}\n'))
+    put(root / "text/val-00000.jsonl.gz", gzip.compress(b'{"text": "two"}\n'))
+    (root / "tokenizer").mkdir()
+    unpacked = types.SimpleNamespace(ensure_sample_pack=lambda: root)
+    monkeypatch.setitem(sys.modules, "xtoolkit.data.sample_pack", unpacked)
+    return root
+
+
+def test_sample_names_resolve_to_prepared_files(pack):
+    def names(part):
+        return [os.path.relpath(file, pack / "prepared") for file in resolve(f"sample://picturebook/{part}")]
+    assert names("pairs") == ["pairs-00000.tar"] and names("pairs-test") == ["pairs-test-00000.tar"]
+    assert names("regions") == ["regions-refcoco+-00000.tar", "regions-vg-00000.tar"]
+    assert names("images") == ["pairs-00000.tar", "web-00000.tar"]
+    assert names("refcoco+-testA") == ["refcoco+-testA-00000.tar"]
+    assert names("text") == ["text-00000.jsonl"] and names("text-val") == ["text-val-00000.jsonl"]
+    assert names("tokenizer") == ["../tokenizer"]
+    assert sorted(read(pack / "prepared/regions-vg-00000.tar")) == ["7", "9"]  # 8 is in COCO's test split
+    before = os.stat(pack / "prepared/pairs-00000.tar").st_mtime_ns
+    assert names("pairs") == ["pairs-00000.tar"]
+    assert os.stat(pack / "prepared/pairs-00000.tar").st_mtime_ns == before  # prepared once
+
+
+def test_a_part_is_prepared_once_whoever_asks(pack, monkeypatch):
+    made, convert = [], sample._convert
+    monkeypatch.setattr(sample, "_convert", lambda *args: (made.append(args[1]), convert(*args))[1])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: sample.prepare(pack, "pairs"), range(8)))
+    assert made == ["pairs"] and all(f == found[0] for f in found)
+    (pack / "prepared/pairs-00000.tar").unlink()  # lost: made again
+    assert sample.prepare(pack, "pairs") == found[0] and made == ["pairs", "pairs"]
+
+
+def test_the_tool_says_what_it_did_and_what_is_wrong(tmp_path, capsys):
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../tools"))
+    try:
+        import prepare_data
+    finally:
+        sys.path.pop(0)
+    annotations, pictures = karpathy(tmp_path, lambda r: r[1].pop("split"))
+    command = ["coco", "--annotations", str(annotations), "--images", str(pictures), "--out", str(tmp_path / "out")]
+    assert prepare_data.main(command) == 1
+    assert "image 2 (COCO_val2014_000000000002.jpg): no key `split` (`--skip-bad`" in capsys.readouterr().err
+    assert prepare_data.main([*command, "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert "train: 2 samples, 4 captions" in said and "left out: 1 wrong records (the first: dataset_coco.json" in said
+    assert prepare_data.main([*command, "--skip-bad"]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert prepare_data.main(["text", "--input", str(tmp_path / "none*.txt"), "--out", str(tmp_path / "t")]) == 1
+    assert "no such file" in capsys.readouterr().err
