@@ -1,5 +1,7 @@
 """Reading pretrained weights from a file or folder, and loading them so that no name is lost in silence."""
 
+import argparse
+import pickle
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             around the tensors are taken off.
 
     Raises:
-        WeightsError: nothing there, several candidates, or no tensors inside.
+        WeightsError: nothing there, several candidates, not readable, or other things than tensors inside.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -47,7 +49,13 @@ def _read(file):
         from safetensors.torch import load_file
 
         return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        # Published checkpoints often carry the Namespace of their training script; it holds data, not code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise WeightsError(f"{file}: not a torch file of tensors alone ({str(error).splitlines()[0]}); where it was made, save "
+                           "the model's state_dict() again with torch.save or safetensors") from error
     while isinstance(state, dict) and (inner := next((k for k in WRAPPERS if isinstance(state.get(k), dict)), None)):
         state = state[inner]
     if not isinstance(state, dict):
