@@ -1,4 +1,4 @@
-"""A small X-FM on real encoders, wired by hand, and one small batch of each kind of stream: what the tests of the losses run on."""
+"""A small X-FM on real encoders, wired by hand, and a small batch of each kind of stream, for the tests of the losses."""
 
 import torch
 
@@ -11,10 +11,10 @@ WIDTH, VOCAB, PATCH, SIDE = 32, 60, 8, 32
 PATCHES = (SIDE // PATCH) ** 2
 
 ENCODERS = {
-    "vision": {"type": "BEiTv2", "inputs": {"image": "$image"}, "width": WIDTH, "layers": 2, "heads": 2, "patch_size": PATCH,
-               "image_size": SIDE, "drop_path": 0.0},
-    "text": {"type": "RoBERTa", "inputs": {"text": "$text"}, "width": WIDTH, "layers": 2, "heads": 2, "vocab_size": VOCAB,
-             "max_positions": 24, "dropout": 0.0},
+    "vision": {"type": "BEiTv2", "inputs": {"image": "$image"}, "width": WIDTH, "layers": 2, "heads": 2,
+               "patch_size": PATCH, "image_size": SIDE, "drop_path": 0.0},
+    "text": {"type": "RoBERTa", "inputs": {"text": "$text"}, "width": WIDTH, "layers": 2, "heads": 2,
+             "vocab_size": VOCAB, "max_positions": 24, "dropout": 0.0},
     "fusion": {"type": "CrossAttention", "inputs": {"text": "text", "image": "vision"}, "layers": 2, "heads": 2,
                "dropout": 0.0},
     "vision_proj": {"type": "Projection", "inputs": {"x": "vision"}, "dim": 16},
@@ -29,7 +29,8 @@ LOSSES = {
     "imlm": {"type": "IMLM", "feature": "fusion@mask_text"},
     "bbp": {"type": "BBP", "feature": "fusion@whole"},
 }
-STREAMS = {"text": ["mlm"], "image": ["mim"], "pairs": ["itc", "itm", "imlm", "mim"], "region": ["itc", "itm", "imlm", "bbp"]}
+STREAMS = {"text": ["mlm"], "image": ["mim"], "pairs": ["itc", "itm", "imlm", "mim"],
+           "region": ["itc", "itm", "imlm", "bbp"]}
 STOPS = ("itm", "imlm", "bbp")
 
 
@@ -59,7 +60,8 @@ class Tiny:
             self.needs[name] = LOSS_REGISTRY.get(block["type"]).needs(**keys)
             widths = {n.ref: self.encoders[Ref.parse(n.ref).name].width
                       for n in self.needs[name] if not n.ref.startswith("$")}
-            self.losses[name] = LOSS_REGISTRY.build(block, name, widths=widths, vocab_size_of=VOCAB, patch_size_of=PATCH)
+            self.losses[name] = LOSS_REGISTRY.build(block, name, widths=widths, vocab_size_of=VOCAB,
+                                                    patch_size_of=PATCH)
         # Random layers of this width barely mix: without this, the summary of every row would be nearly the same.
         with torch.no_grad():
             for name in ("fusion", "text", "vision"):
@@ -92,7 +94,7 @@ class Tiny:
 
 
 def text_field(rows: int, g, longest: int = 9, duplicates=()) -> TextField:
-    """``<s> words </s>`` of differing lengths, a third of the words masked; each of ``duplicates`` (a, b): row b repeats row a."""
+    """``<s> words </s>`` of differing lengths, a third of the words masked. ``duplicates``: (a, b), row b repeats row a."""
     ids = torch.ones(rows, longest, dtype=torch.long)
     lengths = torch.randint(4, longest + 1, (rows,), generator=g)
     lengths[0] = longest
@@ -122,9 +124,9 @@ def region_field(g) -> RegionField:
     box = torch.cat([low + size / 2, size], 1)
     box[6] = torch.tensor([0.5, 0.5, 1.0, 1.0])
     edges = torch.arange(SIDE // PATCH) * PATCH / SIDE
-    touched = [(edges < (box[:, d] + box[:, d + 2] / 2)[:, None]) & (edges + PATCH / SIDE > (box[:, d] - box[:, d + 2] / 2)[:, None])
-               for d in (0, 1)]
-    patches = (touched[1][:, :, None] & touched[0][:, None, :]).flatten(1)
+    start, end = box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2
+    touched = (edges < end[..., None]) & (edges + PATCH / SIDE > start[..., None])  # (7, 2, patches a side)
+    patches = (touched[:, 1, :, None] & touched[:, 0, None, :]).flatten(1)
     key = torch.tensor([stable_key(i, *b) for i, b in zip(index.tolist(), box.tolist())])
     return RegionField(index, box, patches, torch.arange(7) != 6, key)
 

@@ -1,0 +1,106 @@
+"""MLM and IMLM against a float64 computation written plainly from the encoders' states."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from xtoolkit.batch import Batch
+from xtoolkit.registry import LOSS_REGISTRY
+
+from .tiny import VOCAB, Tiny, make_batch
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Tiny()
+
+
+def plain_head(x, dense, norm, matrix, bias):
+    """dense, exact GELU, LayerNorm (1e-5), output matrix: one hidden state (D,) in float64."""
+    x = dense.weight.double() @ x + dense.bias.double()
+    x = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    x = (x - x.mean()) / torch.sqrt(((x - x.mean()) ** 2).mean() + 1e-5) * norm.weight.double() + norm.bias.double()
+    return matrix.double() @ x + bias.double()
+
+
+def plain_loss(tokens, text, head):
+    """Token by token: -log of the softmax at the original word, averaged."""
+    length, terms = text.ids.shape[1], []
+    for flat, label in zip(text.masked_pos.tolist(), text.labels.tolist()):
+        logits = head(tokens[flat // length, flat % length].double())
+        terms.append((torch.log(torch.exp(logits).sum()) - logits[label]).item())
+    return sum(terms) / len(terms)
+
+
+@torch.no_grad()
+def test_mlm(model):
+    batch = make_batch("text")
+    encoder = model.encoders["text"]
+    attend = batch.text.mask[:, None, None]
+    states = encoder.roberta(input_ids=batch.text.masked_ids, attention_mask=attend).last_hidden_state
+    words, head = encoder.roberta.embeddings.word_embeddings.weight, encoder.lm_head
+    want = plain_loss(states, batch.text, lambda x: plain_head(x, head.dense, head.layer_norm, words, head.bias))
+    assert model.run(batch, "mlm")[0]["mlm"].item() == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("stream", ["pairs", "region"])
+@torch.no_grad()
+def test_imlm(model, stream):
+    batch = make_batch(stream)
+    states = model.features(batch).bound("imlm")["fusion@mask_text"].tokens
+    head = model.losses["imlm"]
+    want = plain_loss(states, batch.text,
+                      lambda x: plain_head(x, head.dense, head.layer_norm, head.decoder.weight, head.decoder.bias))
+    assert model.run(batch, "imlm")[0]["imlm"].item() == pytest.approx(want, rel=1e-5)
+
+
+def without_masked_tokens(batch):
+    nothing = torch.zeros(0, dtype=torch.long)
+    return replace(batch, text=replace(batch.text, masked_ids=batch.text.ids, masked_pos=nothing, labels=nothing))
+
+
+@pytest.mark.parametrize("loss, stream", [("mlm", "text"), ("imlm", "pairs"), ("imlm", "region")])
+def test_nothing_masked_is_exactly_zero_and_attached(model, loss, stream):
+    value = model.run(without_masked_tokens(make_batch(stream)), loss)[0][loss]
+    assert value.item() == 0 and value.requires_grad
+    for g in torch.autograd.grad(value, list(model.parameters().values()), allow_unused=True):
+        assert g is None or (g == 0).all()
+
+
+def test_logits_are_made_for_the_masked_tokens_only(model, monkeypatch):
+    batch, seen = make_batch("pairs"), []
+    decoder = model.losses["imlm"].decoder
+    monkeypatch.setattr(decoder, "forward", lambda x: seen.append(x.shape) or torch.nn.functional.linear(
+        x, decoder.weight, decoder.bias))
+    model.run(batch, "imlm")
+    assert seen == [(len(batch.text.labels), model.encoders["fusion"].width)]
+
+
+def test_a_feature_without_the_texts_tokens_is_refused():
+    wrong = Tiny(losses={"imlm": {"type": "IMLM", "feature": "vision"}})
+    with pytest.raises(ValueError, match=r"`feature` must name a text or fusion encoder.*\(6, 9\).*\(6, 17\)"):
+        wrong.run(make_batch("pairs"), "imlm")
+
+
+def test_a_stream_without_masked_text_is_refused(model):
+    batch = make_batch("text")
+    with pytest.raises(ValueError, match="no masked text.*`mask: {prob, max, ngram}`"):
+        model.run(Batch(text=replace(batch.text, masked_ids=None)), "mlm")
+
+
+def test_imlm_owns_its_head_of_the_paper_s_size():
+    with torch.device("meta"):
+        loss = LOSS_REGISTRY.build({"type": "IMLM", "feature": "fusion@mask_text"}, "here",
+                                   widths={"fusion@mask_text": 768}, vocab_size_of=50265)
+    assert loss.decoder.weight.numel() == 38_603_520
+    assert sum(p.numel() for p in loss.parameters()) == 38_603_520 + 642_393
+
+
+def test_imlm_starts_as_released():
+    head = Tiny().losses["imlm"]
+    assert head.decoder.out_features == VOCAB
+    for layer in (head.dense, head.decoder):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1) and abs(layer.weight.mean().item()) < 2e-3
+        assert (layer.bias == 0).all()
