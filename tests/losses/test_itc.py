@@ -92,7 +92,7 @@ def test_a_batch_of_one_pair_repeated_costs_nothing_and_has_a_finite_gradient(mo
     model.encoders.zero_grad()
 
 
-# ---- two processes ----------------------------------------------------------------------------------------------------
+# ---- two processes -----------------------------------------------------------------------------------------------
 class Stub:
     """What ITC asks of Features."""
 

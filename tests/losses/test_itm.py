@@ -90,7 +90,7 @@ def test_no_legal_negative_at_all_leaves_the_positives(model):
 
 
 def scores_of(matrix, first=0):
-    """Scores with ``matrix`` (images by texts) as local block, among columns of other ranks that would win every draw."""
+    """Scores with ``matrix`` (images by texts) as local block, among columns of other ranks that would win any draw."""
     wide = torch.full((len(matrix), first + 2 * len(matrix)), 50.0)
     i2t, t2i = wide.clone(), wide.clone()
     i2t[:, first:first + len(matrix)], t2i[:, first:first + len(matrix)] = matrix, matrix.T

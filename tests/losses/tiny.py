@@ -1,4 +1,4 @@
-"""A small X-FM on real encoders, wired by hand, and a small batch of each kind of stream, for the tests of the losses."""
+"""A small X-FM on real encoders, wired by hand, and a small batch of each kind of stream, for tests of losses."""
 
 import torch
 
@@ -94,7 +94,7 @@ class Tiny:
 
 
 def text_field(rows: int, g, longest: int = 9, duplicates=()) -> TextField:
-    """``<s> words </s>`` of differing lengths, a third of the words masked. ``duplicates``: (a, b), row b repeats row a."""
+    """``<s> words </s>`` of many lengths, a third of the words masked. ``duplicates``: (a, b), row b repeats row a."""
     ids = torch.ones(rows, longest, dtype=torch.long)
     lengths = torch.randint(4, longest + 1, (rows,), generator=g)
     lengths[0] = longest
