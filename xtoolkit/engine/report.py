@@ -4,8 +4,7 @@ import json
 from html import escape
 from pathlib import Path
 
-import yaml
-
+from xtoolkit import config
 from xtoolkit.engine import report_sections as show
 from xtoolkit.engine.report_charts import Chart, Curve, draw, number
 from xtoolkit.engine.report_style import CSS
@@ -35,7 +34,7 @@ def write_report(output, gallery: dict) -> Path:
     if not (folder / "config.yaml").exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no config.yaml in it; name the `train.output` of a run")
     text = (folder / "config.yaml").read_text(encoding="utf-8")
-    run = Run(yaml.safe_load(text), text, read_lines(folder / "metrics.jsonl"), _json(folder / "results.json"),
+    run = Run(config.load(str(folder / "config.yaml")).data, text, read_lines(folder / "metrics.jsonl"), _json(folder / "results.json"),
               _json(folder / "environment.json"), gallery)
     path = folder / NAME
     unfinished = path.with_suffix(".html.unfinished")
@@ -102,7 +101,7 @@ def section(title: str, lead: str, body: str) -> str:
 # ---- the top of the page ---------------------------------------------------------------------------------------------------
 def _header(run, name):
     steps = run.lines[-1]["step"] if run.lines else 0
-    of = (run.config.get("train") or {}).get("steps", steps)
+    of = run.config["train"]["steps"]
     facts = [f"{steps:,} steps" if steps >= of else f"{steps:,} of {of:,} steps"]
     seconds = run.results.get("seconds") or next((line["seconds"] for line in reversed(run.lines) if line.get("seconds")), None)
     if seconds:

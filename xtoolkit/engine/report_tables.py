@@ -1,27 +1,28 @@
 """The results of evaluations as tables, for the console and the report: each figure beside what no learning gets."""
 
 WAYS = {"dual": "dual encoder", "matched": "re-ranked by fusion"}
+BOXES = ("expressions", "accuracy %", "floor %", "mean IoU", "floor")
 RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "r_mean")
 
 
 def result_tables(evaluations: dict, floors: dict) -> list[tuple[str, list]]:
-    """A table an evaluation: [(its name, rows)], the first row the heading, cells as text.
+    """[(heading, rows)], the first row the column names, cells as text: a table an evaluation; those of boxes share one.
 
     Args:
         evaluations: {name: {metric: number or None}} as in ``results.json``.
         floors: {name: {metric: number}}, what ``Task.floor`` gave; an evaluation may be missing.
     """
-    return [(name, _table(metrics, floors.get(name, {}))) for name, metrics in evaluations.items()]
-
-
-def _table(metrics, floor):
-    ways = [w for w in dict.fromkeys(m.partition(".")[0] for m in metrics) if f"{w}.t2i_r1" in metrics]
-    if ways:
-        return _retrieval(ways, metrics, floor)
-    if "mean_iou" in metrics:
-        return _boxes(metrics, floor)
-    rows = [["metric", "value", "floor"]] if floor else [["metric", "value"]]
-    return rows + [[m, figure(v, 3)] + ([figure(floor.get(m), 3)] if floor else []) for m, v in metrics.items()]
+    tables: dict[str, list] = {}
+    for name, metrics in evaluations.items():
+        floor = floors.get(name, {})
+        ways = [w for w in dict.fromkeys(m.partition(".")[0] for m in metrics) if f"{w}.t2i_r1" in metrics]
+        if ways:
+            tables[name] = _retrieval(ways, metrics, floor)
+        elif "mean_iou" in metrics:
+            tables.setdefault("boxes", [list(BOXES)]).extend(_boxes(name, metrics, floor))
+        else:
+            tables[name] = [["metric", "value", "floor"]] + [[m, figure(v, 3), figure(floor.get(m), 3)] for m, v in metrics.items()]
+    return list(tables.items())
 
 
 def _retrieval(ways, metrics, floor):
@@ -32,13 +33,13 @@ def _retrieval(ways, metrics, floor):
     return [heading, *rows]
 
 
-def _boxes(metrics, floor):
-    sources = [m.removesuffix("accuracy") for m in metrics if m.endswith("accuracy")]
-    rows = [["expressions", "accuracy %", "floor %", "mean IoU", "floor"]]
-    for source in sources:
+def _boxes(name, metrics, floor):
+    """A row for all expressions of an evaluation, and one for each of its sources."""
+    rows = []
+    for source in [m.removesuffix("accuracy") for m in metrics if m.endswith("accuracy")]:
         cells = [figure(side.get(f"{source}{m}"), places) for m, places in (("accuracy", 1), ("mean_iou", 3))
                  for side in (metrics, floor)]
-        rows.append([source.rstrip(".") or "all", *cells])
+        rows.append([f"{name} {source}".rstrip(". "), *cells])
     return rows
 
 
