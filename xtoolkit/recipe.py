@@ -36,6 +36,16 @@ class Stream:
         return "region" in self.fields
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a recipe: its block without ``data`` and ``every``, run every ``every`` steps and at the end."""
+
+    name: str
+    block: dict
+    data: dict
+    every: int | None
+
+
 @dataclass
 class Recipe:
     """A checked configuration.
@@ -69,8 +79,10 @@ class Recipe:
         return self.config["tokenizer"]
 
     @property
-    def evaluate(self) -> dict:
-        return self.config.get("evaluate") or {}
+    def evaluate(self) -> dict[str, Evaluation]:
+        """The evaluations by name."""
+        return {name: Evaluation(name, {k: v for k, v in block.items() if k not in ("data", "every")}, block["data"],
+                                 block.get("every")) for name, block in (self.config.get("evaluate") or {}).items()}
 
     @cached_property
     def reached(self) -> list[str]:

@@ -30,6 +30,7 @@ class ConfigError(ValueError):
 
     def __init__(self, problems, hint: str = ""):
         self.problems = [problems] if isinstance(problems, str) else list(dict.fromkeys(problems))
+        self.hint = hint
         super().__init__("\n".join([*self.problems, *([hint] if hint else [])]))
 
 

@@ -1,0 +1,132 @@
+"""Puts a checked recipe together - data, model, evaluations, hooks - and runs it."""
+
+import json
+import time
+from pathlib import Path
+
+from xtoolkit.engine import checkpoint, distributed
+from xtoolkit.engine.output import check_folder
+from xtoolkit.model import Model
+from xtoolkit.recipe import Recipe
+from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, ConfigError
+
+EVAL_BATCH = 64  # pictures a batch in evaluation
+
+
+class Run:
+    """A recipe with everything it names, built: ready to train or to evaluate.
+
+    Args:
+        recipe: checked, its files included.
+
+    Attributes:
+        tokenizer: of all streams.
+        model: on the CPU, weights as constructed.
+        loaders: {stream: Loader}.
+        eval_loaders: {evaluation: EvalLoader}.
+        tasks: {evaluation: Task}.
+        results: {evaluation: what its last run returned}.
+    """
+
+    def __init__(self, recipe: Recipe):
+        from xtoolkit.data.loader import EvalLoader, Loader
+        from xtoolkit.data.text import load_tokenizer
+
+        self.recipe, self.results = recipe, {}
+        self.tokenizer = load_tokenizer(recipe.tokenizer)
+        self.model = Model(recipe)
+        size = self.model.text_vocab_size
+        if size is not None and self.tokenizer.vocab_size > size:
+            raise ConfigError(f"{recipe.source.where('tokenizer')}: tokenizer `{recipe.tokenizer}` has "
+                              f"{self.tokenizer.vocab_size} tokens, the text encoder a vocabulary of {size}: set its `vocab_size`")
+        train = recipe.train
+        self.loaders = {
+            name: Loader(name, self._dataset(stream.data, ("streams", name, "data"), recipe.views(name), True),
+                         stream.batch_size, train.seed, train.workers, distributed.rank(), distributed.world(),
+                         train.max_bad, train.accumulate)
+            for name, stream in recipe.streams.items()}
+        self.tasks = {name: TASK_REGISTRY.build(e.block, recipe.source.where("evaluate", name))
+                      for name, e in recipe.evaluate.items()}
+        self.eval_loaders = {
+            name: EvalLoader(self._dataset(e.data, ("evaluate", name, "data"), frozenset(), False),
+                             EVAL_BATCH, train.workers, name, train.max_bad)
+            for name, e in recipe.evaluate.items()}
+
+    def _dataset(self, block, place, views, train):
+        size, patch = self.model.image_spec() or (None, None)
+        return DATASET_REGISTRY.build(block, self.recipe.source.where(*place), tokenizer=self.tokenizer, image_size=size,
+                                      patch_size=patch, views=views, train=train)
+
+    def evaluator(self, name: str):
+        """A callable that runs one evaluation and returns its metrics."""
+        def evaluate():
+            self.results[name] = self.tasks[name].evaluate(self.model, self.eval_loaders[name])
+            return self.results[name]["metrics"]
+        return evaluate
+
+    def close(self) -> None:
+        for loader in self.loaders.values():
+            loader.close()
+
+
+def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
+    """Trains a recipe from its first step, or on from its newest checkpoint, and writes its report.
+
+    Returns:
+        {evaluation: what ``Task.evaluate`` returned} of the last step.
+    """
+    from xtoolkit.engine.hooks import default_hooks
+    from xtoolkit.engine.trainer import Trainer
+
+    check_folder(recipe.train.output, resume)
+    run = Run(recipe)
+    try:
+        if not (resume and checkpoint.latest(recipe.train.output)):
+            run.model.load_init()
+        trainer = Trainer(run.model, recipe, run.loaders, {name: run.evaluator(name) for name in run.tasks},
+                          default_hooks(), resume=resume)
+        trainer.fit()
+        if distributed.is_main():
+            finish(run, recipe.train.output, say)
+    finally:
+        run.close()
+    return run.results
+
+
+def evaluate(recipe: Recipe, say=print) -> dict:
+    """Runs a recipe's evaluations on the newest checkpoint of its folder, and writes its report."""
+    from xtoolkit.engine.trainer import pick_device
+
+    path = checkpoint.latest(recipe.train.output)
+    if path is None:
+        raise ConfigError(f"--eval-only: {recipe.train.output} holds no checkpoint; train first, or name another folder "
+                          "(train.output=...)")
+    run = Run(recipe)
+    try:
+        checkpoint.load(path, run.model)
+        run.model.to(pick_device(recipe.train.device))
+        say(f"evaluating {path}")
+        for name in run.tasks:
+            started = time.perf_counter()
+            run.evaluator(name)()
+            say(f"{name}: {time.perf_counter() - started:.1f} s")
+        record = Path(recipe.train.output) / "results.json"
+        known = json.loads(record.read_text()) if record.exists() else {"step": checkpoint.read_record(path)["step"]}
+        known["evaluations"] = {name: result["metrics"] for name, result in run.results.items()}
+        record.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        finish(run, recipe.train.output, say)
+    finally:
+        run.close()
+    return run.results
+
+
+def finish(run: Run, output: str, say) -> None:
+    """Prints the tables and writes the report."""
+    from xtoolkit.engine.report import format_table, write_report
+    from xtoolkit.engine.report_gallery import collect_gallery
+
+    batches = {name: loader.at(0) for name, loader in run.loaders.items()}
+    gallery = collect_gallery(run.results, run.eval_loaders, batches, run.tokenizer)
+    for name, result in run.results.items():
+        say("\n" + name + "\n" + format_table(result["metrics"], result["floor"]))
+    say(f"\nreport: {write_report(output, gallery)}")
