@@ -36,16 +36,6 @@ class Stream:
         return "region" in self.fields
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of a recipe: its block without ``data`` and ``every``, run every ``every`` steps and at the end."""
-
-    name: str
-    block: dict
-    data: dict
-    every: int | None
-
-
 @dataclass
 class Recipe:
     """A checked configuration.
@@ -79,10 +69,9 @@ class Recipe:
         return self.config["tokenizer"]
 
     @property
-    def evaluate(self) -> dict[str, Evaluation]:
-        """The evaluations by name."""
-        return {name: Evaluation(name, {k: v for k, v in block.items() if k not in ("data", "every")}, block["data"],
-                                 block.get("every")) for name, block in (self.config.get("evaluate") or {}).items()}
+    def evaluate(self) -> dict[str, dict]:
+        """The blocks of the evaluations by name: ``type``, ``data``, perhaps ``every``, and the task's own keys."""
+        return self.config.get("evaluate") or {}
 
     @cached_property
     def reached(self) -> list[str]:

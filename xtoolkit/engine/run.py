@@ -45,12 +45,12 @@ class Run:
                          stream.batch_size, train.seed, train.workers, distributed.rank(), distributed.world(),
                          train.max_bad, train.accumulate)
             for name, stream in recipe.streams.items()}
-        self.tasks = {name: TASK_REGISTRY.build(e.block, recipe.source.where("evaluate", name))
-                      for name, e in recipe.evaluate.items()}
+        self.tasks = {name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name))
+                      for name, block in recipe.evaluate.items()}
         self.eval_loaders = {
-            name: EvalLoader(self._dataset(e.data, ("evaluate", name, "data"), frozenset(), False),
+            name: EvalLoader(self._dataset(block["data"], ("evaluate", name, "data"), frozenset(), False),
                              EVAL_BATCH, train.workers, name, train.max_bad)
-            for name, e in recipe.evaluate.items()}
+            for name, block in recipe.evaluate.items()}
 
     def _dataset(self, block, place, views, train):
         size, patch = self.model.image_spec() or (None, None)
