@@ -167,6 +167,7 @@ def test_the_figures_are_those_of_the_files(written):
     assert cells[row + 3] == "4.0"
     text = " ".join(read.text)
     assert "8 min 1 s" in text and "corrupt image 3; empty caption 1" in text and "pairs/000.tar" in text and "400 steps" in text
+    assert "22 November 2026, 01:00 UTC" in text
     assert "A processor" in text and "abc123+changes" in text and "sample://picturebook/tokenizer" in text
 
 

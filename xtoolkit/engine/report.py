@@ -1,6 +1,7 @@
 """report.html: a run on one self-contained page, from the files in its folder and a gallery."""
 
 import json
+from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 
@@ -86,7 +87,8 @@ class Run:
 
 def page(run: Run, name: str) -> str:
     """The whole document."""
-    sections = [_results(run), _curves(run), _retrieved(run), _boxes(run), _masked(run), _recipe(run), _data(run), _record(run)]
+    sections = [_results(run), _curves(run), _retrieved(run), _boxes(run), _masked(run), _behind(run), _recipe(run), _data(run),
+                _record(run)]
     return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
             f"<title>{escape(name)} · xtoolkit</title><style>{CSS}</style></head><body><main>{_header(run, name)}"
@@ -108,7 +110,8 @@ def _header(run, name):
         facts.append(f"{duration(seconds)} of training")
     machine = run.environment.get("machine") or {}
     facts += [str(machine[k]) for k in ("gpu", "cpu") if machine.get(k)][:1]
-    facts += [run.environment[k] for k in ("precision", "started") if run.environment.get(k)]
+    facts += [run.environment["precision"]] if run.environment.get("precision") else []
+    facts += [when(run.environment["started"])] if run.environment.get("started") else []
     return (f'<header><p class="over">xtoolkit run</p><h1>{escape(name)}</h1><p class="sub">{escape(" · ".join(facts))}</p>'
             f"{_tiles(run)}</header>")
 
@@ -121,7 +124,7 @@ def _tiles(run):
         named = {"t2i_r10": "Text to image, R@10", "i2t_r10": "Image to text, R@10"}
         shown = [(f"{ways[0]}.{r}", title, "chance") for r, title in named.items()] if ways else []
         if "mean_iou" in metrics:
-            shown.append(("accuracy", "Boxes found, IoU 0.5 or more", "floor"))
+            shown.append(("accuracy", "Boxes found", "floor"))
         for metric, title, word in shown:
             beside = f"{word} {figure(floor[metric])}" if metric in floor else ""
             tiles.append(f'<div class="tile"><span>{escape(title)}</span><b>{figure(metrics[metric])}<small> %</small></b>'
@@ -130,6 +133,11 @@ def _tiles(run):
         tiles.append(f'<div class="tile"><span>Weighted sum of losses</span><b>{number(losses[-1][1])}</b>'
                      f"<em>from {number(losses[0][1])}</em></div>")
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+
+
+def when(started: str) -> str:
+    """22 November 2026, 01:00 UTC, of an ISO time in UTC."""
+    return f"{datetime.fromisoformat(started).astimezone(timezone.utc):%d %B %Y, %H:%M} UTC".lstrip("0")
 
 
 def duration(seconds: float) -> str:
@@ -147,12 +155,19 @@ def _results(run):
 
 
 def _curves(run):
-    groups = [("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run)), ("Parts of losses, and what they log", _part_charts(run)),
-              ("The run", _health_charts(run))]
-    body = "".join(f'{f"<h3>{title}</h3>" if title else ""}<div class="charts">{drawn}</div>'
+    return section("Learning curves", "Strong lines are the trend of the faint ones; figures are the last values; dashed lines are "
+                   "chance or the floor. The horizontal axis counts steps.",
+                   _charts([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]))
+
+
+def _behind(run):
+    return section("Behind the curves", "Parts of losses and what they log, gradients by encoder before clipping, rates.",
+                   _charts([("", _part_charts(run)), ("The run", _health_charts(run))]))
+
+
+def _charts(groups):
+    return "".join(f'{f"<h3>{title}</h3>" if title else ""}<div class="charts">{drawn}</div>'
                    for title, charts in groups if (drawn := "".join(map(draw, charts))))
-    return section("Learning curves", "Strong lines are running means of the faint ones; figures are the last values; dashed lines are "
-                   "chance or the floor. The horizontal axis counts steps.", body)
 
 
 def _loss_charts(run):
@@ -188,7 +203,7 @@ def _health_charts(run):
     norms = [k for k in run.keys if k.startswith("norm.")]
     encoders = Chart("Gradient norm by encoder", [Curve(k.removeprefix("norm."), run.points(k), i % COLOURS)
                                                   for i, k in enumerate(norms)])
-    return [encoders] + [Chart(title, [Curve(key, run.points(key), 6)], smooth=key != "lr") for key, title in TITLES.items()]
+    return [encoders] + [Chart(title, [Curve(key, run.points(key), 6)], smooth=key != "lr", linear=key == "lr") for key, title in TITLES.items()]
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------

@@ -27,14 +27,16 @@ class Chart:
     Attributes:
         title: above it.
         curves: those without a point are left out.
-        smooth: draw the mean over neighbouring points strong and the points themselves faint.
+        smooth: draw the trend through neighbouring points strong and the points themselves faint.
         unit: behind the ticks of the value axis, ``%`` for one.
+        linear: never a logarithmic axis.
     """
 
     title: str
     curves: list = field(default_factory=list)
     smooth: bool = True
     unit: str = ""
+    linear: bool = False
 
 
 def draw(chart: Chart) -> str:
@@ -44,7 +46,7 @@ def draw(chart: Chart) -> str:
         return ""
     values = [v for c in curves for v in shown_values(c, chart.smooth)] + [c.level for c in curves if c.level is not None]
     steps = [s for c in curves for s, _ in c.points]
-    axis = Axis.over(values)
+    axis = Axis.over(values, chart.linear)
     first, last = min(steps), max(steps)
     place_x = lambda s: LEFT + (WIDTH - LEFT - RIGHT) * ((s - first) / (last - first) if last > first else 0.5)
     place_y = lambda v: TOP + (HEIGHT - TOP - BOTTOM) * (1 - axis.share(v))
@@ -81,13 +83,17 @@ def _line(curve, smooth, place_x, place_y, axis):
 
 
 def smoothed(points: list) -> list:
-    """Each value as the mean of its neighbours, up to a 24th of the curve on either side, fewer towards the ends."""
-    reach = len(points) // 24
-    found = []
+    """Each value on the straight line through its neighbours, a 24th of the curve on either side.
+
+    Unlike a mean, a line does not bend a falling curve at its ends, where there are neighbours on one side only.
+    """
+    reach, found = len(points) // 24, []
     for i, (step, _) in enumerate(points):
-        near = min(reach, i, len(points) - 1 - i)
-        some = [v for _, v in points[i - near:i + near + 1]]
-        found.append((step, sum(some) / len(some)))
+        near = points[max(0, i - reach):i + reach + 1]
+        x, y = sum(s for s, _ in near) / len(near), sum(v for _, v in near) / len(near)
+        spread = sum((s - x) ** 2 for s, _ in near)
+        slope = sum((s - x) * (v - y) for s, v in near) / spread if spread else 0.0
+        found.append((step, y + slope * (step - x)))
     return found
 
 
@@ -108,9 +114,9 @@ class Axis:
     ticks: list
 
     @classmethod
-    def over(cls, values: list[float]) -> "Axis":
+    def over(cls, values: list[float], linear: bool = False) -> "Axis":
         low, high = min(values), max(values)
-        if low > 0 and high / low > LOG_FROM:
+        if not linear and low > 0 and high / low > LOG_FROM:
             low, high = low / 1.15, high * 1.15
             ticks = [m * 10.0 ** e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)]
             ticks = [t for t in ticks if low <= t <= high]

@@ -32,7 +32,7 @@ th:first-child,td:first-child{text-align:left}
 th{font-weight:600;color:var(--soft);font-size:12.5px;background:var(--wash)}
 tbody tr:last-child td{border-bottom:0}
 tr.floor td{color:var(--soft);font-style:italic}
-td.text{text-align:left;white-space:normal;overflow-wrap:anywhere}
+td.text{text-align:left;white-space:normal;overflow-wrap:break-word}
 th.text{text-align:left}
 td b{font-weight:660}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(318px,1fr));gap:14px}
@@ -66,7 +66,7 @@ figure{margin:0}
 .strip hr{border:0;margin:0;width:1px;height:100%;background:var(--line)}
 img{display:block;width:100%;height:auto;border-radius:5px}
 .pic{position:relative}
-.pic svg{position:absolute;inset:0;width:100%;height:100%;overflow:visible}
+.pic svg{position:absolute;inset:0;width:100%;height:100%;overflow:hidden;border-radius:5px}
 .strip .pic{border-radius:7px;padding:2px;border:2px solid transparent}
 .strip .right{border-color:var(--good)}
 .strip .missed{border:2px dashed var(--good)}
@@ -76,7 +76,7 @@ img{display:block;width:100%;height:auto;border-radius:5px}
 .box{fill:none;stroke-width:2.2;vector-effect:non-scaling-stroke}
 .halo{fill:none;stroke:#fff;stroke-width:4.4;opacity:.75;vector-effect:non-scaling-stroke}
 .true{stroke:#147a4b;stroke-dasharray:6 4}.predicted{stroke:#d6450b}
-.patch{fill:#8b8b8b}
+.patch{fill:#8b8b8b;shape-rendering:crispEdges}
 .how{display:flex;gap:18px;font-size:12.5px;color:var(--soft);margin:0 0 12px}
 .how i{display:inline-block;width:18px;height:0;border-top:2.4px solid;vertical-align:middle;margin-right:6px}
 .how .t{border-color:var(--good);border-top-style:dashed}.how .p{border-color:var(--bad)}
