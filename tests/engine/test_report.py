@@ -17,7 +17,7 @@ from xtoolkit.engine import report_charts as charts
 from xtoolkit.engine.report import duration, write_report
 from xtoolkit.engine.report_gallery import collect_gallery, find_pictures, jpeg, masked_words
 from xtoolkit.engine.report_sections import words
-from xtoolkit.engine.report_tables import format_table, result_tables
+from xtoolkit.engine.report_tables import aligned, format_table, result_tables
 
 CONFIG = """\
 tokenizer: sample://picturebook/tokenizer
@@ -261,9 +261,11 @@ def test_tables_for_the_console_stand_beside_chance_and_floor():
     assert tables["retrieval"][2][0] == "chance" and tables["glue"][1] == ["acc", "0.500", "–"]
     assert tables["boxes"][1:] == [["testA", "41.3", "36.5", "0.388", "0.341"], ["both", "40.0", "–", "0.300", "–"],
                                    ["both b", "39.0", "–", "–", "–"]]
-    lines = format_table(tables["boxes"]).splitlines()
+    lines = aligned(tables["boxes"]).splitlines()
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
     assert lines[2].split() == ["testA", "41.3", "36.5", "0.388", "0.341"] and lines[2].index("41.3") == lines[3].index("40.0")
+    printed = format_table(evaluations["retrieval"], floors["retrieval"]).splitlines()
+    assert printed[2].split() == ["dual", "encoder", "11.4", "34.6", "46.2", "18.4", "52.4", "71.6", "39.1"] and len(printed) == 4
 
 
 # ---- gallery ---------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from xtoolkit import config
 from xtoolkit.engine import report_sections as show
 from xtoolkit.engine.report_charts import Chart, Curve, draw, number
 from xtoolkit.engine.report_style import CSS
-from xtoolkit.engine.report_tables import figure, result_tables
+from xtoolkit.engine.report_tables import figure, format_table, result_tables
+
+__all__ = ["format_table", "write_report"]
 
 NAME = "report.html"
 COLOURS = 8

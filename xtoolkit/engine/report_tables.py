@@ -48,8 +48,14 @@ def figure(value, places: int = 1) -> str:
     return "–" if value is None else f"{value:.{places}f}"
 
 
-def format_table(rows: list) -> str:
-    """Rows of text as lines for a terminal: the first column to the left, the others to the right, a rule under the heading."""
+def format_table(metrics: dict, floor: dict, name: str = "all") -> str:
+    """The figures of one evaluation as a table for a terminal, beside chance or the floor."""
+    (_, rows), = result_tables({name: metrics}, {name: floor})
+    return aligned(rows)
+
+
+def aligned(rows: list) -> str:
+    """Rows of text as lines: the first column to the left, the others to the right, a rule under the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     line = lambda row: "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
     return "\n".join([line(rows[0]), "  ".join("-" * w for w in widths), *map(line, rows[1:])])
