@@ -171,12 +171,12 @@ def mirror(image: Image.Image) -> Image.Image:
 
 
 class Normalize:
-    """RGB to (3, H, W) float32, (value / 255 - mean) / std, by a table of 256 values a channel."""
+    """RGB to (3, H, W) float32: (value / 255 - mean) / std."""
 
     def __init__(self, mean: list[float] | tuple = CLIP_MEAN, std: list[float] | tuple = CLIP_STD):
-        values = np.arange(256, dtype=np.float32)[None] / 255
-        self._table = ((values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]).astype(np.float32)
+        mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (mean, std))
+        self._scale, self._shift = 1 / (255 * std), -mean / std
 
     def __call__(self, image: Image.Image) -> Tensor:
-        pixels = np.asarray(image)
-        return torch.from_numpy(np.stack([self._table[c][pixels[:, :, c]] for c in range(3)]))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self._scale).add_(self._shift)

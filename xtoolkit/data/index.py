@@ -4,7 +4,6 @@ An index file is one line of JSON (what it was built from, and what was damaged)
 memory: neither their number nor the number of workers makes Python objects.
 """
 
-import gzip
 import json
 import os
 import tarfile
@@ -105,6 +104,10 @@ def build_tar(path: str) -> tuple[np.ndarray, dict]:
                         damage = f"cut off inside {member.name}"
                         break
                     _add(samples, member)
+                # tarfile takes a header that it cannot read for the end of the archive; the real end is a block of zeros.
+                raw.seek(tar.offset)
+                if damage is None and raw.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    damage = f"no header at byte {tar.offset}"
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as e:
             damage = str(e)
         records = np.zeros(len(samples), TAR)
@@ -174,12 +177,18 @@ def build_lines(path: str) -> tuple[np.ndarray, dict]:
 
 
 def _gunzip(path: str) -> tuple[bytes, str | None]:
-    whole = bytearray()
-    with gzip.open(path, "rb") as f:
-        try:
-            while block := f.read(1 << 20):
-                whole += block
-        except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-            cut = whole.rfind(b"\n") + 1
-            return bytes(whole[:cut]), str(e)
-    return bytes(whole), None
+    """What can be unpacked, cut after the last whole line if the file is damaged; and the damage."""
+    whole, damage, member = bytearray(), None, None
+    with open(path, "rb") as f:
+        while damage is None and (block := f.read(1 << 16)):
+            while block:
+                member = member or zlib.decompressobj(wbits=31)  # 31: a gzip header and its checksum
+                try:
+                    whole += member.decompress(block)
+                except zlib.error as e:
+                    damage = str(e)
+                    break
+                block, member = member.unused_data, None if member.eof else member
+    if damage is None and member is not None:
+        damage = "cut off"
+    return bytes(whole[:whole.rfind(b"\n") + 1] if damage else whole), damage

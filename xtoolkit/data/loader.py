@@ -1,9 +1,9 @@
 """Batches of a stream, by visit, made ahead of time in worker processes; and one pass in order for evaluation."""
 
 import atexit
+import functools
 import signal
 import time
-from collections import Counter
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,56 +13,9 @@ from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadDataError, BadSample
 from xtoolkit.data.items import Item
 from xtoolkit.data.order import Slot, sample_rng
+from xtoolkit.data.tally import Tally
 
-RESERVES = 50      # samples tried in the place of a bad one before the stream is given up
-FEWEST_READ = 100  # samples read before the share of bad ones can stop a run
-TRUNCATED = "truncated shard"
-
-
-class Tally:
-    """Samples read and bad ones, by kind and by shard.
-
-    Args:
-        name: of the stream, for messages.
-        damaged: {file: what is wrong}: each counts as one bad sample.
-        max_bad: largest share of bad samples.
-    """
-
-    def __init__(self, name: str, damaged: dict[str, str], max_bad: float):
-        self._name, self._max_bad, self._damaged = name, max_bad, damaged
-        self._read, self._kinds, self._shards, self._last = 0, Counter(), Counter(), {}
-        for file, what in damaged.items():
-            self._count(TRUNCATED, file, what)
-
-    def _count(self, kind: str, path: str, detail: str) -> None:
-        self._kinds[kind] += 1
-        self._shards[path] += 1
-        self._last[path] = f"{kind}: {detail}"
-
-    def add(self, read: int, bad: list[tuple[str, str, str]]) -> None:
-        """Adds what one batch cost: samples read, and (kind, shard, detail) of each bad one.
-
-        Raises:
-            BadDataError: the share of bad samples is above ``max_bad``.
-        """
-        self._read += read
-        for kind, path, detail in bad:
-            self._count(kind, path, detail)
-        if self._read >= FEWEST_READ and sum(self._kinds.values()) > self._max_bad * self._read:
-            raise BadDataError(self.complaint())
-
-    def complaint(self) -> str:
-        """What is wrong with the stream's data, in one line."""
-        worst, count = self._shards.most_common(1)[0]
-        kinds = ", ".join(f"{n} {kind}" for kind, n in self._kinds.most_common())
-        return (f"stream `{self._name}`: {sum(self._kinds.values())} of {self._read} samples are bad ({kinds}), more than "
-                f"train.max_bad={self._max_bad}. Worst shard: {worst} ({count}; the last: {self._last[worst]}). "
-                "Mend or remove it, or raise train.max_bad")
-
-    def report(self) -> dict:
-        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``."""
-        worst = self._shards.most_common(1)
-        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None}
+RESERVES = 50  # samples tried in the place of a bad one before the stream is given up
 
 
 class _Made:
@@ -179,6 +132,7 @@ class Loader:
         pin: pin the memory of batches, for copies to a CUDA device that do not wait.
 
     Attributes:
+        dataset: what it reads.
         wait_s: seconds that ``at`` has waited so far.
 
     Raises:
@@ -190,8 +144,9 @@ class Loader:
                  world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False):
         if batch_size % (world * parts):
             raise ValueError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x {parts} micro-batches")
+        self.dataset = dataset
         self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts)
-        self._tally = Tally(stream, dataset.damaged, max_bad)
+        self._tally = Tally(stream, len(dataset), dataset.damaged, max_bad)
         self._stream, self._parts, self._workers, self._pin = stream, parts, workers, pin
         self._ahead, self._loader, self._running, self._next = _Ahead(parts), None, None, None
         self.wait_s = 0.0
@@ -285,14 +240,14 @@ class EvalLoader:
     def __init__(self, dataset: StreamDataset, batch_size: int, workers: int = 0, name: str = "evaluation",
                  max_bad: float = 0.01, pin: bool = False):
         self._made, self._workers, self._pin = _Once(dataset, batch_size), workers, pin
-        self._name, self._max_bad, self._damaged = name, max_bad, dataset.damaged
-        self._tally = Tally(name, dataset.damaged, max_bad)
+        self._fresh = functools.partial(Tally, name, len(dataset), dataset.damaged, max_bad)
+        self._tally = self._fresh()
 
     def __len__(self) -> int:
         return len(self._made)
 
     def __iter__(self):
-        self._tally = Tally(self._name, self._damaged, self._max_bad)
+        self._tally = self._fresh()
         numbers = range(len(self._made))
         if self._workers:
             made = iter(_data_loader(self._made, numbers, self._workers, self._pin))

@@ -1,5 +1,6 @@
 """Which tokens of a text and which patches of a picture are masked. Plain Python: it runs in the loader's workers."""
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -102,6 +103,15 @@ def _units(units: list, wanted: int, how: TextMask, rng: random.Random) -> set:
     return taken
 
 
+LOG_ASPECT = -math.log(0.3)
+
+
+@functools.lru_cache(maxsize=8)
+def _columns(side: int) -> list[int]:
+    """For each height the bits of a column of that many patches."""
+    return [sum(1 << (side * row) for row in range(height)) for height in range(side)]
+
+
 def mask_patches(side: int, how: ImageMask, rng: random.Random) -> np.ndarray:
     """Blocks of patches until ``how.patches`` are masked; what no block fits is filled one by one.
 
@@ -114,17 +124,18 @@ def mask_patches(side: int, how: ImageMask, rng: random.Random) -> np.ndarray:
     Returns:
         (side * side,) bool, True = masked, row-major.
     """
-    everything = side * side
-    mask, left, widest = 0, how.patches, -math.log(0.3)
-    column = [sum(1 << (side * row) for row in range(height)) for height in range(side)]
+    # The mask is an integer of side * side bits: a block is one shift, its new patches one count of bits.
+    everything, columns, uniform = side * side, _columns(side), rng.random
+    mask, left = 0, how.patches
     while left > 0:
         for _ in range(10):
-            area, aspect = rng.uniform(how.min_block, left), math.exp(rng.uniform(-widest, widest))
+            area = how.min_block + (left - how.min_block) * uniform()
+            aspect = math.exp(LOG_ASPECT * (2 * uniform() - 1))
             height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if not (0 < height < side and 0 < width < side):
                 continue
-            top, start = rng.randint(0, side - height), rng.randint(0, side - width)
-            grown = mask | column[height] * ((1 << width) - 1) << (top * side + start)
+            top, start = int(uniform() * (side - height + 1)), int(uniform() * (side - width + 1))
+            grown = mask | columns[height] * ((1 << width) - 1) << (top * side + start)
             added = grown.bit_count() - mask.bit_count()
             if 0 < added <= left:
                 mask, left = grown, left - added

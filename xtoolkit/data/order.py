@@ -98,7 +98,8 @@ class Order:
         self.lengths, self.window = lengths, window if lengths is not None else 1
         self.elements = elements
         if elements is not None:
-            limit = max(1, batch_size // 2)  # so that a batch holds at least two pictures
+            # At least three pictures a batch, of which two can be the same (the last of an epoch, the first of the next).
+            limit = max(1, (batch_size - 1) // 2)
             self.elements = [np.minimum(e, limit) for e in elements]
         for i, size in enumerate(sizes):
             if size == 0 or (elements is not None and not self.elements[i].any()):

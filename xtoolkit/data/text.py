@@ -58,12 +58,11 @@ class Tokenizer:
         """The ids (L,) int64 of ``encode``, and (L,) int8: 1 where a word starts, 0 inside a word, -1 at a special."""
         coded = self._backend.encode(text, add_special_tokens=False)
         kept = coded.ids if max_tokens is None else coded.ids[:max_tokens - 2]
-        ids = np.array([self.bos, *kept, self.eos], np.int64)
-        starts = np.full(len(ids), -1, np.int8)
-        words = [-1 if w is None else w for w in coded.word_ids[:len(kept)]]
-        starts[1:-1] = np.diff(np.array(words, np.int64), prepend=-2) != 0
-        starts[1:-1][[i in self.special for i in kept]] = -1
-        return ids, starts
+        starts, last = [-1], None
+        for token, word in zip(kept, coded.word_ids):
+            starts.append(-1 if token in self.special else int(word is None or word != last))
+            last = word
+        return np.array([self.bos, *kept, self.eos], np.int64), np.array([*starts, -1], np.int8)
 
     def decode(self, ids) -> str:
         """The text of ids, specials left out."""
