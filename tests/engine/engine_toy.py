@@ -1,4 +1,4 @@
-"""A model, data and a recipe small enough to train in milliseconds, with dropout and two streams that share an encoder."""
+"""A model, data and a recipe that train in milliseconds, with dropout and two streams that share an encoder."""
 
 from types import SimpleNamespace
 
@@ -41,7 +41,7 @@ class ToyModel(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.encoders = nn.ModuleDict({"body": ToyEncoder(dropout), "side": ToyEncoder(0.0)})
-        self.losses = nn.ModuleDict({"one": nn.Linear(WIDTH, 1), "two": nn.Linear(WIDTH, 2), "idle": nn.Linear(WIDTH, 2)})
+        self.losses = nn.ModuleDict({name: nn.Linear(WIDTH, n) for name, n in (("one", 1), ("two", 2), ("idle", 2))})
         self.losses["two"].temperature = nn.Parameter(torch.ones(1, 1))
         self.poison = {}
 
@@ -62,15 +62,17 @@ class ToyModel(nn.Module):
 class ToyLoader:
     """Batches that are a function of (stream, visit) and, over ranks, slices of one global batch."""
 
-    def __init__(self, stream, rows, rank=0, world=1):
-        self.stream, self.rows, self.rank, self.world = stream, rows, rank, world
+    def __init__(self, stream, rows, rank=0, world=1, parts=1):
+        self.stream, self.rows, self.rank, self.world, self.parts = stream, rows, rank, world, parts
         self.wait_s, self.visits, self.dataset = 0.0, [], range(64)
 
-    def at(self, visit):
-        self.visits.append(visit)
+    def at(self, visit, part=0):
+        if part == 0:
+            self.visits.append(visit)
         generator = torch.Generator().manual_seed(1000 * ord(self.stream) + visit)
         x = torch.randn(self.rows, WIDTH, generator=generator)
-        return Batch(extra={"x": x[self.rank * self.rows // self.world:(self.rank + 1) * self.rows // self.world]})
+        place = self.rank * self.parts + part
+        return Batch(extra={"x": x.chunk(self.world * self.parts)[place]})
 
     def report(self):
         return {"bad": 0}
@@ -86,10 +88,12 @@ def recipe(output, steps=10, schedule=None, optim=None, evaluate=None, rows=8, *
     optim = optim or Optim(lr=1e-2, warmup=3)
     train = Train(steps=steps, output=str(output), **{"device": "cpu", "precision": "fp32", "log_every": 1,
                                                       "checkpoint_every": 5, **train})
-    config = {"encoders": {"body": {"dropout": 0.3}}, "schedule": {"every_step": [["a", "b"]]}, "optim": {"lr": optim.lr},
-              "train": {"steps": steps, "output": str(output), "seed": train.seed}, "streams": {"a": {"batch_size": rows}}}
-    return SimpleNamespace(config=config, streams=streams, schedule=schedule, optim=optim, train=train, evaluate=evaluate or {})
+    config = {"encoders": {"body": {"dropout": 0.3}}, "schedule": {"every_step": [["a", "b"]]},
+              "optim": {"lr": optim.lr}, "streams": {"a": {"batch_size": rows}},
+              "train": {"steps": steps, "output": str(output), "seed": train.seed}}
+    return SimpleNamespace(config=config, streams=streams, schedule=schedule, optim=optim, train=train,
+                           evaluate=evaluate or {})
 
 
-def loaders(rows=8, rank=0, world=1):
-    return {name: ToyLoader(name, rows, rank, world) for name in ("a", "b")}
+def loaders(rows=8, rank=0, world=1, parts=1):
+    return {name: ToyLoader(name, rows, rank, world, parts) for name in ("a", "b")}

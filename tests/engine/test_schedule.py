@@ -6,6 +6,7 @@ import pytest
 
 from xtoolkit.engine.schedule import BLOCK, Schedule, problems
 from xtoolkit.engine.settings import ScheduleBlock
+from xtoolkit.registry import ConfigError
 
 STREAMS = ["text", "image", "pairs", "region"]
 
@@ -53,23 +54,30 @@ def test_draws_follow_weights_and_seed_and_not_the_order_of_writing():
 
 
 @pytest.mark.parametrize("block, expected", [
-    (ScheduleBlock(every_step=[["text", "imagee", "pairs", "region"]]), ["unknown stream `imagee`; did you mean `image`?",
-                                                                         "`image` is never scheduled"]),
+    (ScheduleBlock(every_step=[["text", "imagee", "pairs", "region"]]),
+     ["('every_step',)", "unknown stream `imagee`; did you mean `image`?", "`image` is never scheduled"]),
     (ScheduleBlock(every_step=[STREAMS], sample={"text": 1}), ["exclude each other"]),
-    (ScheduleBlock(), ["neither `every_step` nor `sample`"]),
-    (ScheduleBlock(every_step=[STREAMS], every={"text": 0, "txt": 2}), ["`txt` stands in no group", "1 or more, not 0"]),
-    (ScheduleBlock(every_step=[STREAMS], every=dict.fromkeys(STREAMS, 2)), ["step 1 would have no stream"]),
+    (ScheduleBlock(every_step=[STREAMS], every={"text": 0, "txt": 2}),
+     ["('every', 'txt')", "`txt` stands in no group", "('every', 'text')", "1 or more, not 0"]),
+    (ScheduleBlock(every_step=[STREAMS], every=dict.fromkeys(STREAMS, 2)), ["the second step would have no stream"]),
     (ScheduleBlock(every_step=[STREAMS, ["text"]]), ["`text` stands in 2 places"]),
     (ScheduleBlock(every_step=[STREAMS, []]), ["an empty group"]),
     (ScheduleBlock(sample=dict.fromkeys(STREAMS, 0)), ["must be above 0, not 0"]),
     (ScheduleBlock(sample=dict.fromkeys(STREAMS, 1), every={"text": 2}), ["only goes with `every_step`"]),
     (ScheduleBlock(sample={"text": 1, "image": 1, "pairs": 1}), ["`region` is never scheduled"])])
 def test_mistakes_are_named(block, expected):
-    found = "\n".join(problems(block, STREAMS))
+    found = str(problems(block, STREAMS))
     for words in expected:
         assert words in found
+    with pytest.raises(ConfigError):
+        Schedule(block, 0, STREAMS)
 
 
 def test_a_good_block_has_no_problems():
     assert problems(ScheduleBlock(every_step=[STREAMS], every={"text": 3}), STREAMS) == []
     assert problems(ScheduleBlock(sample=dict.fromkeys(STREAMS, 1.5)), STREAMS) == []
+    assert problems(ScheduleBlock(), STREAMS) == []
+
+
+def test_without_a_schedule_all_streams_are_one_group():
+    assert Schedule(ScheduleBlock(every={"text": 2}), 0, STREAMS).groups(1) == [["image", "pairs", "region"]]

@@ -1,4 +1,4 @@
-"""Checkpoints: a torch Distributed Checkpoint directory and one JSON file, written whole or not at all, read strictly."""
+"""Checkpoints: a torch Distributed Checkpoint directory and a JSON file, written whole or not at all, read strictly."""
 
 import json
 import os
@@ -79,13 +79,13 @@ def load(path, model, optimizer=None) -> dict:
     """
     record, reader = read_record(path), _Reader(path)
     stored = reader.read_metadata().state_dict_metadata
+    of_model = {name: meta for name, meta in stored.items() if name.startswith("model.")}
+    of_optimizer = {name: meta for name, meta in stored.items() if name.startswith("optimizer.")}
     wanted = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    found = _mismatches(wanted, {n: m for n, m in stored.items() if n.startswith("model.")}, "the model")
-    state = {}
+    found, state = _mismatches(wanted, of_model, "the model"), {}
     if optimizer is not None:
-        state = _empty_state(optimizer, (n for n in stored if n.startswith("optimizer.")))
-        found += _mismatches({n: t for n, t in state.items()}, {n: m for n, m in stored.items() if n.startswith("optimizer.")},
-                             "the optimizer")
+        state = _empty_state(optimizer, of_optimizer)
+        found += _mismatches(state, of_optimizer, "the optimizer")
     if found:
         raise CheckpointError("\n".join([f"{path} does not fit:", *(f"  {line}" for line in found),
                                          "  resume with the recipe that wrote it (its `config` is in "
@@ -98,7 +98,7 @@ def load(path, model, optimizer=None) -> dict:
     return record
 
 
-# ---- what is in it ---------------------------------------------------------------------------------------------------------
+# ---- what is in it --------------------------------------------------------------------------------------------------
 def _tensors(model, optimizer):
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in _named(optimizer):
@@ -113,7 +113,7 @@ def _named(optimizer):
 
 
 def _empty_state(optimizer, names):
-    """Zeros for every state tensor that the checkpoint has of a parameter of ours; a parameter never updated has none."""
+    """Zeros for each state tensor that the checkpoint has of a parameter of ours; one never updated has none."""
     parameters, state = dict(_named(optimizer)), {}
     for full in names:
         _, key, name = full.split(".", 2)
@@ -135,24 +135,25 @@ def _mismatches(wanted, stored, of):
     plain = lambda name: name.partition(".")[2]
     found = [f"missing in the checkpoint: `{plain(n)}`{nearest(n, set(stored) - set(wanted)) if stored else ''} of {of}"
              for n in wanted if n not in stored]
-    found += [f"unexpected in the checkpoint: `{plain(n)}`, which {of} does not have" for n in stored if n not in wanted]
+    found += [f"unexpected in the checkpoint: `{plain(n)}`, which {of} does not have"
+              for n in stored if n not in wanted]
     for name in wanted:
         if name in stored:
             has, wants = stored[name], wanted[name]
             if has.size != wants.shape or has.properties.dtype != wants.dtype:
-                found.append(f"mis-shaped: `{plain(name)}` is {list(has.size)} {has.properties.dtype} in the checkpoint, "
-                             f"{list(wants.shape)} {wants.dtype} in {of}")
+                found.append(f"mis-shaped: `{plain(name)}` is {list(has.size)} {has.properties.dtype} in the "
+                             f"checkpoint, {list(wants.shape)} {wants.dtype} in {of}")
     return found
 
 
-# ---- how it lies on disk ---------------------------------------------------------------------------------------------------
+# ---- how it lies on disk --------------------------------------------------------------------------------------------
 def _finished(path):
     return (path / ".metadata").is_file() and (path / RECORD).is_file()
 
 
 def _all(output):
-    folder = Path(output) / FOLDER
-    return sorted((p for p in folder.glob("step_[0-9]*") if _finished(p)), key=lambda p: int(p.name.removeprefix("step_")))
+    whole = (path for path in (Path(output) / FOLDER).glob("step_[0-9]*") if _finished(path))
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def _write_synced(path, text):

@@ -1,4 +1,4 @@
-"""The few collectives that replicated training needs: joining, one averaged reduction of gradients, agreeing on a flag."""
+"""The few collectives that replicated training needs: joining, averaging gradients once, agreeing on a number."""
 
 import os
 
@@ -10,12 +10,11 @@ BUCKET = 32 * 2**20
 
 
 def join(device: torch.device) -> None:
-    """Joins the processes that ``torchrun`` started; alone (no WORLD_SIZE, or 1) it does nothing.
+    """Joins the processes that ``torchrun`` started; alone it does nothing.
 
-    On CUDA both backends are up: tensors go by NCCL, questions between hosts by gloo, so that these never stop the device.
+    On CUDA both backends are up: gradients go by NCCL, questions between hosts by gloo, so that none stops the device.
     """
-    world = int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else 1
-    if world == 1 or dist.is_initialized():
+    if world() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -29,16 +28,22 @@ def leave() -> None:
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    """The number of this process, as ``torchrun`` gave it: known before the processes have joined."""
+    return _given("RANK", 0)
 
 
 def local_rank() -> int:
     """The number of this process on its machine, which is that of its device."""
-    return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else 0
+    return _given("LOCAL_RANK", 0)
 
 
 def world() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many processes ``torchrun`` started; 1 without it."""
+    return _given("WORLD_SIZE", 1)
+
+
+def _given(name, alone):
+    return int(os.environ[name]) if name in os.environ else alone
 
 
 def is_main() -> bool:
@@ -73,8 +78,8 @@ def mean(values: torch.Tensor) -> torch.Tensor:
 def reduce_gradients(parameters: list) -> None:
     """Averages gradients over processes, in buckets of one type; called once after the last backward of a group.
 
-    A parameter that got a gradient on any process gets one on all: where a process did not use it (a batch without boxes),
-    it contributes zeros. The processes agree on which those are on the host, so a device is never asked.
+    A parameter that got a gradient on any process gets one on all: where a process did not use it (a batch without
+    boxes), it contributes zeros. The processes agree on which those are on the host, so a device is never asked.
 
     Args:
         parameters: the trainable ones, in the same order on all processes.

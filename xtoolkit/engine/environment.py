@@ -22,14 +22,13 @@ def versions() -> dict[str, str | None]:
 
 
 def git_hash() -> str | None:
-    """Commit of the checkout that xtoolkit is imported from, ``+changes`` if files differ from it; None outside a checkout."""
+    """Commit of the checkout that xtoolkit is imported from, ``+changes`` if files differ; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    ask = lambda *words: subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
     try:
-        commit = ask("rev-parse", "HEAD")
-        return commit + ("+changes" if ask("status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return _git(root, "rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -38,10 +37,11 @@ def machine(device) -> dict:
     """The host as far as it bears on speed and numbers. ``device`` is the torch device of the run."""
     import torch
 
-    found = {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-             "device": str(device)}
+    found = {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
+             "threads": torch.get_num_threads(), "device": str(device)}
     if device.type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "gpus": torch.cuda.device_count(), "cuda": torch.version.cuda}
+        found |= {"gpu": torch.cuda.get_device_name(device), "gpus": torch.cuda.device_count(),
+                  "cuda": torch.version.cuda}
     return found
 
 
@@ -50,9 +50,15 @@ def command() -> str:
     return " ".join([Path(sys.executable).name, *sys.argv])
 
 
+def _git(root, *words):
+    asked = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    return asked.stdout.strip()
+
+
 def _cpu_name():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or None)
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or None

@@ -13,17 +13,18 @@ from xtoolkit.engine.writers import Console, JsonLines, Results, RunRecord, Tens
 
 
 def default_hooks() -> list[Hook]:
-    """The hooks of a full run. The order matters: numbers are written before the checkpoint that a resumed run starts from, a
-    signal is obeyed before an evaluation begins, and the record comes last."""
+    """The hooks of a full run, in the order that matters: numbers are written before the checkpoint from which a
+    resumed run goes on, a signal is obeyed before an evaluation begins, and the results come last."""
     return [RunRecord(), JsonLines(), TensorBoard(), Console(), Log(), Checkpoint(), Signals(), Evaluate(), Results()]
 
 
 class Log(Hook):
     """Gathers the numbers of the steps and hands them on at each log step.
 
-    Losses are means over the steps since the last log step in which they were computed (after a resume within an interval:
-    over the steps since). Written by name: ``<stream>.<loss>``, ``<stream>.<loss>.<part>``, and ``<loss>``, its mean over the
-    streams that have it; ``loss`` is the weighted sum that is differentiated; also rates, times, samples and epochs.
+    Losses are means over the steps since the last log step in which they were computed (after a resume within an
+    interval: over the steps since). Written by name: ``<stream>.<loss>``, ``<stream>.<loss>.<part>``, and ``<loss>``,
+    its mean over the streams that have it; ``loss`` is the weighted sum that is differentiated; also rates, times,
+    samples and epochs.
     """
 
     def before_train(self, trainer):
@@ -121,14 +122,16 @@ class Evaluate(Hook):
         self._evaluated_at = {}
 
     def after_step(self, trainer):
-        every = {name: trainer.recipe.evaluate[name].every for name in trainer.evaluators}
-        self._run(trainer, [name for name, n in every.items()
-                            if trainer.done == trainer.train.steps or n is not None and trainer.done % n == 0])
+        self._run(trainer, [name for name in trainer.evaluators if self._due(trainer, trainer.recipe.evaluate[name])])
 
     def after_train(self, trainer):
         """A run that was complete when it was resumed takes no step, and is evaluated here."""
         self._run(trainer, [n for n in trainer.evaluators if n not in self._evaluated_at
                             or self._evaluated_at[n] != trainer.done])
+
+    def _due(self, trainer, block):
+        between = "every" in block and block["every"] is not None and trainer.done % block["every"] == 0
+        return between or trainer.done == trainer.train.steps
 
     def _run(self, trainer, names):
         for name in names:

@@ -6,31 +6,30 @@ from xtoolkit.engine.settings import Optim
 from xtoolkit.registry import nearest
 
 
-def problems(optim: Optim, names, steps: int | None = None) -> list[str]:
-    """Every mistake of an `optim` block, each one line that begins with its key.
+def problems(optim: Optim, names, steps: int | None = None) -> list[tuple[tuple, str]]:
+    """Every mistake of an `optim` block: (keys below `optim`, what is wrong).
 
     Args:
         names: encoders and losses of the recipe: what ``lr_mult`` may name.
         steps: optimizer steps of the run, to hold ``warmup`` against; None: not checked.
     """
-    found = [f"optim.lr_mult: no encoder or loss is called `{name}`{nearest(name, names)}"
+    found = [(("lr_mult", name), f"`lr_mult` names neither an encoder nor a loss: `{name}`{nearest(name, names)}")
              for name in optim.lr_mult if name not in names]
-    found += [f"optim.lr_mult.{name}: must be 0 or more, not {factor}" for name, factor in optim.lr_mult.items() if factor < 0]
-    for key in ("lr", "eps"):
-        if getattr(optim, key) <= 0:
-            found.append(f"optim.{key}: must be above 0, not {getattr(optim, key)}")
-    for key in ("weight_decay", "warmup", "min_lr"):
-        if getattr(optim, key) < 0:
-            found.append(f"optim.{key}: must be 0 or more, not {getattr(optim, key)}")
+    found += [(("lr_mult", name), f"must be 0 or more, not {factor}")
+              for name, factor in optim.lr_mult.items() if factor < 0]
+    found += [((key,), f"must be above 0, not {getattr(optim, key)}")
+              for key in ("lr", "eps") if getattr(optim, key) <= 0]
+    found += [((key,), f"must be 0 or more, not {getattr(optim, key)}")
+              for key in ("weight_decay", "warmup", "min_lr") if getattr(optim, key) < 0]
     if not all(0 <= beta < 1 for beta in optim.betas):
-        found.append(f"optim.betas: both must be at least 0 and below 1, not {list(optim.betas)}")
+        found.append((("betas",), f"both must be at least 0 and below 1, not {list(optim.betas)}"))
     if optim.clip is not None and optim.clip <= 0:
-        found.append(f"optim.clip: must be above 0, not {optim.clip}; null switches clipping off")
+        found.append((("clip",), f"must be above 0, not {optim.clip}; null switches clipping off"))
     if optim.min_lr > optim.lr:
-        found.append(f"optim.min_lr: {optim.min_lr} is above the peak lr {optim.lr}")
+        found.append((("min_lr",), f"{optim.min_lr} is above the peak lr {optim.lr}"))
     if steps is not None and warmup_steps(optim, steps) > steps:
-        found.append(f"optim.warmup: {optim.warmup:g} steps are more than the run's {steps}; "
-                     "below 1 it is a share of all steps, e.g. 0.1")
+        found.append((("warmup",), f"{optim.warmup:g} steps are more than the run's {steps}; "
+                                   "below 1 it is a share of all steps, e.g. 0.1"))
     return found
 
 
@@ -42,15 +41,16 @@ def warmup_steps(optim: Optim, steps: int) -> int:
 def lr_at(step: int, optim: Optim, steps: int) -> float:
     """The learning rate of a step, before ``lr_mult``.
 
-    Linear from 0 to the peak over the warm-up, then ``decay`` to ``min_lr`` at the last step. The curve is read at ``step + 1``:
-    the released X-FM, whose scheduler starts at 0, spends its first update on a rate of 0 and never reaches the end of the
-    decay; here the first update has ``lr / warmup``, update number ``warmup`` has the peak and the last one ``min_lr``.
+    Linear from 0 to the peak over the warm-up, then ``decay`` to ``min_lr`` at the last step. The curve is read at
+    ``step + 1``: the released X-FM, whose scheduler starts at 0, spends its first update on a rate of 0 and never
+    reaches the end of the decay; here the first update has ``lr / warmup``, update number ``warmup`` the peak, the last
+    one ``min_lr``.
 
     Args:
         step: counted from 0.
         steps: optimizer steps of the whole run.
 
-    Source: X-FM release, ``scheduler.py`` (linear warm-up and decay by iteration); cosine as in Loshchilov and Hutter, 2017.
+    Source: X-FM release, ``scheduler.py`` (linear warm-up and decay by iteration); cosine: Loshchilov and Hutter, 2017.
     """
     done, warm = step + 1, warmup_steps(optim, steps)
     if done < warm:
@@ -71,14 +71,14 @@ def set_lr(optimizer, step: int, optim: Optim, steps: int) -> float:
 
 
 def build_optimizer(model, optim: Optim):
-    """torch's fused AdamW over groups {decay, no decay} x ``lr_mult``; master weights stay in the model's own type (fp32).
+    """torch's fused AdamW over groups {decay, no decay} x ``lr_mult``; master weights keep the model's type (fp32).
 
-    Fused on CPU as on CUDA: on one thread and 10.5M parameters it took 15 ms a step where the plain loop took 50 and foreach 67,
-    and it alone can leave an update out on the device itself (``found_inf``), without asking the host.
+    Fused on CPU as on CUDA: on one thread and 10.5M parameters it took 15 ms a step where the plain loop took 50 and
+    foreach 67, and it alone can leave an update out on the device itself (``found_inf``), without asking the host.
 
     Args:
-        model: has ``encoders`` and ``losses``; a parameter belongs to the encoder or loss whose name is the second word of its
-            own. What ``requires_grad`` is False for (a frozen encoder, a teacher) is left out.
+        model: has ``encoders`` and ``losses``; a parameter belongs to the encoder or loss whose name is the second word
+            of its own. What ``requires_grad`` is False for (a frozen encoder, a teacher) is left out.
 
     Returns:
         The optimizer; its groups carry ``name`` and ``lr_mult``.
@@ -109,15 +109,15 @@ def no_decay(model) -> set[str]:
     """Names of the parameters that weight decay leaves alone.
 
     Biases, everything that a norm layer owns, relative-position tables, and whatever has fewer than two dimensions or a
-    single element: norms by any other name, layer scale, the temperature. Tokens (``cls_token``, ``mask_token``) and embeddings
-    decay, as do all matrices.
+    single element: norms by any other name, layer scale, the temperature. Tokens (``cls_token``, ``mask_token``) and
+    embeddings decay, as do all matrices.
 
     The released X-FM picks by substrings of names (``optim.py``), and so also decays the temperature and layer scale.
     """
     from torch import nn
 
     norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    owned_by_norms = {f"{path}.{name}" if path else name for path, module in model.named_modules() if isinstance(module, norms)
+    owned_by_norms = {f"{path}.{name}" for path, module in model.named_modules() if isinstance(module, norms)
                       for name, _ in module.named_parameters(recurse=False)}
     return {name for name, parameter in model.named_parameters()
             if name in owned_by_norms or parameter.ndim < 2 or parameter.numel() == 1

@@ -16,12 +16,12 @@ def check_folder(output, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"train.output: {output} is a file; name a folder")
     if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"train.output: {output} exists and is not empty; go on from its last checkpoint with --resume, "
-                          "or name another folder (train.output=...)")
+        raise ConfigError(f"train.output: {output} exists and is not empty; go on from its last checkpoint with "
+                          "--resume, or name another folder (train.output=...)")
 
 
 def differences(then: dict, now: dict) -> list[str]:
-    """Keys that a resumed run may not change and that differ, each one line: the run would not be the run that it goes on.
+    """Keys that a resumed run may not change and that differ, each one line: it would not be the same run.
 
     Free to differ: `evaluate`, `plugins`, and all of `train` but seed, precision and accumulate.
 

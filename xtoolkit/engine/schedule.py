@@ -1,4 +1,4 @@
-"""Which streams take part in a step, in which groups, and how often each was drawn before: pure functions of (seed, step)."""
+"""Which streams take part in a step, in which groups, and how often each was drawn before, from (seed, step)."""
 
 import hashlib
 import itertools
@@ -6,7 +6,7 @@ from bisect import bisect_right
 from functools import lru_cache
 
 from xtoolkit.engine.settings import ScheduleBlock
-from xtoolkit.registry import nearest
+from xtoolkit.registry import ConfigError, nearest
 
 # Steps whose draws are counted together: a run keeps one row of counts for each block that it has passed.
 BLOCK = 1024
@@ -15,20 +15,24 @@ BLOCK = 1024
 class Schedule:
     """The order of updates.
 
-    ``every_step`` gives groups in order, one optimizer update each; with ``every: {a: n}`` stream a takes part in steps 0, n,
-    2n, ... only, and a group that is left empty is skipped. ``sample`` gives one group of one stream a step, drawn with
-    probability proportional to its weight. Draws do not depend on the order in which the streams are written.
+    ``every_step`` gives groups in order, one optimizer update each; with ``every: {a: n}`` stream a takes part in steps
+    0, n, 2n, ... only, and a group that is left empty is skipped. ``sample`` gives one group of one stream a step,
+    drawn with probability proportional to its weight; draws do not depend on the order in which the streams are
+    written. With neither, all streams are one group.
 
     Args:
-        block: the `schedule` block; it must have no ``problems``.
+        block: the `schedule` block.
         seed: of the draws.
-        streams: names of the streams; only those are scheduled.
+        streams: names of the streams.
+
+    Raises:
+        ConfigError: the block has ``problems``.
     """
 
     def __init__(self, block: ScheduleBlock, seed: int, streams):
         if found := problems(block, streams):
-            raise ValueError("\n".join(found))
-        self.seed, self._groups, self._every = seed, block.every_step, block.every
+            raise ConfigError([f"{'.'.join(('schedule', *path))}: {message}" for path, message in found])
+        self.seed, self._groups, self._every = seed, _groups(block, streams), block.every
         self._names = sorted(block.sample or {})
         self._bounds = list(itertools.accumulate(block.sample[name] for name in self._names)) if block.sample else []
         self._counts = [dict.fromkeys(self._names, 0)]
@@ -45,8 +49,8 @@ class Schedule:
     def visit(self, stream: str, step: int) -> int:
         """How often ``stream`` took part in the steps before ``step``.
 
-        Constant time for ``every_step``. For ``sample`` the counts of whole blocks are made once a run, and one block is looked
-        through.
+        Constant time for ``every_step``. For ``sample`` the counts of whole blocks are made once a run, and one block
+        is looked through.
         """
         if not self._names:
             return -(-step // self._interval(stream))
@@ -68,47 +72,47 @@ class Schedule:
         return self._names[min(bisect_right(self._bounds, share * self._bounds[-1]), len(self._names) - 1)]
 
 
-def problems(block: ScheduleBlock, streams) -> list[str]:
-    """Every mistake of a `schedule` block against the names of the streams, each one line that begins with its key."""
+def problems(block: ScheduleBlock, streams) -> list[tuple[tuple, str]]:
+    """Every mistake of a `schedule` block against the names of the streams: (keys below `schedule`, what is wrong)."""
     streams = list(streams)
     if block.every_step is not None and block.sample is not None:
-        return ["schedule: `every_step` and `sample` exclude each other; remove one of them (`null` removes an inherited key)"]
-    if block.every_step is None and block.sample is None:
-        return [f"schedule: neither `every_step` nor `sample` is given; write e.g. `every_step: [[{', '.join(streams)}]]`"]
-    if block.sample is not None:
-        found = _sample_problems(block, streams)
-        scheduled = list(block.sample)
-    else:
-        found = _every_problems(block, streams)
-        scheduled = [name for group in block.every_step for name in group]
-    return found + [f"schedule: stream `{name}` is never scheduled; add it, or remove it with `streams.{name}: null`"
+        return [((), "`every_step` and `sample` exclude each other; remove one (`null` removes an inherited key)")]
+    found = _sample_problems(block, streams) if block.sample is not None else _every_problems(block, streams)
+    scheduled = list(block.sample) if block.sample is not None else sum(_groups(block, streams), [])
+    return found + [((), f"stream `{name}` is never scheduled; add it, or remove it with `streams.{name}: null`")
                     for name in streams if name not in scheduled]
 
 
+def _groups(block, streams):
+    return [list(group) for group in block.every_step] if block.every_step is not None else [list(streams)]
+
+
 def _sample_problems(block, streams):
-    found = [f"schedule.sample: unknown stream `{name}`{nearest(name, streams)}" for name in block.sample if name not in streams]
-    found += [f"schedule.sample.{name}: the weight must be above 0, not {weight}"
+    found = [(("sample", name), f"unknown stream `{name}`{nearest(name, streams)}")
+             for name in block.sample if name not in streams]
+    found += [(("sample", name), f"the weight must be above 0, not {weight}")
               for name, weight in block.sample.items() if not 0 < weight < float("inf")]
     if not block.sample:
-        found.append("schedule.sample: empty; give each stream a weight")
+        found.append((("sample",), "empty; give each stream a weight"))
     if block.every:
-        found.append("schedule.every: only goes with `every_step`; with `sample` lower the stream's weight instead")
+        found.append((("every",), "only goes with `every_step`; with `sample` lower the stream's weight instead"))
     return found
 
 
 def _every_problems(block, streams):
-    named = [name for group in block.every_step for name in group]
-    found = [f"schedule.every_step: unknown stream `{name}`{nearest(name, streams)}"
+    groups = _groups(block, streams)
+    named = sum(groups, [])
+    found = [(("every_step",), f"unknown stream `{name}`{nearest(name, streams)}")
              for name in dict.fromkeys(named) if name not in streams]
-    found += [f"schedule.every_step: stream `{name}` stands in {named.count(name)} places; a step draws a stream once"
+    found += [(("every_step",), f"stream `{name}` stands in {named.count(name)} places; a step draws a stream once")
               for name in dict.fromkeys(named) if named.count(name) > 1]
-    if not block.every_step or not all(block.every_step):
-        found.append("schedule.every_step: an empty group; a group is a list of at least one stream, e.g. [[a, b], [c]]")
+    if not all(groups) or not groups:
+        found.append((("every_step",), "an empty group; a group is a list of at least one stream, e.g. [[a, b], [c]]"))
     for name, interval in block.every.items():
         if name not in named:
-            found.append(f"schedule.every: `{name}` stands in no group of `every_step`{nearest(name, named)}")
+            found.append((("every", name), f"`{name}` stands in no group of `every_step`{nearest(name, named)}"))
         if interval < 1:
-            found.append(f"schedule.every.{name}: must be 1 or more, not {interval}; to leave the stream out, remove it")
+            found.append((("every", name), f"must be 1 or more, not {interval}; to leave a stream out, remove it"))
     if named and all(name in block.every and block.every[name] > 1 for name in named):
-        found.append("schedule.every: step 1 would have no stream at all; leave at least one stream out of `every`")
+        found.append((("every",), "the second step would have no stream; leave at least one out of `every`"))
     return found

@@ -15,7 +15,7 @@ from xtoolkit.registry import ConfigError
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient was NaN or infinite. The update was left out, so weights and checkpoints are from before it."""
+    """A loss or a gradient was NaN or infinite. The update was left out: weights and checkpoints are from before it."""
 
 
 class Stopped(Exception):
@@ -51,19 +51,18 @@ class Hook:
 class Trainer:
     """Runs a recipe's schedule over its streams.
 
-    With ``accumulate`` above 1 a stream's global batch is made of that many loads: micro-batch m of visit v is ``at(v *
-    accumulate + m)`` of a loader that was built with ``batch_size / accumulate`` rows (over all ranks). Their losses are
-    averaged, so gradients are exact for losses that are means over rows; a contrastive loss sees the negatives of its own
-    micro-batch only, as on a smaller device.
+    With ``accumulate`` above 1 a rank's slice of a batch is fetched, run and differentiated in that many parts, and
+    their losses are averaged: exact for losses that are means over as many rows in each part; a contrastive loss sees
+    the negatives of its own part only, as it would on a smaller device.
 
-    A run is a pure function of the recipe and the step: batches come by visit, and torch's generator is seeded from (seed,
-    step, stream, rank, micro-batch) before each forward pass, so that a resumed run needs nothing but weights and step.
+    A run is a pure function of the recipe and the step: batches come by visit, and torch's generator is seeded from
+    (seed, step, stream, rank, part) before each forward pass, so a resumed run needs nothing but weights and step.
 
     Args:
         model: ``model(stream, batch)`` gives ``{loss: 0-d tensor}`` with ``.log``; has ``encoders`` and ``losses``.
         recipe: see ``xtoolkit.recipe``.
-        loaders: {stream: loader}.
-        evaluators: {name: a callable that returns {metric: number}}, for the Evaluate hook.
+        loaders: {stream: loader}, built for this rank and with ``parts=accumulate``.
+        evaluators: {name: a callable that returns {metric: number or None}}, for the Evaluate hook.
         hooks: None: no hooks. ``hooks.default_hooks`` makes those of a full run.
         output: the run's folder; None: ``recipe.train.output``.
         resume: go on from the newest checkpoint of ``output``; without one, start at step 0.
@@ -101,13 +100,13 @@ class Trainer:
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.done, self.seconds, self.lr = 0, 0.0, 0.0
         self.values, self.latest, self.evaluations = {}, {}, {}
-        # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then on.
+        # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then.
         self.optimizer.found_inf = self._failed = torch.zeros((), device=self.device)
         self._unchecked = []
         if resume:
             self._load()
 
-    # ---- the loop ---------------------------------------------------------------------------------------------------------
+    # ---- the loop ---------------------------------------------------------------------------------------------------
     def fit(self) -> None:
         """Takes the steps that are left, with hooks around them."""
         try:
@@ -137,9 +136,9 @@ class Trainer:
     def _backward(self, stream, step):
         """Gradients of one stream's weighted sum of losses, added to what is there. Returns the sum."""
         spec, parts, whole = self.recipe.streams[stream], self.train.accumulate, 0
-        first = self.schedule.visit(stream, step) * parts
+        visit = self.schedule.visit(stream, step)
         for part in range(parts):
-            batch = self.loaders[stream].at(first + part).to(self.device, non_blocking=True)
+            batch = self.loaders[stream].at(visit, part).to(self.device, non_blocking=True)
             torch.manual_seed(_seed(self.train.seed, step, stream, distributed.rank(), part))
             with autocast(self.device, self.train.precision):
                 losses = self.model(stream, batch)
@@ -181,7 +180,7 @@ class Trainer:
     def _keep_largest(self, key, norm):
         self.values[key] = torch.maximum(self.values[key], norm) if key in self.values else norm
 
-    # ---- what hooks ask for -------------------------------------------------------------------------------------------------
+    # ---- what hooks ask for -----------------------------------------------------------------------------------------
     @property
     def is_log_step(self) -> bool:
         """Whether the numbers of the step just taken are due for the log."""
@@ -214,8 +213,9 @@ class Trainer:
         raise NonFiniteError(
             f"step {step + 1}, {what} is {value}" + (f"; not finite either: {', '.join(others)}" if others else "")
             + (f"; first parameters with such gradients: {', '.join(names[:3])}" if names else "")
-            + f". The update was left out; {f'the last checkpoint, {last}, is whole' if last else 'no checkpoint was due yet'}. "
-            "Lower `optim.lr`, lengthen `optim.warmup` or set `train.precision: fp32`")
+            + ". The update was left out; "
+            + (f"the last checkpoint, {last}, is whole" if last else "no checkpoint was due yet")
+            + ". Lower `optim.lr`, lengthen `optim.warmup` or set `train.precision: fp32`")
 
     def samples(self, stream: str) -> int:
         """Rows of a stream seen so far, over all ranks."""
@@ -225,8 +225,8 @@ class Trainer:
         """Writes a checkpoint of this step (the first process does; the others wait)."""
         self.check_finite()
         if distributed.is_main():
-            record = {"config": self.recipe.config, "versions": versions(), "git": git_hash(), "data": self.data_manifest(),
-                      "seconds": self.seconds, "kernels": self.kernels}
+            record = {"config": self.recipe.config, "versions": versions(), "git": git_hash(),
+                      "data": self.data_manifest(), "seconds": self.seconds, "kernels": self.kernels}
             checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
         distributed.barrier()
 
@@ -234,7 +234,7 @@ class Trainer:
         """{stream: its number of samples}: a visit means the same batch only while these stay."""
         return {name: len(loader.dataset) for name, loader in self.loaders.items()}
 
-    # ---- starting -------------------------------------------------------------------------------------------------------------
+    # ---- starting ---------------------------------------------------------------------------------------------------
     def _call(self, moment, *arguments):
         for hook in self.hooks:
             getattr(hook, moment)(self, *arguments)
@@ -255,8 +255,9 @@ class Trainer:
             return
         record = checkpoint.read_record(path)
         found = differences(record["config"], self.recipe.config)
-        found += [f"data of stream `{name}`: had {record['data'][name]} samples, has {size}"
-                  for name, size in self.data_manifest().items() if name in record["data"] and record["data"][name] != size]
+        had = record["data"]
+        found += [f"data of stream `{name}`: had {had[name]} samples, has {size}"
+                  for name, size in self.data_manifest().items() if name in had and had[name] != size]
         if found:
             raise ConfigError([f"--resume: {path} was written by another recipe; put these back, or start in another "
                                "`train.output`:", *(f"  {line}" for line in found)])

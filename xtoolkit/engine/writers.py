@@ -1,4 +1,4 @@
-"""The hooks that write a run down: console, metrics.jsonl, TensorBoard, and the files that say what was run and what came out."""
+"""The hooks that write a run down: console, metrics.jsonl, TensorBoard, and files of what was run and what came out."""
 
 import json
 import math
@@ -40,15 +40,15 @@ class Console(Hook):
     def write(self, trainer, values):
         step = f"step {values['step']:>{len(str(trainer.train.steps))}}/{trainer.train.steps}"
         if "loss" not in values:
-            shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step"]
+            shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step" and value is not None]
             self._line(f"{step}  {'  '.join(shown)}")
             return
         names = dict.fromkeys(loss for spec in trainer.recipe.streams.values() for loss in spec.losses)
         losses = [f"{name} {values[name]:.4f}" for name in names if name in values]
         eta = timedelta(seconds=round(values["eta_s"]))
-        self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  lr {values['lr']:.2e}  norm {values['norm']:.3g}  "
-                   f"{values['samples_per_s']:.1f} samples/s  data {values['data_share']:.0%}  eta {eta}  "
-                   f"{values['memory_gb']:.2f} GB")
+        self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  "
+                   f"lr {values['lr']:.2e}  norm {values['norm']:.3g}  {values['samples_per_s']:.1f} samples/s  "
+                   f"data {values['data_share']:.0%}  eta {eta}  {values['memory_gb']:.2f} GB")
 
     def close(self, trainer):
         self._clear()
@@ -67,8 +67,8 @@ class Console(Hook):
 class JsonLines(Hook):
     """``metrics.jsonl``: one object a step that has numbers, ``step`` first. What is not finite is null.
 
-    A resumed run drops the lines after its checkpoint, so that no step stands there twice; an evaluation joins the line of
-    its step.
+    A resumed run drops the lines after its checkpoint, so that no step stands there twice; an evaluation joins the line
+    of its step.
     """
 
     NAME = "metrics.jsonl"
@@ -126,7 +126,7 @@ class TensorBoard(Hook):
     def write(self, trainer, values):
         if self._writer is not None:
             for name, value in values.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self._writer.add_scalar(name.replace(".", "/"), value, values["step"])
 
     def close(self, trainer):
@@ -162,9 +162,9 @@ class RunRecord(Hook):
 class Results(Hook):
     """``results.json``, when all steps are done.
 
-    Keys: ``step``, ``evaluations`` {name: {metric: value}}, ``losses`` (the last numbers logged), ``data`` {stream: what its loader
-    reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen}, ``seconds`` (in steps), ``seconds_all`` (of this
-    start, evaluations included).
+    Keys: ``step``, ``evaluations`` {name: {metric: value}}, ``losses`` (the last numbers logged), ``data`` {stream:
+    what its loader reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen}, ``seconds`` (in steps),
+    ``seconds_all`` (of this start, evaluations included).
     """
 
     def before_train(self, trainer):
