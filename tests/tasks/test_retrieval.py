@@ -222,8 +222,11 @@ def test_bf16_scores_are_ranked_in_full_precision():
     model = Model(precision="bf16")
     seen = []
     model.encoders["sim"].register_forward_hook(lambda module, args, out: seen.append(out.image_to_text.dtype))
-    Retrieval().evaluate(model, batches())
-    assert seen == [torch.float32]
+    model.losses["itm"].head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    model.encoders["vision"].layer.register_forward_hook(lambda module, args, out: runs.append(out.dtype))
+    runs = []
+    Retrieval(match="itm").evaluate(model, batches())
+    assert set(seen) == {torch.float32} and set(runs) == {torch.bfloat16}
 
 
 def test_no_texts_is_an_error_that_says_so():

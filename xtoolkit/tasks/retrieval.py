@@ -131,7 +131,10 @@ class Retrieval(Task):
                 longest = int(lengths[columns[some]].max())
                 slots = {image_slot: group.select(rows[some] - first),
                          text_slot: Encoded.of(texts.tokens[columns[some], :longest], texts.mask[columns[some], :longest])}
-                found.append(loss.match(f.run(loss.fusion, **slots))[:, 1].float())
+                fused = f.run(loss.fusion, **slots)
+                # The head in full precision: bf16 has so few logits that candidates would tie.
+                with torch.autocast(rows.device.type, enabled=False):
+                    found.append(loss.match(Encoded.of(fused.tokens.float(), fused.mask))[:, 1].float())
             logits.append(torch.cat(found)[pairs.argsort()])
             first, start = last, ends[last - 1]
         return torch.cat(logits)
