@@ -1,12 +1,20 @@
 """The loader: the same batches for any number of workers and ranks; bad samples replaced, counted, and fatal above a share."""
 
-import torch
-import pytest
+import json
+import os
+import signal
+import tarfile
+import time
 
-from xtoolkit.data.loader import Loader
+import pytest
+import torch
+
+from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadDataError
+from xtoolkit.data.loader import EvalLoader, Loader
 
 STREAMS = ("text", "image", "pairs", "region")
+SIZES = {"image_size": 32, "patch_size": 8}
 
 
 def tensors(value, prefix=""):
@@ -23,14 +31,202 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def rows(batch):
+    """A batch as one tuple a row, free of padding and of the place of a picture in its batch."""
+    found = []
+    for row in range(batch.size):
+        line = []
+        if batch.text is not None:
+            real = batch.text.mask[row]
+            line += [batch.text.ids[row][real].tolist(), int(batch.text.key[row])]
+            if batch.text.masked_ids is not None:
+                length = batch.text.ids.shape[1]
+                mine = batch.text.masked_pos // length == row
+                line += [batch.text.masked_ids[row][real].tolist(), (batch.text.masked_pos[mine] % length).tolist(),
+                         batch.text.labels[mine].tolist()]
+        if batch.region is not None:
+            r = batch.region
+            line += [r.box[row].tolist(), r.box_patches[row].tolist(), bool(r.is_box[row]), int(r.key[row])]
+        if batch.image is not None:
+            i = row if batch.region is None else int(batch.region.image_index[row])
+            line += [batch.image.pixels[i].sum().item(), int(batch.image.key[i]), batch.image.image_id[i]]
+            line += [] if batch.image.patch_mask is None else [batch.image.patch_mask[i].tolist()]
+        found.append(tuple(map(str, line)))
+    return found
+
+
 @pytest.mark.parametrize("stream", STREAMS)
-def test_batches_do_not_depend_on_workers_or_history(datasets, stream):
+def test_batches_depend_on_seed_stream_and_visit_alone(datasets, stream):
     here = Loader(stream, datasets[stream], 8, seed=1, workers=0)
     there = Loader(stream, datasets[stream], 8, seed=1, workers=2)
     batches = [here.at(v) for v in range(5)]
-    assert all(same(there.at(v), batches[v]) for v in range(5))
+    assert all(same(there.at(v), batches[v]) for v in range(5)), "in workers"
     assert same(there.at(1), batches[1]) and same(there.at(2), batches[2]), "after a jump"
     there.close()
-    other = Loader(stream, datasets[stream], 8, seed=2, workers=0)
-    assert not same(other.at(0), batches[0])
-    assert batches[0].size == 8
+    assert same(here.at(3), batches[3])
+    assert batches[0].size == 8 and not same(batches[0], batches[1])
+    assert not same(Loader(stream, datasets[stream], 8, seed=2, workers=0).at(0), batches[0])
+    assert not same(Loader("other", datasets[stream], 8, seed=1, workers=0).at(0), batches[0])
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_slices_of_ranks_and_parts_make_up_the_global_batch(datasets, stream):
+    for visit in (0, 3):
+        whole = rows(Loader(stream, datasets[stream], 12, 1, 0).at(visit))
+        for world, parts in ((2, 1), (3, 1), (1, 3), (2, 2)):
+            loaders = [Loader(stream, datasets[stream], 12, 1, 0, rank, world, parts=parts) for rank in range(world)]
+            assert [r for l in loaders for p in range(parts) for r in rows(l.at(visit, p))] == whole, (world, parts)
+
+
+def test_parts_are_prefetched_in_order(datasets):
+    here, there = (Loader("pairs", datasets["pairs"], 8, 1, workers, parts=2) for workers in (0, 1))
+    for visit in range(3):
+        for part in range(2):
+            assert same(here.at(visit, part), there.at(visit, part))
+    there.close()
+
+
+def test_the_global_generator_is_left_alone(datasets):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    loader = Loader("pairs", datasets["pairs"], 8, 1, workers=1)
+    loader.at(0)
+    assert torch.equal(torch.rand(1), expected)
+    assert loader.wait_s > 0
+    loader.close()
+
+
+def test_a_batch_must_divide(datasets):
+    with pytest.raises(ValueError, match="streams.pairs.batch_size: 8 does not divide by 3 ranks x 1"):
+        Loader("pairs", datasets["pairs"], 8, 1, 0, 0, 3)
+
+
+def test_workers_ignore_signals_and_end_with_the_loader(datasets):
+    loader = Loader("pairs", datasets["pairs"], 8, 1, workers=2)
+    first = loader.at(0)
+    workers = [w.pid for w in loader._running._workers]
+    for pid in workers:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    for visit in range(1, 8):
+        loader.at(visit)
+    assert same(loader.at(0), first) and [w.pid for w in loader._running._workers] == workers
+    loader.close()
+    deadline = time.time() + 10
+    while time.time() < deadline and any(os.path.exists(f"/proc/{p}") for p in workers):
+        time.sleep(0.05)
+    assert not any(os.path.exists(f"/proc/{p}") for p in workers)
+
+
+BROKEN = {
+    "corrupt image": lambda n: [(f"{n:06d}.jpg", b"\xff\xd8 no picture"), (f"{n:06d}.json", b'{"captions": ["a dog"]}')],
+    "broken json": lambda n: [(f"{n:06d}.jpg", b""), (f"{n:06d}.json", b'{"captions": ["a d')],
+    "empty caption": lambda n: [(f"{n:06d}.jpg", b""), (f"{n:06d}.json", b'{"captions": ["..."]}')],
+}
+
+
+@pytest.fixture
+def broken(tmp_path, shards):
+    """A whole shard of 8, one with three bad samples of 8, and one of 8 that is cut off in its seventh."""
+    good = lambda first: [m for n in range(first, first + 8) for m in shards.sample(n, image_id=n, captions=[f"a dog {n}"])]
+    shards.tar(tmp_path / "a.tar", good(0))
+    middle = good(8)
+    for place, make in zip((1, 4, 6), BROKEN.values()):
+        middle[2 * place:2 * place + 2] = make(8 + place)
+    shards.tar(tmp_path / "b.tar", middle)
+    last = shards.tar(tmp_path / "c.tar", good(16))
+    with tarfile.open(last) as tar:
+        inside = tar.getmember("000022.jpg").offset_data + 5
+    os.truncate(last, inside)
+    return tmp_path
+
+
+def test_bad_samples_are_replaced_and_counted(broken, tokenizer):
+    data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"))
+    whole = len(data)
+    assert whole == 22 and list(data.damaged) == [str(broken / "c.tar")]
+    reports = []
+    for workers in (0, 2):
+        loader = Loader("pairs", data, whole, 1, workers, max_bad=1.0)
+        batches = [loader.at(v) for v in range(3)]
+        for batch in batches:
+            assert batch.size == whole
+            assert not set(batch.image.image_id) & {"9", "12", "14"}
+            for row in range(whole):
+                assert tokenizer.decode(batch.text.ids[row]) == f"a dog {batch.image.image_id[row]}"
+        reports.append(loader.report())
+        loader.close()
+    report, again = reports
+    assert report == again, "whatever the workers"
+    bad = report["bad"]
+    assert set(bad) == set(BROKEN) | {"truncated shard"} and bad["truncated shard"] == 1
+    assert min(bad.values()) >= 1 and all(bad[kind] >= 3 for kind in BROKEN), "each once an epoch, and when a reserve is drawn"
+    assert report["read"] == 3 * whole + sum(bad[kind] for kind in BROKEN)
+    assert report["worst_shard"] == str(broken / "b.tar")
+
+
+def test_one_pass_counts_each_bad_sample_once(broken, tokenizer):
+    data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"), train=False)
+    for workers in (0, 1):
+        loader = EvalLoader(data, 4, workers, max_bad=1.0)
+        ids = [i for batch in loader for i in batch.image.image_id]
+        assert ids == [str(n) for n in range(22) if n not in (9, 12, 14)]
+        assert loader.report()["bad"] == dict.fromkeys(BROKEN, 1) | {"truncated shard": 1}
+        assert loader.report()["read"] == len(data)
+
+
+def test_too_many_bad_samples_stop_the_run_and_name_the_worst_shard(broken, tokenizer):
+    data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"))
+    for workers in (0, 1):
+        loader = Loader("pairs", data, 8, 1, workers, max_bad=0.05)
+        with pytest.raises(BadDataError, match=r"stream `pairs`: .* more than train.max_bad=0.05 allows. Worst shard: .*b.tar \(\d+;"):
+            for visit in range(20):
+                loader.at(visit)
+        assert 100 <= loader.report()["read"] < 125
+        loader.close()
+
+
+def test_a_stream_of_bad_samples_only_stops_at_once(tmp_path, shards, tokenizer):
+    shards.tar(tmp_path / "x.tar", [m for n in range(5) for m in BROKEN["corrupt image"](n)])
+    data = Pairs(tokenizer, **SIZES, path=str(tmp_path / "x.tar"))
+    with pytest.raises(BadDataError, match="50 samples in a row are bad.*x.tar"):
+        Loader("pairs", data, 4, 1, 0).at(0)
+
+
+def test_bad_regions_are_left_out_and_the_batch_is_filled(tmp_path, shards, tokenizer):
+    regions = [{"box": [0, 0, 10, 10], "caption": "dog"}, {"box": [500, 0, 10, 10], "caption": "cat"},
+               {"box": [5, 5, 10, 10], "caption": "!!"}, {"box": [1, 2, 3], "caption": "ball"}, {"box": [9, 9, 9, 9], "caption": "tree"}]
+    members = [m for n in range(6) for m in shards.sample(n, regions=regions)]
+    members += [("9.jpg", shards.jpeg(1)), ("9.json", b"{broken")]
+    shards.tar(tmp_path / "x.tar", members)
+    loader = Loader("region", Regions(tokenizer, **SIZES, path=str(tmp_path / "x.tar")), 8, 1, 0, max_bad=1.0)
+    for visit in range(8):
+        batch = loader.at(visit)
+        assert batch.size == 8 and {tokenizer.decode(t) for t in batch.text.ids} <= {"dog", "tree"}
+    assert set(loader.report()["bad"]) == {"bad box", "empty caption", "broken json"}
+
+
+def test_broken_lines_of_text(tmp_path, tokenizer):
+    lines = [json.dumps({"text": "a dog"})] * 30 + ["{no json", json.dumps({"text": ""}), json.dumps({"text": "  "})]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    loader = Loader("text", Text(tokenizer, path=str(tmp_path / "x.jsonl"), window=1), 33, 1, 0, max_bad=1.0)
+    assert loader.at(0).size == 33
+    bad = loader.report()["bad"]
+    assert bad["broken json"] >= 1 and bad["empty caption"] >= 2
+
+
+@pytest.mark.parametrize("stream", ["pairs", "region"])
+def test_a_batch_of_one_picture_is_refused_by_name(tmp_path, shards, tokenizer, stream):
+    regions = [{"box": [0, 0, 10, 10], "caption": "dog"}, {"box": [5, 5, 10, 10], "caption": "cat"}]
+    shards.tar(tmp_path / "x.tar", [m for n in range(4) for m in shards.sample(n, image_id="same", caption="a", regions=regions)])
+    data = {"pairs": Pairs, "region": Regions}[stream](tokenizer, **SIZES, path=str(tmp_path / "x.tar"))
+    with pytest.raises(BadDataError, match=f"stream `{stream}`: visit 2: a batch without two distinct pictures"):
+        Loader(stream, data, 4, 1, 0).at(2)
+    Loader("image", Images(**SIZES, path=str(tmp_path / "x.tar")), 4, 1, 0).at(0)
+
+
+def test_an_empty_stream_is_named(tmp_path, tokenizer):
+    (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(BadDataError, match="stream `pairs`: source 0 has no sample"):
+        Loader("pairs", Pairs(tokenizer, **SIZES, path=str(tmp_path / "x.tar")), 4, 1, 0)

@@ -144,7 +144,7 @@ class Texts:
         if self.clean:
             text = clean_caption(text)
         ids, starts = self.tokenizer.encode_words(text, self.max_tokens)
-        if not (starts >= 0).any():
+        if not text.strip() or not (starts >= 0).any():
             raise bad("empty caption", "no token is left of the text")
         if self.mask is None:
             return items.Text(ids)

@@ -98,7 +98,7 @@ class Picture:
             if image.format == "JPEG":
                 image.draft("RGB", (math.ceil(self.width * size / max(1, right - left)),
                                     math.ceil(self.height * size / max(1, bottom - top))))
-            if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+            if image.mode in ("RGBA", "LA", "PA", "P") or "transparency" in image.info:
                 image = _on_white(image)
             image = image.convert("RGB") if image.mode != "RGB" else image
             x, y = image.width / self.width, image.height / self.height

@@ -1,0 +1,146 @@
+"""Pictures: decoding, crops, flips, colours, and what is refused."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xtoolkit.data import images
+from xtoolkit.data.errors import BadSample
+from xtoolkit.data.images import Augment, Normalize, Picture, RegionAugment, rand_augment, random_crop
+
+
+def bad(kind, detail):
+    return BadSample(kind, "x.tar", detail)
+
+
+def encoded(image, kind="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def gradient(width, height):
+    """Red grows to the right, green downwards."""
+    x, y = np.meshgrid(np.arange(width) * 255 // (width - 1), np.arange(height) * 255 // (height - 1))
+    return Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
+
+
+def test_the_whole_picture_is_pillows_bicubic_resize():
+    image = gradient(50, 40)
+    found = Picture(encoded(image), bad).resized((0, 0, 50, 40), 32)
+    assert (np.asarray(found) == np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))).all()
+
+
+def test_a_part_is_crop_then_resize():
+    image = gradient(50, 40)
+    found = np.asarray(Picture(encoded(image), bad).resized((10, 5, 42, 37), 32))
+    assert (found == np.asarray(image.crop((10, 5, 42, 37)))).all()
+
+
+def test_large_jpegs_are_decoded_small_and_look_the_same():
+    image = gradient(1200, 800)
+    box = (100, 100, 1100, 700)
+    found = np.asarray(Picture(encoded(image, "JPEG", quality=95), bad).resized(box, 64), int)
+    assert np.abs(found - np.asarray(image.crop(box).resize((64, 64), Image.Resampling.BICUBIC), int)).max() <= 6
+
+
+@pytest.mark.parametrize("mode, kind", [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("CMYK", "JPEG"),
+                                        ("L", "JPEG"), ("RGBA", "WEBP"), ("I;16", "PNG")])
+def test_every_mode_becomes_rgb(mode, kind):
+    image = Image.new(mode, (20, 10))
+    found = Picture(encoded(image, kind), bad).resized((0, 0, 20, 10), 8)
+    assert found.mode == "RGB" and found.size == (8, 8)
+
+
+def test_transparent_becomes_white():
+    found = Picture(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0))), bad).resized((0, 0, 8, 8), 8)
+    assert np.asarray(found).min() == 255
+
+
+JPEG = encoded(gradient(64, 64), "JPEG")
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", JPEG[:len(JPEG) // 2], JPEG[:20], encoded(gradient(64, 64))[:100]])
+def test_corrupt_pictures_are_bad_samples(data):
+    with pytest.raises(BadSample, match="corrupt image"):
+        Picture(data, bad).resized((0, 0, 64, 64), 8)
+
+
+def test_bombs_are_refused_before_they_are_decoded(monkeypatch):
+    data = encoded(Image.new("RGB", (300, 300)))
+    monkeypatch.setattr(images, "MAX_PIXELS", 80_000)
+    with pytest.raises(BadSample, match="300 x 300 pixels"):
+        Picture(data, bad)
+
+
+def test_normalised_with_clips_figures():
+    pixels = Normalize()(Image.new("RGB", (4, 4), (255, 0, 51)))
+    assert pixels.shape == (3, 4, 4) and pixels.dtype == torch.float32 and pixels.is_contiguous()
+    expected = [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, (0.2 - 0.40821073) / 0.27577711]
+    assert pixels[:, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
+    assert Normalize([0.5] * 3, [0.5] * 3)(Image.new("RGB", (1, 1), (255, 0, 0))).flatten().tolist() == [1, -1, -1]
+
+
+def test_random_crops_are_distributed_as_torchvisions():
+    from torchvision.transforms import RandomResizedCrop
+    rng = random.Random(0)
+    ours = np.array([random_crop(400, 300, [0.2, 1.0], rng) for _ in range(4000)])
+    assert (ours[:, :2] >= 0).all() and (ours[:, 2] <= 400).all() and (ours[:, 3] <= 300).all()
+    theirs = [RandomResizedCrop.get_params(torch.empty(3, 300, 400), [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    theirs = np.array([(left, top, left + w, top + h) for top, left, h, w in theirs])
+    for quantile in (0.1, 0.5, 0.9):
+        assert np.abs(np.quantile(ours, quantile, axis=0) - np.quantile(theirs, quantile, axis=0)).max() < 14
+    assert random_crop(400, 10, [0.9, 1.0], rng) == (193, 0, 206, 10), "the central fallback"
+
+
+def noise():
+    """Values that every operation changes."""
+    return Image.fromarray(np.random.default_rng(0).integers(40, 180, (32, 32, 3), dtype=np.uint8))
+
+
+def moved(name, magnitude, sign=1):
+    return np.asarray(images._operate(gradient(224, 224), name, magnitude / 10, sign), int)
+
+
+def test_operations_have_the_strength_of_the_release_at_seven_of_ten():
+    plain = np.asarray(gradient(224, 224), int)
+    shifted = moved("shift_x", 7)
+    assert (shifted[:, :217] == plain[:, 7:]).all() and (shifted[:, 217:] == 128).all()
+    assert (moved("shift_y", 7, -1)[7:] == plain[:217]).all()
+    slope = moved("shear_x", 7)[100, :150, 0] - plain[100, :150, 0]
+    assert slope.mean() == pytest.approx(0.21 * 100 * 255 / 223, abs=1)
+    bright = moved("brightness", 7)
+    assert np.abs(bright - np.minimum(255, plain * 1.36)).max() <= 1
+    turned = moved("rotate", 7)
+    assert (turned[0, 0] == 128).all() and turned[112, 112] == pytest.approx(plain[112, 112], abs=2)
+    assert (moved("identity", 7) == plain).all()
+    half = Image.fromarray((plain // 2).astype(np.uint8))
+    assert np.asarray(images._operate(half, "contrast", 0.7, 1))[..., 0].max() == 255
+
+
+def test_half_of_the_operations_are_applied_and_regions_are_never_moved():
+    image, rng = noise(), random.Random(0)
+    same = [np.array_equal(rand_augment(image, [2, 7], True, rng), image) for _ in range(600)]
+    assert np.mean(same) == pytest.approx(0.55**2, abs=0.08), "each of two: half left alone, and one of ten does nothing"
+    image = gradient(32, 32)
+    for _ in range(200):
+        red = np.asarray(rand_augment(image, [2, 7], False, rng), int)[..., 0]
+        assert (np.diff(red[4:-4, 2:-2], axis=1) >= 0).all(), "the gradient still grows to the right, straight"
+        assert (np.diff(red[4:-4, 2:-2], axis=0) == 0).all()
+
+
+def test_augmentation_depends_on_the_seed_alone():
+    image = noise()
+    one, again, other = (np.asarray(rand_augment(image, [5, 7], True, random.Random(s))) for s in (1, 1, 2))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("how, key", [(Augment(crop_scale=[0.5, 0.2]), "crop_scale"), (Augment(crop_scale=[0.5]), "crop_scale"),
+                                      (Augment(flip=2.0), "flip"), (RegionAugment(randaugment=[2]), "randaugment"),
+                                      (Augment(randaugment=[2, 70]), "randaugment")])
+def test_senseless_augmentation_is_named(how, key):
+    assert [k for k, _ in how.problems()] == [key]
