@@ -1,0 +1,192 @@
+"""What a run leaves behind: lines, files and evaluations; and how it goes when it is told to stop."""
+
+import io
+import json
+import os
+import re
+import signal
+
+import pytest
+import torch
+
+from engine_toy import ToyModel, loaders, recipe
+from xtoolkit import config
+from xtoolkit.engine import checkpoint
+from xtoolkit.engine.hooks import Checkpoint, Evaluate, JsonLines, Log, Signals, default_hooks
+from xtoolkit.engine.settings import Optim, ScheduleBlock
+from xtoolkit.engine.trainer import Hook, Stopped, Trainer
+from xtoolkit.engine.writers import Console, TensorBoard
+
+EVALUATE = {"often": {"type": "X", "every": 4, "data": {}}, "atend": {"type": "Y", "data": {}}}
+
+
+def lines(output):
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def scores():
+    """Evaluators that count their calls, and look at the mode that the model is in."""
+    calls = {"often": 0, "atend": 0}
+
+    def of(name):
+        def evaluate():
+            calls[name] += 1
+            assert not torch.is_grad_enabled()
+            return {"r10": 10.0 * calls[name], "none": None}
+        return evaluate
+
+    return calls, {name: of(name) for name in calls}
+
+
+class Kill(Hook):
+    """Sends signals during a step."""
+
+    def __init__(self, step, *numbers):
+        self.step, self.numbers = step, numbers
+
+    def before_step(self, trainer):
+        if trainer.done == self.step:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_and_the_resumed_run_is_the_same(tmp_path, number, code):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    hooks = lambda: [JsonLines(), Log(), Checkpoint(), Signals()]
+    with pytest.raises(Stopped, match="stopped after step 4; go on with --resume") as caught:
+        Trainer(ToyModel(), recipe(tmp_path / "cut"), loaders(), hooks=[Kill(3, number), *hooks()]).fit()
+    assert caught.value.code == code
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert checkpoint.latest(tmp_path / "cut").name == "step_00000004"
+    resumed = Trainer(ToyModel(), recipe(tmp_path / "cut"), loaders(), hooks=hooks(), resume=True)
+    resumed.fit()
+    whole = Trainer(ToyModel(), recipe(tmp_path / "whole"), loaders(), hooks=hooks())
+    whole.fit()
+    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), resumed.model.parameters()))
+    assert [x["loss"] for x in lines(tmp_path / "cut")] == [x["loss"] for x in lines(tmp_path / "whole")]
+
+
+def test_a_second_signal_leaves_at_once(tmp_path):
+    trainer = Trainer(ToyModel(), recipe(tmp_path), loaders(), hooks=[Kill(3, signal.SIGINT, signal.SIGINT), Signals()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert trainer.done == 3 and checkpoint.latest(tmp_path) is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_metrics_hold_losses_by_name_rates_and_what_was_seen(tmp_path):
+    schedule = ScheduleBlock(every_step=[["a", "b"]], every={"b": 4})
+    made = recipe(tmp_path, schedule=schedule, log_every=4, optim=Optim(lr=1e-2, warmup=8))
+    trainer = Trainer(ToyModel(), made, loaders(), hooks=[JsonLines(), Log()])
+    steps = []
+    trainer.hooks.append(type("Keep", (Hook,), {"after_step": lambda self, t: steps.append(
+        {name: float(value) for name, value in t.values.items()})})())
+    trainer.fit()
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == [4, 8, 10] and all(next(iter(line)) == "step" for line in found)
+    first = found[0]
+    mean = lambda name, of: sum(s[name] for s in of if name in s) / sum(name in s for s in of)
+    assert first["loss"] == pytest.approx(mean("loss", steps[:4]), rel=1e-5)
+    assert first["a.one"] == pytest.approx(mean("a.one", steps[:4]), rel=1e-5)
+    assert first["b.one"] == pytest.approx(steps[0]["b.one"], rel=1e-6)
+    assert first["one"] == pytest.approx((first["a.one"] + first["b.one"]) / 2, rel=1e-6)
+    assert first["two"] == first["a.two"]
+    assert {"a.one.size", "norm", "norm.body", "norm.side", "samples_per_s", "data_share", "seconds", "eta_s",
+            "memory_gb"} <= first.keys()
+    assert first["lr"] == pytest.approx(5e-3) and found[-1]["eta_s"] == 0
+    assert (found[1]["samples.a"], found[1]["samples.b"], found[1]["epochs.a"]) == (64, 16, 1.0)
+
+
+def test_evaluations_run_when_due_in_eval_mode_and_join_the_line_of_their_step(tmp_path, capsys):
+    calls, evaluators = scores()
+    made = recipe(tmp_path, evaluate=EVALUATE, log_every=4)
+    trainer = Trainer(ToyModel(), made, loaders(), evaluators, default_hooks())
+    training = []
+    evaluators["often"] = lambda inner=evaluators["often"]: training.append(trainer.model.training) or inner()
+    trainer.fit()
+    assert calls == {"often": 3, "atend": 1} and training == [False] * 3 and trainer.model.training
+    assert [(x["step"], x.get("often.r10"), x.get("atend.r10")) for x in lines(tmp_path)] == [
+        (4, 10.0, None), (8, 20.0, None), (10, 30.0, 10.0)]
+    assert lines(tmp_path)[0]["loss"] > 0 and lines(tmp_path)[0]["often.none"] is None
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 3 + 4
+    assert re.fullmatch(r"step  4/10  loss \d+\.\d{4}  one \d+\.\d{4}  two \d+\.\d{4}  lr 8\.57e-03  norm \S+  "
+                        r"\S+ samples/s  data \d+%  eta 0:00:\d\d  \d+\.\d\d GB", out[0])
+    assert out[1].startswith("step  4/10  often.r10 10  often.seconds")
+
+
+def test_the_files_of_a_run(tmp_path):
+    calls, evaluators = scores()
+    made = recipe(tmp_path, evaluate=EVALUATE)
+    made.config["train"] |= {"lr": 1e-5, "word": "on"}
+    trainer = Trainer(ToyModel(), made, loaders(), evaluators, default_hooks(), kernels="torch references")
+    trainer.fit()
+    assert config.load(str(tmp_path / "config.yaml")).data == made.config
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["kernels"] == "torch references" and environment["versions"]["torch"].startswith("2.")
+    assert environment["machine"]["device"] == "cpu" and environment["from_step"] == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["evaluations"] == {"often": {"r10": 30.0, "none": None}, "atend": {"r10": 10.0, "none": None}}
+    assert results["samples"] == {"a": 80, "b": 40} and results["epochs"]["b"] == 40 / 64
+    assert results["data"] == {"a": {"bad": 0}, "b": {"bad": 0}} and results["losses"]["step"] == 10
+    record = checkpoint.read_record(checkpoint.latest(tmp_path))
+    assert record["config"] == made.config and record["data"] == {"a": 64, "b": 64} and record["step"] == 10
+    # A run that is complete is evaluated again and changes nothing else.
+    before = lines(tmp_path)
+    again = Trainer(ToyModel(), made, loaders(), evaluators, default_hooks(), resume=True)
+    again.fit()
+    assert calls == {"often": 4, "atend": 2}
+    after = lines(tmp_path)
+    assert [line["step"] for line in after] == [line["step"] for line in before]
+    assert after[-1]["often.r10"] == 40.0 and after[-1]["loss"] == before[-1]["loss"]
+    assert len(json.loads((tmp_path / "environment.json").read_text())["earlier"]) == 1
+    assert json.loads((tmp_path / "results.json").read_text())["losses"]["loss"] == before[-1]["loss"]
+
+
+def test_a_line_that_was_cut_short_is_dropped_on_resume(tmp_path):
+    hooks = lambda: [JsonLines(), Log(), Checkpoint()]
+    Trainer(ToyModel(), recipe(tmp_path, steps=5), loaders(), hooks=hooks()).fit()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    Trainer(ToyModel(), recipe(tmp_path, steps=6), loaders(), hooks=hooks(), resume=True).fit()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert lines(tmp_path)[-1]["loss"] != 1.0
+
+
+def test_tensorboard_has_the_numbers_of_metrics(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Trainer(ToyModel(), recipe(tmp_path, steps=3), loaders(), hooks=[JsonLines(), TensorBoard(), Log()]).fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {e.step: e.value for e in events.Scalars("a/one")} == pytest.approx(
+        {line["step"]: line["a.one"] for line in lines(tmp_path)})
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path):
+    shown = {}
+    for name, bar in (("terminal", Terminal()), ("file", io.StringIO())):
+        hooks = [Console(io.StringIO(), bar), Log()]
+        Trainer(ToyModel(), recipe(tmp_path / name, steps=3), loaders(), hooks=hooks).fit()
+        shown[name] = bar.getvalue()
+    assert "1/3" in shown["terminal"] and shown["terminal"].endswith("\r\033[K") and shown["file"] == ""
+
+
+def test_hooks_are_closed_when_a_run_fails(tmp_path):
+    closed = []
+
+    class Closing(Hook):
+        def before_step(self, trainer):
+            raise RuntimeError("the disk is full")
+
+        def close(self, trainer):
+            closed.append(True)
+
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        Trainer(ToyModel(), recipe(tmp_path), loaders(), hooks=[Closing(), Evaluate()]).fit()
+    assert closed == [True]
