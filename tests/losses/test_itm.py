@@ -149,6 +149,13 @@ def test_a_nan_among_the_scores_does_not_stop_the_draw(model):
     assert (text != torch.arange(6)).all() and (image != torch.arange(6)).all()
 
 
+def test_the_scores_are_read_without_a_graph(model):
+    """Where ITM alone reads them, on pairs or regions, nothing below them is differentiated for it."""
+    for regions in (False, True):
+        passes = model.graph.passes({"itm": model.needs["itm"]}, regions)
+        assert {p.node.encoder for p in passes if p.graph} == {"fusion", "vision"}
+
+
 def test_accuracy_counts_right_answers():
     model = Tiny()
     with torch.no_grad():  # always says: no pair, which is right for two rows of three

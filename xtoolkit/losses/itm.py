@@ -81,9 +81,7 @@ class ITM(Loss):
             illegal |= batch.same_rows()
         local = slice(scores.first, scores.first + rows)
         scores = torch.cat([scores.text_to_image[:, local], scores.image_to_text[:, local]]).float()
-        # A NaN must reach the loss, where the finite check names it, and not end here in an assertion on the device.
-        weight = torch.nan_to_num(scores.softmax(1)) + 1e-5
-        drawn = _draw_one(weight.masked_fill(illegal.repeat(2, 1), 0))
+        drawn = _draw_one((scores.softmax(1) + 1e-5).masked_fill(illegal.repeat(2, 1), 0))
         return drawn[:rows], drawn[rows:], ~illegal.all(1)
 
 
@@ -91,6 +89,7 @@ def _draw_one(weight: Tensor) -> Tensor:
     """(K,) an index a row of (K, n), with probability proportional to its weight; of a row of zeros, any.
 
     Exponential clocks with these rates: the first to ring. ``torch.multinomial`` draws so too, but first asks the
-    device whether the weights are valid.
+    device whether the weights are valid, and a NaN ends the process there; here it goes on to the loss, where the
+    finite check names it.
     """
     return (weight / torch.empty_like(weight).exponential_()).argmax(1)
