@@ -160,6 +160,18 @@ def test_evaluation_takes_everything_once_in_order(tokenizer, pair_shards, regio
     assert sum(b.size for b in EvalLoader(texts, 8)) == len(texts) == 50
 
 
+def test_evaluation_of_boxes_knows_their_source_and_the_biggest_box(tokenizer, tmp_path, shards):
+    regions = [{"box": [0, 0, 12, 10], "caption": ["dog", "cat"]}, {"box": [0, 0, 24, 20], "caption": "tree"}]
+    shards.tar(tmp_path / "a.tar", shards.sample(0, regions=regions))
+    shards.tar(tmp_path / "b.tar", shards.sample(1, regions=regions[:1], boxes=[[0, 0, 12, 10], [24, 20, 24, 20]]))
+    block = {"type": "Regions", "sources": {"testA": {"path": str(tmp_path / "a.tar")}, "testB": {"path": str(tmp_path / "b.tar")}}}
+    batch, = EvalLoader(build(block, tokenizer=tokenizer, **SIZES, train=False), 4)
+    assert [tokenizer.decode(t) for t in batch.text.ids] == ["dog", "cat", "tree", "dog", "cat"]
+    assert batch.extra["source"] == ["testA"] * 3 + ["testB"] * 2
+    assert batch.extra["biggest"].tolist() == [[0.25, 0.25, 0.5, 0.5]] * 3 + [[0.75, 0.75, 0.5, 0.5]] * 2
+    assert batch.region.image_index.tolist() == [0, 0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("kind, block, views, key, message", [
     ("Pairs", {}, (), "path", "give either `path` or `sources"),
     ("Pairs", {"path": "x", "sources": {"a": {"path": "y"}}}, (), "path", "give either"),

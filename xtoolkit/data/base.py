@@ -103,10 +103,11 @@ class Sharded(StreamDataset):
         if found := [f"data.{key}: {p}" for key, name in self.paths(given) if (p := paths.problem(name))]:
             raise ConfigError(found)
         self.train, self.views = train, frozenset(views) if train else frozenset()
-        self._weights, self._shards = [], []
-        for source in blocks.sources(path, sources).values():
-            names = [source.path] if isinstance(source.path, str) else source.path
-            self._shards.append(Shards([file for name in names for file in paths.resolve(name)]))
+        self._weights, self._shards, self._names = [], [], []
+        for name, source in blocks.sources(path, sources).items():
+            self._names.append(name)
+            listed = [source.path] if isinstance(source.path, str) else source.path
+            self._shards.append(Shards([file for one in listed for file in paths.resolve(one)]))
             self._weights.append(source.weight)
 
     @property

@@ -3,6 +3,9 @@
 import os
 import random
 
+import torch
+from torch import Tensor
+
 from xtoolkit.batch import stable_key
 from xtoolkit.data import items, regions
 from xtoolkit.data.base import Patches, Sharded, Texts
@@ -149,7 +152,7 @@ class Pairs(Pictures):
         shards, dropped = self._shards[source], []
         bad = lambda kind, detail: shards.bad(kind, sample, detail)
         meta = shards.meta(sample)
-        captions = _captions(meta["captions"] if "captions" in meta else meta.get("caption"))
+        captions = _captions(meta.get("captions") or meta.get("caption"))
         if not captions:
             raise bad("empty caption", "neither `captions` nor `caption` in its json, and no .txt")
         if self.train:
@@ -186,7 +189,8 @@ def _each(values, make, dropped: list, most: int | None = None) -> list:
 class Regions(Pictures):
     """Boxes in pictures, each with a text; a caption of the whole picture counts as one more. Rows are boxes, not pictures.
 
-    Not training: every caption of every box, on the whole picture.
+    Not training: every caption of every box, on the whole picture; ``extra["source"]`` names the source of each, and
+    ``extra["biggest"]`` (R, 4) float32 is the biggest annotated box of its picture (``boxes`` of the json, else its regions).
 
     YAML: {type: Regions, path: sample://picturebook/regions, max_tokens: 30, max_per_image: 5, mask: {prob: 0.5, max: 15}}
 
@@ -245,7 +249,8 @@ class Regions(Pictures):
         if self._augment is not None and self._augment.randaugment is not None:
             image = rand_augment(image, self._augment.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, name) for _, pixels, given in drawn]
-        return items.Item(items.Shown(self._normalize(image), stable_key(name), name), [d[0] for d in drawn], boxes, dropped)
+        extra = {} if self.train else {"source": self._names[source], "biggest": _biggest(meta, drawn, picture)}
+        return items.Item(items.Shown(self._normalize(image), stable_key(name), name), [d[0] for d in drawn], boxes, dropped, extra)
 
     def _element(self, element, picture: Picture, name: str, bad, rng: random.Random):
         """Text; box in pixels (left, top, right, bottom); the box as it was given, None for the whole picture."""
@@ -273,7 +278,20 @@ def _elements(meta: dict) -> list[tuple[list, list[str]]]:
         if not isinstance(region, dict):
             continue
         box, captions = region.get("box"), _captions(region.get("caption"))
-        if isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box) and captions:
+        if _is_box(box) and captions:
             attributes = " ".join(_captions(region.get("attributes")))
             found.append((box, [f"{attributes} {caption}".strip() for caption in captions]))
     return found
+
+
+def _is_box(box) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
+
+
+def _biggest(meta: dict, drawn: list, picture: Picture) -> Tensor:
+    """(4,) cx, cy, w, h of the biggest of all annotated boxes of a picture."""
+    width, height, listed = picture.width, picture.height, meta.get("boxes")
+    known = [regions.clip_box(b, width, height) for b in (listed if isinstance(listed, list) else []) if _is_box(b)]
+    known = [box for box in known if box is not None] or [pixels for _, pixels, _ in drawn]
+    biggest = max(known, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
+    return torch.tensor(regions.in_crop(biggest, (0, 0, width, height), False))

@@ -42,13 +42,16 @@ class Box:
 class Item:
     """One sample: a picture, texts, and a box for each text on region streams.
 
-    ``dropped`` holds a BadSample for each caption or region of it that could not be used.
+    Attributes:
+        dropped: a BadSample for each caption or region of it that could not be used.
+        extra: what evaluation reads of each of its texts: name -> tensor, repeated a text, or word.
     """
 
     image: Shown | None = None
     texts: list = field(default_factory=list)
     boxes: list = field(default_factory=list)
     dropped: list = field(default_factory=list)
+    extra: dict = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -65,6 +68,9 @@ def collate(items: list, pad: int | None, all_texts: bool = False) -> Batch:
     Args:
         pad: the pad id, where there are texts.
         all_texts: an item of a pair stream holds every caption of its picture: ``extra["image_index"]`` says whose.
+
+    Returns:
+        A Batch; its ``extra`` holds the items' own, a row for each text: tensors stacked, words as a list.
     """
     texts = [text for item in items for text in item.texts]
     owner = torch.tensor([i for i, item in enumerate(items) for _ in item.texts], dtype=torch.int64)
@@ -82,4 +88,8 @@ def collate(items: list, pad: int | None, all_texts: bool = False) -> Batch:
         region = RegionField(owner, torch.tensor([b.box for b in boxes], dtype=torch.float32),
                              torch.from_numpy(np.stack([b.patches for b in boxes])),
                              torch.tensor([b.is_box for b in boxes]), torch.tensor([b.key for b in boxes]))
-    return Batch(text, image, region, {"image_index": owner} if all_texts else {})
+    extra = {"image_index": owner} if all_texts else {}
+    for name, first in items[0].extra.items():
+        values = [item.extra[name] for item in items for _ in item.texts]
+        extra[name] = torch.stack(values) if isinstance(first, Tensor) else values
+    return Batch(text, image, region, extra)

@@ -95,7 +95,7 @@ class Shards:
         raw, meta = self.read(sample, "json"), {}
         if raw is not None:
             meta = self._parse(raw, sample)
-        if "captions" not in meta and not meta.get("caption"):
+        if not meta.get("captions") and not meta.get("caption"):
             text = self.read(sample, "txt")
             if text is not None:
                 meta["caption"] = text.decode("utf-8", "replace")

@@ -1,6 +1,5 @@
 """Tokenizers, the cleaning of captions, and the padded batch of texts."""
 
-import json
 import os
 import re
 
@@ -86,11 +85,12 @@ def load_tokenizer(name: str) -> Tokenizer:
             return Tokenizer(tokenizers.Tokenizer.from_file(file), name)
         vocab, merges = os.path.join(place, "vocab.json"), os.path.join(place, "merges.txt")
         if os.path.exists(vocab) and os.path.exists(merges):
-            with open(vocab, encoding="utf-8") as f:
-                known = json.load(f)
-            backend = tokenizers.ByteLevelBPETokenizer(vocab, merges)
-            backend.add_special_tokens([t for t in ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if t in known])
-            return Tokenizer(backend._tokenizer, name)
+            backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(vocab, merges))
+            backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = tokenizers.decoders.ByteLevel()
+            spelt = [t for spellings in SPECIALS.values() for t in spellings] + ["<unk>"]
+            backend.add_special_tokens([t for t in spelt if backend.token_to_id(t) is not None])
+            return Tokenizer(backend, name)
         raise ConfigError(f"tokenizer `{name}`: the folder has neither tokenizer.json nor vocab.json and merges.txt")
     if os.path.isfile(place):
         return Tokenizer(tokenizers.Tokenizer.from_file(place), name)
