@@ -75,6 +75,18 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_signal_during_the_last_evaluations_leaves_a_run_that_resuming_completes(tmp_path):
+    calls, evaluators = scores()
+    interrupted = {**evaluators, "often": lambda: os.kill(os.getpid(), signal.SIGINT) or evaluators["often"]()}
+    made = lambda: recipe(tmp_path, steps=3, evaluate=EVALUATE)
+    with pytest.raises(Stopped, match="after step 3"):
+        Trainer(ToyModel(), made(), loaders(), interrupted, default_hooks()).fit()
+    assert calls == {"often": 1, "atend": 0} and not (tmp_path / "results.json").exists()
+    Trainer(ToyModel(), made(), loaders(), evaluators, default_hooks(), resume=True).fit()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["step"] == 3 and results["evaluations"].keys() == {"often", "atend"}
+
+
 def test_metrics_hold_losses_by_name_rates_and_what_was_seen(tmp_path):
     schedule = ScheduleBlock(every_step=[["a", "b"]], every={"b": 4})
     made = recipe(tmp_path, schedule=schedule, log_every=4, optim=Optim(lr=1e-2, warmup=8))

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine_toy import ToyModel, loaders, recipe
 from xtoolkit.engine import checkpoint
@@ -108,6 +109,32 @@ def test_a_group_is_one_update_on_the_gradient_of_the_weighted_sum(tmp_path):
             torch.testing.assert_close(trainer.model.get_parameter(name).double(), expected, rtol=1e-4, atol=1e-6)
         else:
             assert torch.equal(trainer.model.get_parameter(name), before), name
+
+
+class Asked(TorchDispatchMode):
+    """Notes each operation that makes the host wait for a value or a shape of the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal):
+            self.found.append(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+def test_a_step_asks_the_device_nothing(tmp_path):
+    trainer = Trainer(ToyModel(), recipe(tmp_path, precision="bf16", steps=6), loaders())
+    trainer.step()
+    # On CPU each step ends with the question whether all is finite, on CUDA only log steps do.
+    trainer.check_finite = lambda: None
+    with Asked() as asked:
+        trainer.step()
+    assert asked.found == []
+    with Asked() as asked:
+        Trainer.check_finite(trainer)
+    assert len(asked.found) == 1
 
 
 def test_groups_update_one_after_the_other_and_encoders_hear_of_each(tmp_path):

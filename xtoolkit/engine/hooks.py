@@ -88,23 +88,26 @@ class Signals(Hook):
     """SIGINT and SIGTERM: finish the step, write a checkpoint, leave with ``Stopped``. A second one leaves at once."""
 
     def __init__(self):
-        self._asked, self._before = 0, {}
+        self._before = {}
 
     def before_train(self, trainer):
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        def ask(number, frame):
+            if trainer.stop:
+                raise KeyboardInterrupt
+            trainer.stop = number
+            sys.stderr.write(f"\n{signal.Signals(number).name}: finishing what runs and writing a checkpoint; "
+                             "once more leaves at once\n")
 
-    def _ask(self, number, frame):
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = number
-        sys.stderr.write(f"\n{signal.Signals(number).name}: finishing this step and writing a checkpoint; "
-                         "once more leaves at once\n")
+        self._before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def after_step(self, trainer):
-        number = distributed.agree(self._asked)
-        if number and trainer.done < trainer.train.steps:
+        if number := distributed.agree(trainer.stop):
             trainer.save()
             raise Stopped(number, trainer.done)
+
+    def after_train(self, trainer):
+        """A signal during the last evaluations: all steps are done and kept, the results are not complete."""
+        self.after_step(trainer)
 
     def close(self, trainer):
         for number, handler in self._before.items():
@@ -115,7 +118,8 @@ class Signals(Hook):
 class Evaluate(Hook):
     """Runs each evaluator every ``evaluate.<name>.every`` steps (null: never in between) and after the last step.
 
-    Its numbers are written as ``<evaluation>.<metric>``. The first process evaluates, in eval mode; the others wait.
+    Its numbers are written as ``<evaluation>.<metric>``. The first process evaluates, in eval mode; the others wait. None
+    is begun once a signal has come.
     """
 
     def before_train(self, trainer):
@@ -135,6 +139,8 @@ class Evaluate(Hook):
 
     def _run(self, trainer, names):
         for name in names:
+            if distributed.agree(trainer.stop):
+                return
             if distributed.is_main():
                 started = time.perf_counter()
                 trainer.model.eval()

@@ -77,6 +77,7 @@ class Trainer:
         evaluations: {name: {metric: number}}, the newest of each.
         seconds: time spent in steps, earlier parts of a resumed run included.
         lr: the rate of the last step, before ``lr_mult``.
+        stop: number of the signal that asked the run to end; 0: none did.
 
     Raises:
         ConfigError: the folder is in use, a batch cannot be divided, or the recipe differs from the one to be resumed.
@@ -98,7 +99,7 @@ class Trainer:
         self.model = model.to(self.device).train()
         self.optimizer = build_optimizer(model, recipe.optim)
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self.done, self.seconds, self.lr = 0, 0.0, 0.0
+        self.done, self.seconds, self.lr, self.stop = 0, 0.0, 0.0, 0
         self.values, self.latest, self.evaluations = {}, {}, {}
         # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then.
         self.optimizer.found_inf = self._failed = torch.zeros((), device=self.device)
