@@ -83,7 +83,8 @@ def test_accuracy_mean_iou_and_floor_over_sources():
     assert found["metrics"] == pytest.approx({
         "accuracy": 200 / 3, "mean_iou": .5, "testA.accuracy": 50.0, "testA.mean_iou": .25,
         "testB.accuracy": 100.0, "testB.mean_iou": 1.0}, abs=1e-5)
-    assert found["floor"]["accuracy"] == pytest.approx(200 / 3)     # the biggest box answers `big` and `other`, not `small`
+    # The biggest box answers `big` and `other`, not `small`.
+    assert found["floor"]["accuracy"] == pytest.approx(200 / 3)
     assert found["floor"]["testA.accuracy"] == 50 and found["floor"]["testB.accuracy"] == 100
     first = found["examples"][0]
     assert first["image_id"] == "p1" and first["ids"] == [0, 5, 2] and first["iou"] == pytest.approx(.5, abs=1e-5)

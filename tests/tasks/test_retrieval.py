@@ -56,7 +56,7 @@ class Dot(nn.Module):
 
 
 class Cross(nn.Module):
-    """Text attends to the picture; counts the pictures whose keys and values it projects, and the rows that it fuses."""
+    """Text attends to the picture; counts the pictures whose keys and values it projects, and the rows it fuses."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,8 @@ class Cross(nn.Module):
         return self.key(tokens)
 
     def forward(self, *, view, text, image):
-        keys = torch.cat([k if i is None else k[i] for k, i in ((s.memo(self, self.project), i) for s, i in image.parts)], 1)
+        (source, index), = image.parts
+        keys = source.memo(self, self.project)[index if index is not None else slice(None)]
         self.rows.append(len(text))
         self.tokens.append(text.mask.shape[1])
         weight = (text.tokens @ keys.transpose(1, 2)).masked_fill(~image.mask[:, None], -torch.inf).softmax(-1)
@@ -95,8 +96,8 @@ class Model(nn.Module):
         super().__init__()
         self.recipe = SimpleNamespace(train=SimpleNamespace(precision=precision))
         torch.manual_seed(0)
-        wiring = {"vision": {"image": "$image"}, "text": {"text": "$text"}, "fusion": {"text": "text", "image": "vision"},
-                  "vision_proj": {"x": "vision"}, "text_proj": {"x": "text"},
+        wiring = {"vision": {"image": "$image"}, "text": {"text": "$text"},
+                  "fusion": {"text": "text", "image": "vision"}, "vision_proj": {"x": "vision"}, "text_proj": {"x": "text"},
                   "sim": {"image": "vision_proj", "text": "text_proj"}}
         self.encoders = nn.ModuleDict({"vision": Pictures(), "text": Words(), "fusion": Cross(), "vision_proj": Unit(),
                                        "text_proj": Unit(), "sim": Dot()})
@@ -115,7 +116,7 @@ def batches(counts=((2, 3, 1), (4, 1), (5,)), seed=0):
         length = 4 + number
         mask = torch.arange(length) < torch.randint(3, length + 1, (len(index), 1), generator=generator)
         ids = torch.randint(3, 50, (len(index), length), generator=generator).where(mask, torch.tensor(1))
-        ids[:, 0] = 3 + 16 * number + torch.arange(len(ids))     # no two texts with one summary: the sort below knows no ties
+        ids[:, 0] = 3 + 16 * number + torch.arange(len(ids))  # no two texts with one summary: the sort knows no ties
         pixels = torch.randn(len(captions), 3, 2, 2, generator=generator)
         yield Batch(text=TextField(ids, mask), extra={"image_index": index},
                     image=ImageField(pixels, image_id=[f"{number}-{i}" for i in range(len(captions))]))
@@ -141,7 +142,7 @@ def by_hand(model):
 
 
 def reranked(similarity, logits, owner, k):
-    """Python sorting: the k best by similarity, ordered by logit, then the rest by similarity. As scores: minus the place."""
+    """Python sorting: the k best by similarity in the order of logits, then the rest. As scores: minus the place."""
     t2i, i2t = torch.zeros_like(similarity), torch.zeros_like(similarity)
     for scores, out, other in ((similarity.T, t2i.T, logits.T), (similarity, i2t, logits)):
         for q in range(len(scores)):
@@ -158,9 +159,8 @@ def test_both_rows_equal_brute_force(k, batch_size):
     found = Retrieval(match="itm", k=k, batch_size=batch_size).evaluate(model, batches())["metrics"]
     similarity, logits, owner = by_hand(model)
     dual, matched = both_ways(similarity, similarity, owner), reranked(similarity, logits, owner, k)
-    assert {n.removeprefix("dual."): v for n, v in found.items() if n.startswith("dual.")} == pytest.approx(dual)
-    assert {n.removeprefix("matched."): v for n, v in found.items() if n.startswith("matched.")} == pytest.approx(matched)
-    assert len(found) == 14
+    expected = {f"dual.{n}": v for n, v in dual.items()} | {f"matched.{n}": v for n, v in matched.items()}
+    assert found == pytest.approx(expected) and len(found) == 14
 
 
 @pytest.mark.parametrize("k, batch_size", [(2, 4), (3, 64), (256, 3)])
@@ -235,7 +235,8 @@ def test_no_texts_is_an_error_that_says_so():
 
 
 def test_an_encoder_with_the_wrong_sides_is_named():
-    graph = Graph({"text": EncoderSpec("text", {"text": "$text"}), "sim": EncoderSpec("sim", {"a": "text", "b": "text"})})
+    graph = Graph({"text": EncoderSpec("text", {"text": "$text"}),
+                   "sim": EncoderSpec("sim", {"a": "text", "b": "text"})})
     with pytest.raises(ValueError, match="`sim`"):
         sides(graph, "sim")
 

@@ -16,15 +16,16 @@ __all__ = ["format_table", "write_report"]
 NAME = "report.html"
 COLOURS = 8
 # What a logged number beside the losses is called, by the last part of its name.
-TITLES = {"lr": "Learning rate", "norm": "Gradient norm", "samples_per_s": "Samples a second", "memory_gb": "Peak memory (GB)",
-          "data_share": "Share of time spent waiting for data"}
+TITLES = {"lr": "Learning rate", "norm": "Gradient norm", "samples_per_s": "Samples a second",
+          "memory_gb": "Peak memory (GB)", "data_share": "Share of time spent waiting for data"}
 
 
 def write_report(output, gallery: dict) -> Path:
     """Writes ``report.html`` into a run's folder: no script, nothing fetched, every picture in the page.
 
     Args:
-        output: the folder, with ``config.yaml``, ``metrics.jsonl`` and ``environment.json``; ``results.json`` once the run is done.
+        output: the folder, with ``config.yaml``, ``metrics.jsonl`` and ``environment.json``; ``results.json`` once the
+            run is done.
         gallery: see ``report_gallery``; ``{}`` leaves the pictures and floors out.
 
     Returns:
@@ -35,10 +36,10 @@ def write_report(output, gallery: dict) -> Path:
     """
     folder = Path(output)
     if not (folder / "config.yaml").exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no config.yaml in it; name the `train.output` of a run")
+        raise FileNotFoundError(f"{folder} holds no run: it has no config.yaml; name the `train.output` of a run")
     text = (folder / "config.yaml").read_text(encoding="utf-8")
-    run = Run(config.load(str(folder / "config.yaml")).data, text, read_lines(folder / "metrics.jsonl"), _json(folder / "results.json"),
-              _json(folder / "environment.json"), gallery)
+    run = Run(config.load(str(folder / "config.yaml")).data, text, read_lines(folder / "metrics.jsonl"),
+              _json(folder / "results.json"), _json(folder / "environment.json"), gallery)
     path = folder / NAME
     unfinished = path.with_suffix(".html.unfinished")
     unfinished.write_text(page(run, folder.resolve().name), encoding="utf-8")
@@ -89,33 +90,33 @@ class Run:
 
 def page(run: Run, name: str) -> str:
     """The whole document."""
-    sections = [_results(run), _curves(run), _retrieved(run), _boxes(run), _masked(run), _behind(run), _recipe(run), _data(run),
-                _record(run)]
+    parts = (_results, _curves, _retrieved, _boxes, _masked, _behind, _recipe, _data, _record)
     return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">'
             f"<title>{escape(name)} · xtoolkit</title><style>{CSS}</style></head><body><main>{_header(run, name)}"
-            f"{''.join(sections)}<footer>Written by xtoolkit {escape(_version(run))}. Hold the pointer over a hidden word to read it."
-            "</footer></main></body></html>\n")
+            f"{''.join(part(run) for part in parts)}<footer>Written by xtoolkit {escape(_version(run))}. "
+            "Hold the pointer over a hidden word to read it.</footer></main></body></html>\n")
 
 
 def section(title: str, lead: str, body: str) -> str:
     return f'<h2>{escape(title)}</h2><p class="lead">{escape(lead)}</p>{body}' if body else ""
 
 
-# ---- the top of the page ---------------------------------------------------------------------------------------------------
+# ---- the top of the page
+# ---------------------------------------------------------------------------------------------------
 def _header(run, name):
     steps = run.lines[-1]["step"] if run.lines else 0
     of = run.config["train"]["steps"]
     facts = [f"{steps:,} steps" if steps >= of else f"{steps:,} of {of:,} steps"]
-    seconds = run.results.get("seconds") or next((line["seconds"] for line in reversed(run.lines) if line.get("seconds")), None)
-    if seconds:
-        facts.append(f"{duration(seconds)} of training")
+    if seconds := run.points("seconds"):
+        facts.append(f"{duration(seconds[-1][1])} of training")
     machine = run.environment.get("machine") or {}
     facts += [str(machine[k]) for k in ("gpu", "cpu") if machine.get(k)][:1]
     facts += [run.environment["precision"]] if run.environment.get("precision") else []
     facts += [when(run.environment["started"])] if run.environment.get("started") else []
-    return (f'<header><p class="over">xtoolkit run</p><h1>{escape(name)}</h1><p class="sub">{escape(" · ".join(facts))}</p>'
-            f"{_tiles(run)}</header>")
+    return (f'<header><p class="over">xtoolkit run</p><h1>{escape(name)}</h1>'
+            f'<p class="sub">{escape(" · ".join(facts))}</p>{_tiles(run)}</header>')
 
 
 def _tiles(run):
@@ -129,12 +130,15 @@ def _tiles(run):
             shown.append(("accuracy", "Boxes found", "floor"))
         for metric, title, word in shown:
             beside = f"{word} {figure(floor[metric])}" if metric in floor else ""
-            tiles.append(f'<div class="tile"><span>{escape(title)}</span><b>{figure(metrics[metric])}<small> %</small></b>'
-                         f"<em>{escape(' · '.join(filter(None, [name, beside])))}</em></div>")
+            tiles.append(_tile(title, f"{figure(metrics[metric])}<small> %</small>",
+                               " · ".join(filter(None, [name, beside]))))
     if losses := run.points("loss"):
-        tiles.append(f'<div class="tile"><span>Weighted sum of losses</span><b>{number(losses[-1][1])}</b>'
-                     f"<em>from {number(losses[0][1])}</em></div>")
+        tiles.append(_tile("Weighted sum of losses", number(losses[-1][1]), f"from {number(losses[0][1])}"))
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+
+
+def _tile(title, value, beside):
+    return f'<div class="tile"><span>{escape(title)}</span><b>{value}</b><em>{escape(beside)}</em></div>'
 
 
 def when(started: str) -> str:
@@ -149,21 +153,24 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-# ---- results and curves ----------------------------------------------------------------------------------------------------
+# ---- results and curves
+# ----------------------------------------------------------------------------------------------------
 def _results(run):
-    body = "".join(f"<h3>{escape(name)}</h3>{show.table(rows)}" for name, rows in result_tables(run.evaluations, run.floors))
-    return section("Results", "Each figure stands beside what a model that has learnt nothing would get: chance for retrieval, and "
-                   "for boxes the answer that is always the biggest true box of the picture.", body)
+    body = "".join(f"<h3>{escape(name)}</h3>{show.table(rows)}"
+                   for name, rows in result_tables(run.evaluations, run.floors))
+    return section("Results", "Each figure stands beside what a model that has learnt nothing would get: chance for "
+                   "retrieval, and for boxes the answer that is always the biggest true box of the picture.", body)
 
 
 def _curves(run):
-    return section("Learning curves", "Strong lines are the trend of the faint ones; figures are the last values; dashed lines are "
-                   "chance or the floor. The horizontal axis counts steps.",
+    return section("Learning curves", "Strong lines are the trend of the faint ones; figures are the last values; "
+                   "dashed lines are chance or the floor. The horizontal axis counts steps.",
                    _charts([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]))
 
 
 def _behind(run):
-    return section("Behind the curves", "Parts of losses and what they log, gradients by encoder before clipping, rates.",
+    return section("Behind the curves",
+                   "Parts of losses and what they log, gradients by encoder before clipping, rates.",
                    _charts([("", _part_charts(run)), ("The run", _health_charts(run))]))
 
 
@@ -175,7 +182,8 @@ def _charts(groups):
 def _loss_charts(run):
     colours = {stream: i for i, stream in enumerate(run.streams)}
     losses = dict.fromkeys(loss for block in run.streams.values() for loss in block.get("losses") or {})
-    charts = [Chart(loss, [Curve(s, run.points(f"{s}.{loss}"), c % COLOURS) for s, c in colours.items()]) for loss in losses]
+    charts = [Chart(loss, [Curve(s, run.points(f"{s}.{loss}"), c % COLOURS) for s, c in colours.items()])
+              for loss in losses]
     return [Chart("all losses, weighted", [Curve("sum", run.points("loss"), 6)]), *charts]
 
 
@@ -205,18 +213,22 @@ def _health_charts(run):
     norms = [k for k in run.keys if k.startswith("norm.")]
     encoders = Chart("Gradient norm by encoder", [Curve(k.removeprefix("norm."), run.points(k), i % COLOURS)
                                                   for i, k in enumerate(norms)])
-    return [encoders] + [Chart(title, [Curve(key, run.points(key), 6)], smooth=key != "lr", linear=key == "lr") for key, title in TITLES.items()]
+    return [encoders] + [Chart(title, [Curve(key, run.points(key), 6)], smooth=key != "lr", linear=key == "lr")
+                         for key, title in TITLES.items()]
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------------
+# ---- pictures
+# --------------------------------------------------------------------------------------------------------------
 def _several(parts, render):
     """Each evaluation's or stream's own heading only where there are several."""
-    return "".join((f"<h3>{escape(name)}</h3>" if len(parts) > 1 else "") + render(examples) for name, examples in parts.items())
+    return "".join((f"<h3>{escape(name)}</h3>" if len(parts) > 1 else "") + render(examples)
+                   for name, examples in parts.items())
 
 
 def _retrieved(run):
-    return section("What a text brings up", "Texts spread evenly over the test set, not picked, each with the five pictures ranked first. "
-                   "The picture that the text was written for is framed; where it is not among the five it stands at the end.",
+    return section("What a text brings up", "Texts spread evenly over the test set, not picked, each with the five "
+                   "pictures ranked first. The picture that the text was written for is framed; where it is not among "
+                   "the five it stands at the end.",
                    _several(run.gallery.get("retrieval") or {}, show.retrieval))
 
 
@@ -226,12 +238,14 @@ def _boxes(run):
 
 
 def _masked(run):
-    return section("What it is asked to fill in", "Training samples as the model reads them: masked patches are grey, masked words are "
-                   "blocks, and underlined words are random replacements or words that masking left as they are.",
+    return section("What it is asked to fill in", "Training samples as the model reads them: masked patches are grey, "
+                   "masked words are blocks, and underlined words are random replacements or words that masking left "
+                   "as they are.",
                    _several(run.gallery.get("masked") or {}, show.masked))
 
 
-# ---- the record ------------------------------------------------------------------------------------------------------------
+# ---- the record
+# ------------------------------------------------------------------------------------------------------------
 def _recipe(run):
     short = lambda value: ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
     encoders = [["encoder", "type", "reads", "keys"]]
@@ -248,8 +262,8 @@ def _recipe(run):
     stops = run.config.get("stop_gradient") or {}
     cut = "".join(f"<p class=lead>Gradients stop at <code>{escape(edge)}</code> for {escape(', '.join(names))}.</p>"
                   for edge, names in stops.items())
-    body = (show.table(encoders, text_columns=(1, 2, 3)) + "<br>" + f'<div class="pair">{show.table(losses, text_columns=(1, 2))}'
-            f"{show.table(streams, text_columns=(2, 3))}</div><br>{cut}"
+    body = (f'{show.table(encoders, text_columns=(1, 2, 3))}<br><div class="pair">'
+            f"{show.table(losses, text_columns=(1, 2))}{show.table(streams, text_columns=(2, 3))}</div><br>{cut}"
             f"<details><summary>The resolved configuration</summary><pre>{escape(run.text)}</pre></details>")
     return section("Recipe", "What was wired to what, and what each stream was asked.", body)
 
@@ -259,9 +273,10 @@ def _data(run):
     rows = [["stream", "samples seen", "epochs", "read", "bad", "what was wrong", "worst shard"]]
     for name, report in reports.items():
         bad = report.get("bad") or {}
-        rows.append([name, *(number_or_dash(run.results.get(k, {}).get(name), d) for k, d in (("samples", 0), ("epochs", 1))),
-                     number_or_dash(report.get("read"), 0), number_or_dash(sum(bad.values()), 0),
-                     "; ".join(f"{kind} {n}" for kind, n in bad.items()) or "nothing", report.get("worst_shard") or "–"])
+        seen = [number_or_dash(run.results.get(k, {}).get(name), d) for k, d in (("samples", 0), ("epochs", 1))]
+        kinds = "; ".join(f"{kind} {n}" for kind, n in bad.items())
+        rows.append([name, *seen, number_or_dash(report.get("read"), 0), number_or_dash(sum(bad.values()), 0),
+                     kinds or "nothing", report.get("worst_shard") or "–"])
     return section("Data", "Samples that could not be read were skipped, counted and replaced by others.",
                    show.table(rows, text_columns=(5, 6)) if reports else "")
 
@@ -272,9 +287,10 @@ def number_or_dash(value, places: int) -> str:
 
 def _record(run):
     env = run.environment
-    facts = [["what", ""]] + [[k, str(env[k])] for k in ("command", "git", "kernels", "ranks", "precision", "started") if env.get(k)]
-    facts += [[f"time in {what}", duration(run.results[key])] for key, what in (("seconds", "steps"), ("seconds_all", "all"))
-              if run.results.get(key)]
+    known = ("command", "git", "kernels", "ranks", "precision", "started")
+    facts = [["what", ""]] + [[k, str(env[k])] for k in known if env.get(k)]
+    facts += [[f"time in {what}", duration(run.results[key])]
+              for key, what in (("seconds", "steps"), ("seconds_all", "all")) if run.results.get(key)]
     facts += [[k, str(v)] for k, v in (env.get("machine") or {}).items() if v is not None]
     versions = [["package", "version"]] + [[k, v or "not installed"] for k, v in (env.get("versions") or {}).items()]
     body = f'<div class="pair">{show.table(facts, text_columns=(1,))}{show.table(versions)}</div>' if env else ""
@@ -285,7 +301,8 @@ def _version(run):
     return str((run.environment.get("versions") or {}).get("xtoolkit") or "")
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------------------
+# ---- reading
+# ---------------------------------------------------------------------------------------------------------------
 def read_lines(path: Path) -> list[dict]:
     """The objects of a JSON Lines file; a last line that was cut short is left out."""
     found = []

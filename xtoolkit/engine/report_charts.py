@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: several curves over steps, a faint raw line under a smooth one, ticks that people can read."""
+"""Line charts as inline SVG: curves over steps, a faint raw line under a smooth one, ticks that people can read."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ LOG_FROM = 30
 
 @dataclass
 class Curve:
-    """One curve: ``points`` are (step, value), ``colour`` a number of the page's palette, ``level`` a dashed line of reference."""
+    """One curve: ``points`` are (step, value), ``colour`` a number of the palette, ``level`` a dashed line."""
 
     name: str
     points: list
@@ -44,7 +44,8 @@ def draw(chart: Chart) -> str:
     curves = [c for c in chart.curves if c.points]
     if not curves:
         return ""
-    values = [v for c in curves for v in shown_values(c, chart.smooth)] + [c.level for c in curves if c.level is not None]
+    values = [v for c in curves for v in shown_values(c, chart.smooth)]
+    values += [c.level for c in curves if c.level is not None]
     steps = [s for c in curves for s, _ in c.points]
     axis = Axis.over(values, chart.linear)
     first, last = min(steps), max(steps)
@@ -53,20 +54,24 @@ def draw(chart: Chart) -> str:
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">']
     for tick in axis.ticks:
         y = place_y(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label(tick)}{chart.unit}</text>')
-    for tick in step_ticks(first, last):
-        parts.append(f'<text class="tick" x="{place_x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{label(tick)}</text>')
-    for curve in curves:
-        if curve.level is not None:
-            y = place_y(curve.level)
-            parts.append(f'<line class="level c{curve.colour}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts += [_rule("grid", y), _text(LEFT - 6, y + 3.5, "end", label(tick) + chart.unit)]
+    parts += [_text(place_x(tick), HEIGHT - 8, "middle", label(tick)) for tick in step_ticks(first, last)]
+    parts += [_rule(f"level c{c.colour}", place_y(c.level)) for c in curves if c.level is not None]
     for curve in curves:
         parts.append(_line(curve, chart.smooth, place_x, place_y, axis))
-    legend = "".join(f'<span class="key c{c.colour}"><i></i>{escape(c.name)} <b>{number(c.points[-1][1])}{chart.unit}</b></span>'
-                     for c in curves)
-    return (f'<figure class="chart"><figcaption>{escape(chart.title)}{" <small>log</small>" if axis.log else ""}</figcaption>'
+    legend = "".join(f'<span class="key c{c.colour}"><i></i>{escape(c.name)} '
+                     f"<b>{number(c.points[-1][1])}{chart.unit}</b></span>" for c in curves)
+    log = " <small>log</small>" if axis.log else ""
+    return (f'<figure class="chart"><figcaption>{escape(chart.title)}{log}</figcaption>'
             f'{"".join(parts)}</svg><div class="legend">{legend}</div></figure>')
+
+
+def _rule(kind, y):
+    return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _text(x, y, anchor, words):
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def _line(curve, smooth, place_x, place_y, axis):
@@ -77,8 +82,8 @@ def _line(curve, smooth, place_x, place_y, axis):
         drawn = f'<polyline class="raw c{curve.colour}" points="{path(curve.points)}"/>'
     drawn += f'<polyline class="line c{curve.colour}" points="{path(strong)}"/>'
     if len(curve.points) <= 12:
-        drawn += "".join(f'<circle class="dot c{curve.colour}" cx="{place_x(s):.1f}" cy="{place_y(axis.clip(v)):.1f}" r="2.4"/>'
-                         for s, v in strong)
+        drawn += "".join(f'<circle class="dot c{curve.colour}" cx="{place_x(s):.1f}" '
+                         f'cy="{place_y(axis.clip(v)):.1f}" r="2.4"/>' for s, v in strong)
     return drawn
 
 
@@ -98,7 +103,7 @@ def smoothed(points: list) -> list:
 
 
 def shown_values(curve: Curve, smooth: bool) -> list[float]:
-    """The values that the axis must span: all but the wildest hundredth, for a single spike must not flatten a curve."""
+    """The values that the axis must span: all but the wildest hundredth, or a single spike would flatten a curve."""
     values = sorted(v for _, v in curve.points)
     cut = len(values) // 100 if smooth else 0
     return values[cut:len(values) - cut] + [v for _, v in smoothed(curve.points)]
@@ -118,8 +123,8 @@ class Axis:
         low, high = min(values), max(values)
         if not linear and low > 0 and high / low > LOG_FROM:
             low, high = low / 1.15, high * 1.15
-            ticks = [m * 10.0 ** e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)]
-            ticks = [t for t in ticks if low <= t <= high]
+            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            ticks = [t for e in powers for t in (10.0 ** e, 2 * 10.0 ** e, 5 * 10.0 ** e) if low <= t <= high]
             if len(ticks) > 6:
                 ticks = [t for t in ticks if round(math.log10(t), 6) == round(math.log10(t))] or ticks[::3]
             return cls(low, high, True, ticks)

@@ -45,7 +45,8 @@ def collect_gallery(results: dict, loaders: dict, batches: dict, tokenizer, mean
         if "pictures" in examples[0]:
             gallery["retrieval"][name] = [
                 {"query": tokenizer.decode(e["ids"]), "way": e["way"], "rank": e["rank"], "right": pictures[e["right"]],
-                 "pictures": [{"picture": pictures[p], "right": p == e["right"]} for p in e["pictures"]]} for e in examples]
+                 "pictures": [{"picture": pictures[p], "right": p == e["right"]} for p in e["pictures"]]}
+                for e in examples]
         elif "predicted" in examples[0]:
             gallery["boxes"][name] = [
                 {"text": tokenizer.decode(e["ids"]), "picture": pictures[e["image_id"]], "predicted": e["predicted"],
@@ -104,7 +105,7 @@ def masked_examples(batch, tokenizer, mean, std, shown: int) -> list[dict]:
 
 
 def masked_words(text, row: int, tokenizer) -> list[tuple[str, bool, str]]:
-    """The tokens of one text: (as the model reads it, whether it is to be predicted, what it was). Specials are left out.
+    """The tokens of one text: (as the model reads it, whether it is to be predicted, what it was), without specials.
 
     A token that is to be predicted may read as itself or as a random other one: masking leaves some as they are.
     """

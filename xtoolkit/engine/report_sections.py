@@ -1,4 +1,4 @@
-"""The parts of the report that show pictures and texts: retrieval, boxes, masks. Everything that a user wrote is escaped."""
+"""The parts of the report that show pictures and texts: retrieval, boxes, masks. All that a user wrote is escaped."""
 
 import base64
 import math
@@ -9,11 +9,12 @@ def picture(jpeg: bytes, alt: str, overlay: str = "", classes: str = "") -> str:
     """An image in the page itself, with an SVG in units of the picture over it."""
     data = base64.b64encode(jpeg).decode()
     over = f'<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">{overlay}</svg>' if overlay else ""
-    return f'<div class="pic {classes}"><img alt="{escape(alt, quote=True)}" src="data:image/jpeg;base64,{data}">{over}</div>'
+    return (f'<div class="pic {classes}"><img alt="{escape(alt, quote=True)}" src="data:image/jpeg;base64,{data}">'
+            f"{over}</div>")
 
 
 def retrieval(queries: list[dict]) -> str:
-    """Queries with the pictures that they bring up, the right one framed; where it is not among them it stands apart."""
+    """Queries with the pictures that they bring up, the right one framed; if it is not among them it stands apart."""
     return f'<div class="queries">{"".join(map(_query, queries))}</div>'
 
 
@@ -24,7 +25,8 @@ def _query(query):
     if not found:
         row += "<hr>" + picture(query["right"], "the right picture", classes="missed")
     place = "right picture first" if first else f"right picture at place {query['rank']}"
-    return (f'<section class="query"><p><q>{escape(query["query"])}</q><span class="rank{" top" if first else ""}">{place}</span></p>'
+    rank = f'<span class="rank{" top" if first else ""}">{place}</span>'
+    return (f'<section class="query"><p><q>{escape(query["query"])}</q>{rank}</p>'
             f'<div class="strip{" found" if found else ""}">{row}</div></section>')
 
 
@@ -52,15 +54,15 @@ def masked(examples: list[dict]) -> str:
 
 def _masked_figure(example):
     side = math.isqrt(len(example["mask"]))
-    # A hair larger than a patch, or the seams between patches would show the picture.
-    patches = "".join(f'<rect class="patch" x="{i % side / side:.4f}" y="{i // side / side:.4f}" width="{1.01 / side:.4f}" '
-                      f'height="{1.01 / side:.4f}"/>' for i, hidden in enumerate(example["mask"]) if hidden)
+    size = 1.01 / side  # a hair larger than a patch, or the seams between patches would show the picture
+    patches = "".join(f'<rect class="patch" x="{i % side / side:.4f}" y="{i // side / side:.4f}" width="{size:.4f}" '
+                      f'height="{size:.4f}"/>' for i, hidden in enumerate(example["mask"]) if hidden)
     text = words(example["words"]) if example["words"] else ""
     return f'<figure>{picture(example["picture"], "a picture with masked patches", patches)}{text}</figure>'
 
 
 def words(tokens: list) -> str:
-    """A text as the model reads it: hidden tokens as blocks (hover: what they were), swapped and kept ones underlined."""
+    """A text as the model reads it: hidden tokens as blocks (hover: what they were), others to predict underlined."""
     spaced = any(read.startswith(" ") or was.startswith(" ") for read, _, was in tokens)
     parts = []
     for read, chosen, was in tokens:
@@ -72,14 +74,15 @@ def words(tokens: list) -> str:
             note = "left as it is, to be predicted all the same" if read == was else f"in the place of: {was}"
             parts.append(f'{gap}<span class="swap" title="{escape(note, quote=True)}">{escape(read)}</span>')
         else:
-            parts.append(f'{gap}<span class="hid" title="{escape(was, quote=True)}">{escape("x" * max(2, len(was)))}</span>')
+            block = "x" * max(2, len(was))
+            parts.append(f'{gap}<span class="hid" title="{escape(was, quote=True)}">{block}</span>')
     return f'<p class="words">{"".join(parts).strip()}</p>'
 
 
 def table(rows: list, text_columns=(), floor_names=("chance",)) -> str:
-    """Rows of text, the first the heading. Columns in ``text_columns`` run left; rows named in ``floor_names`` are set back."""
+    """Rows of text, the first the heading. ``text_columns`` run left; rows named in ``floor_names`` are set back."""
     kind = lambda i: ' class="text"' if i in text_columns else ""
     head = "".join(f"<th{kind(i)}>{escape(c)}</th>" for i, c in enumerate(rows[0]))
-    body = "".join(f'<tr{" class=floor" if row[0] in floor_names else ""}>'
-                   + "".join(f"<td{kind(i)}>{escape(str(c))}</td>" for i, c in enumerate(row)) + "</tr>" for row in rows[1:])
+    cells = lambda row: "".join(f"<td{kind(i)}>{escape(str(c))}</td>" for i, c in enumerate(row))
+    body = "".join(f'<tr{" class=floor" if row[0] in floor_names else ""}>{cells(row)}</tr>' for row in rows[1:])
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -6,7 +6,7 @@ RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "r_mean
 
 
 def result_tables(evaluations: dict, floors: dict) -> list[tuple[str, list]]:
-    """[(heading, rows)], the first row the column names, cells as text: a table an evaluation; those of boxes share one.
+    """[(heading, rows)], the first row the column names, cells as text: one an evaluation, those of boxes together.
 
     Args:
         evaluations: {name: {metric: number or None}} as in ``results.json``.
@@ -21,7 +21,8 @@ def result_tables(evaluations: dict, floors: dict) -> list[tuple[str, list]]:
         elif "mean_iou" in metrics:
             tables.setdefault("boxes", [list(BOXES)]).extend(_boxes(name, metrics, floor))
         else:
-            tables[name] = [["metric", "value", "floor"]] + [[m, figure(v, 3), figure(floor.get(m), 3)] for m, v in metrics.items()]
+            tables[name] = [["metric", "value", "floor"]]
+            tables[name] += [[m, figure(v, 3), figure(floor.get(m), 3)] for m, v in metrics.items()]
     return list(tables.items())
 
 
@@ -57,5 +58,5 @@ def format_table(metrics: dict, floor: dict, name: str = "all") -> str:
 def aligned(rows: list) -> str:
     """Rows of text as lines: the first column to the left, the others to the right, a rule under the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    line = lambda row: "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+    line = lambda row: "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
     return "\n".join([line(rows[0]), "  ".join("-" * w for w in widths), *map(line, rows[1:])])

@@ -13,8 +13,8 @@ from xtoolkit.registry import schema
 class Task:
     """An evaluation: predicts batch by batch, then scores what it has gathered.
 
-    A subclass takes its YAML keys in ``__init__`` and keeps them; keys that name encoders and losses stay strings there.
-    ``evaluate`` puts the modules that they name into ``self.parts``.
+    A subclass takes its YAML keys in ``__init__`` and keeps them; keys that name encoders and losses stay strings
+    there. ``evaluate`` puts the modules that they name into ``self.parts``.
 
     Attributes:
         ENCODER_KEYS: keys whose value names an encoder.
@@ -41,11 +41,11 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no predict")
 
     def score(self, outputs: dict) -> dict[str, float]:
-        """The figures, by name, from everything that ``predict`` returned, its rows one after the other, on the host."""
+        """The figures, by name, from all that ``predict`` returned, its rows one after the other, on the host."""
         raise TypeError(f"{type(self).__name__} defines no score")
 
     def floor(self, outputs: dict) -> dict[str, float]:
-        """Under the same names, what a guess that has learnt nothing gets: printed beside. Empty if there is no such guess."""
+        """Under the same names, what a guess that has learnt nothing gets: printed beside. Empty: there is none."""
         return {}
 
     def examples(self, outputs: dict) -> list[dict]:
@@ -56,7 +56,8 @@ class Task:
         """Runs the model over the loader.
 
         Args:
-            model: has ``encoders``, ``losses``, ``features(batch)``, ``graph`` and ``recipe``, whose precision it runs in.
+            model: has ``encoders``, ``losses``, ``features(batch)``, ``graph`` and ``recipe``, whose precision it
+                runs in.
             loader: yields Batches, on the host.
 
         Returns:
@@ -82,7 +83,8 @@ def named_parts(task: Task, model) -> dict:
 def evaluating(model):
     """Eval mode, no autograd graph, the model's precision. Yields the model's device; puts each module's own mode back.
 
-    ``no_grad`` rather than inference mode: a buffer that a module computes and keeps on first use must still serve training.
+    ``no_grad`` rather than inference mode: a buffer that a module computes and keeps on first use must still serve
+    training.
     """
     training, precision = [m for m in model.modules() if m.training], model.recipe.train.precision
     device = next(model.parameters()).device

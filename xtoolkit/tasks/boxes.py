@@ -12,20 +12,21 @@ from xtoolkit.tasks.base import Task, token_ids
 
 @TASK_REGISTRY.register()
 class BoxAccuracy(Task):
-    """The share of expressions whose predicted box has an IoU of at least ``threshold`` with the true one, and the mean IoU.
+    """The share of expressions whose predicted box reaches an IoU of ``threshold`` with the true one, and the mean IoU.
 
     YAML: {type: BoxAccuracy, loss: bbp, threshold: 0.5}
 
-    Metrics: ``accuracy`` in per cent and ``mean_iou`` in [0, 1] over all expressions, and ``testA.accuracy`` ... for each source
-    that the batches name in ``extra["source"]``, a list of R names. The floor answers each expression with the biggest true box
-    that the evaluation data have for its picture, whatever is asked for.
+    Metrics: ``accuracy`` in per cent and ``mean_iou`` in [0, 1] over all expressions, and ``testA.accuracy`` ... for
+    each source that the batches name in ``extra["source"]``, a list of R names. The floor answers each expression with
+    the biggest true box that the evaluation data have for its picture, whatever is asked for.
 
     Args:
         loss: the loss that predicts boxes (it has ``feature``, a reference, and ``boxes``).
         threshold: the least IoU of a hit.
 
-    Source: X-FM, appendix C (RefCOCO+), and its released ``Grounding_bbox.py``: IoU of at least 0.5. That script computes IoU on integer pixels with
-    one added to each side (as ALBEF does), which calls small boxes a little better than they are; here areas are plain floats.
+    Source: X-FM, appendix C (RefCOCO+), and its released ``Grounding_bbox.py``: IoU of at least 0.5. That script
+    computes IoU on integer pixels with one added to each side (as ALBEF does), which calls small boxes a little better
+    than they are; here areas are plain floats.
     """
 
     LOSS_KEYS = ("loss",)
@@ -49,7 +50,7 @@ class BoxAccuracy(Task):
                                           outputs["true"]))
 
     def examples(self, outputs: dict, shown: int = 12) -> list[dict]:
-        """Expressions spread evenly over the set: {``ids``, ``image_id``, ``predicted``, ``true`` (cx, cy, w, h), ``iou``}."""
+        """Expressions spread evenly over the set: [{``ids``, ``image_id``, ``predicted``, ``true``, ``iou``}]."""
         rows = outputs["is_box"].nonzero()[:, 0].tolist()
         overlap = iou(outputs["predicted"], outputs["true"]).tolist()
         return [{"ids": outputs["ids"][r], "image_id": outputs["image_id"][r], "iou": overlap[r],
@@ -59,11 +60,12 @@ class BoxAccuracy(Task):
     def _figures(self, outputs, overlap) -> dict[str, float]:
         groups = {"": outputs["is_box"]}
         for source in sorted(set(outputs["source"]) - {""}):
-            groups[f"{source}."] = outputs["is_box"] & torch.tensor([s == source for s in outputs["source"]])
+            groups[source] = outputs["is_box"] & torch.tensor([s == source for s in outputs["source"]])
         figures = {}
-        for prefix, rows in groups.items():
+        for source, rows in groups.items():
+            prefix = f"{source}." if source else ""
             if not bool(rows.any()):
-                raise ValueError(f"BoxAccuracy: no expression of {prefix.rstrip('.') or 'the evaluation data'} has a box")
+                raise ValueError(f"BoxAccuracy: no expression of {source or 'the evaluation data'} has a box")
             figures[f"{prefix}accuracy"] = 100 * (overlap[rows] >= self.threshold).double().mean().item()
             figures[f"{prefix}mean_iou"] = overlap[rows].double().mean().item()
         return figures

@@ -12,9 +12,9 @@ DEPTHS = (1, 5, 10)
 def recall_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, float]:
     """The share of queries, in per cent, with a relevant candidate among their first k.
 
-    Tied candidates are taken in random order and the share is its exact expectation: nothing depends on where a candidate
-    stands in the file, and a model that scores everything alike gets what chance gives. (A plain ``argsort`` of a constant row
-    leaves the candidates in file order, where the right one may well be first.)
+    Tied candidates are taken in random order and the share is its exact expectation: nothing depends on where a
+    candidate stands in the file, and a model that scores everything alike gets what chance gives. (A plain ``argsort``
+    of a constant row leaves the candidates in file order, where the right one may well be first.)
 
     A query with several relevant candidates is served by the best of them, as for a picture with five captions.
 
@@ -27,7 +27,8 @@ def recall_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, floa
         FloatingPointError: a score is NaN or +inf.
     """
     if bool((scores.isnan() | scores.isposinf()).any()):
-        raise FloatingPointError("retrieval scores are not finite: the model has diverged; evaluate an earlier checkpoint")
+        raise FloatingPointError("retrieval scores are not finite: the model has diverged; "
+                                 "evaluate an earlier checkpoint")
     asked = relevant.any(1)
     scores, relevant = scores[asked], relevant[asked]
     best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
@@ -37,8 +38,9 @@ def recall_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, floa
     wrong = (tied & ~relevant).sum(1).double()
     missed, recalls = torch.ones_like(right), {}
     for place in range(max(depths)):
-        drawn = (place - above).double()             # tied candidates that took the places before this one
-        missed = torch.where(drawn >= 0, missed * (wrong - drawn).clamp(min=0) / (right + wrong - drawn).clamp(min=1), missed)
+        drawn = (place - above).double()  # tied candidates that took the places before this one
+        wrong_again = (wrong - drawn).clamp(min=0) / (right + wrong - drawn).clamp(min=1)
+        missed = torch.where(drawn >= 0, missed * wrong_again, missed)
         if place + 1 in depths:
             recalls[place + 1] = 100 * (1 - missed).mean().item()
     return recalls

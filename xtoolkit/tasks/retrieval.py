@@ -22,21 +22,21 @@ class Retrieval(Task):
     YAML: {type: Retrieval, sim: sim, match: itm, k: 256, batch_size: 64}
 
     Every picture and every text is encoded once. For each text the k most similar images, and for each image the k most
-    similar texts, are scored by the matching head; the rest stay below them, in the order of the dual encoder. A pair that is
-    wanted from both sides is scored once, and pairs go picture by picture, so that the keys and values of a picture are
-    projected once in all.
+    similar texts, are scored by the matching head; the rest stay below them, in the order of the dual encoder. A pair
+    that is wanted from both sides is scored once, and pairs go picture by picture, so that the keys and values of a
+    picture are projected once in all.
 
-    Metrics are per cent: ``dual.t2i_r1`` ... ``dual.i2t_r10``, ``dual.r_mean``, and the same under ``matched.``; the floor is
-    chance. Ties are taken at their expectation (``ranking.recall_at``).
+    Metrics are per cent: ``dual.t2i_r1`` ... ``dual.i2t_r10``, ``dual.r_mean``, and the same under ``matched.``; the
+    floor is chance. Ties are taken at their expectation (``ranking.recall_at``).
 
     Args:
         sim: the similarity encoder; its two inputs are the dual encoder's features, its scores have ``image_to_text``.
-        match: the loss whose fusion encoder and head re-rank (it has ``fusion``, a name, and ``match``); null: no re-ranking.
+        match: the loss whose fusion encoder and head re-rank (it has ``fusion``, a name, and ``match``); null: none do.
         k: candidates a query that are re-ranked.
         batch_size: pairs a pass through the fusion encoder.
 
-    Source: the released X-FM ``Retrieval.py``. There as here the score of a pair is the matching head's raw logit of class 1,
-    not added to the similarity; there the candidates that are not re-ranked tie at -100.
+    Source: the released X-FM ``Retrieval.py``. There as here the score of a pair is the matching head's raw logit of
+    class 1, not added to the similarity; there the candidates that are not re-ranked tie at -100.
     """
 
     ENCODER_KEYS = ("sim",)
@@ -46,7 +46,7 @@ class Retrieval(Task):
         self.sim, self.match, self.k, self.batch_size = sim, match, k, batch_size
 
     def predict(self, f, batch) -> dict:
-        """The dual encoder's features, and those that the fusion encoder reads, of one batch of pictures with their texts.
+        """The dual encoder's features, and those that the fusion encoder reads, of pictures with their texts.
 
         ``batch.extra["image_index"]`` (T,) int64 names the row of the picture that each text describes.
         """
@@ -107,14 +107,14 @@ class Retrieval(Task):
         """The scores of both directions, (I, T) float32 each, the k best of each query matched and above all others."""
         image_slot, text_slot = sides(model.graph, self.parts["match"].fusion)
         images, texts = Encoded.cat(outputs[f"fusion.{image_slot}"]), Encoded.cat(outputs[f"fusion.{text_slot}"])
-        wanted = [_best(similarity, min(self.k, similarity.shape[0]), 0), _best(similarity, min(self.k, similarity.shape[1]), 1)]
+        wanted = [_best(similarity, self.k, dim) for dim in (0, 1)]
         logits = torch.zeros_like(similarity)
         rows, columns = (wanted[0] | wanted[1]).nonzero(as_tuple=True)
         logits[rows, columns] = self._match(model, images, texts, rows, columns, image_slot, text_slot)
         return [below_scored(logits, w, similarity) for w in wanted]
 
     def _match(self, model, images, texts, rows, columns, image_slot, text_slot) -> Tensor:
-        """(P,) float32, the matching logits of pairs (``rows`` ascending): whole pictures, as many as a pass holds, at a time."""
+        """(P,) float32, the matching logits of pairs (``rows`` ascending), whole pictures after whole pictures."""
         f, loss = model.features(Batch()), self.parts["match"]
         lengths = texts.mask.sum(1)
         ends = torch.bincount(rows, minlength=len(images)).cumsum(0).tolist()
@@ -129,9 +129,8 @@ class Retrieval(Task):
             found = []
             for some in pairs.split(self.batch_size):
                 longest = int(lengths[columns[some]].max())
-                slots = {image_slot: group.select(rows[some] - first),
-                         text_slot: Encoded.of(texts.tokens[columns[some], :longest], texts.mask[columns[some], :longest])}
-                fused = f.run(loss.fusion, **slots)
+                text = Encoded.of(texts.tokens[columns[some], :longest], texts.mask[columns[some], :longest])
+                fused = f.run(loss.fusion, **{image_slot: group.select(rows[some] - first), text_slot: text})
                 # The head in full precision: bf16 has so few logits that candidates would tie.
                 with torch.autocast(rows.device.type, enabled=False):
                     found.append(loss.match(Encoded.of(fused.tokens.float(), fused.mask))[:, 1].float())
@@ -151,8 +150,8 @@ def sides(graph, encoder: str) -> tuple[str, str]:
         for field in graph.fields(source) & found.keys():
             found[field].append(slot)
     if any(len(slots) != 1 for slots in found.values()) or found["image"] == found["text"]:
-        raise ValueError(f"retrieval reads encoder `{encoder}`, which must have one input that comes from $image and one "
-                         f"that comes from $text; it has {dict(graph.encoders[encoder].inputs)}")
+        raise ValueError(f"retrieval reads encoder `{encoder}`, which must have one input that comes from $image and "
+                         f"one that comes from $text; it has {dict(graph.encoders[encoder].inputs)}")
     return found["image"][0], found["text"][0]
 
 
@@ -165,7 +164,7 @@ def below_scored(logits: Tensor, scored: Tensor, similarity: Tensor) -> Tensor:
 
 def _best(similarity: Tensor, k: int, dim: int) -> Tensor:
     """(I, T) bool, True at the k largest along ``dim``; of equal ones those that stand first."""
-    order = similarity.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, k)
+    order = similarity.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, min(k, similarity.shape[dim]))
     return torch.zeros_like(similarity, dtype=torch.bool).scatter_(dim, order, True)
 
 
