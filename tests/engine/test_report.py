@@ -61,7 +61,8 @@ def fake_run(folder, caption="a brown camel on the left", lines=40):
             line = {"step": 10 * i, "loss": 9 * decay + 2 + .3 * math.sin(i * 7), "itc": 4 * decay,
                     "text.mlm": 8 * decay + 1, "pairs.itc": 4 * decay + .2 * math.sin(i * 5), "region.itc": 5 * decay,
                     "region.bbp": 3 * decay + .4, "region.bbp.l1": 2 * decay, "region.bbp.giou": decay,
-                    "norm": 10 ** (2 * decay), "norm.vision": 3 * decay + .1, "norm.text": 40 * decay + .1, "lr": 1e-4 * (1 - i / lines), "samples_per_s": 180 + 9 * math.sin(i),
+                    "norm": 10 ** (2 * decay), "norm.vision": 3 * decay + .1, "norm.text": 40 * decay + .1,
+                    "lr": 1e-4 * (1 - i / lines), "samples_per_s": 180 + 9 * math.sin(i),
                     "data_share": .02, "memory_gb": 1.5, "seconds": 12.0 * i}
             if i % 20 == 0:
                 line |= {f"retrieval.dual.{k}": v * i / 40 for k, v in RECALLS.items()}
@@ -76,7 +77,8 @@ def fake_run(folder, caption="a brown camel on the left", lines=40):
                                                      "worst_shard": "pairs/000.tar"}}}))
     (folder / "environment.json").write_text(json.dumps({
         "command": "python tools/train_net.py", "git": "abc123+changes", "precision": "bf16",
-        "started": "2026-11-22T01:00:00+00:00", "versions": {"xtoolkit": "0.1.0", "timm": None}, "machine": {"cpu": "A processor", "cores": 2}}))
+        "started": "2026-11-22T01:00:00+00:00", "versions": {"xtoolkit": "0.1.0", "timm": None},
+        "machine": {"cpu": "A processor", "cores": 2}}))
     pictures = [jpeg(photograph(i)) for i in range(6)]
     shown = [{"picture": p, "right": i == 2} for i, p in enumerate(pictures[:5])]
     chance = {"t2i_r1": .4, "t2i_r5": 2.0, "t2i_r10": 4.0, "i2t_r1": .4, "i2t_r5": 2.0, "i2t_r10": 3.9, "r_mean": 2.1}

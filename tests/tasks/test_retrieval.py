@@ -97,8 +97,8 @@ class Model(nn.Module):
         self.recipe = SimpleNamespace(train=SimpleNamespace(precision=precision))
         torch.manual_seed(0)
         wiring = {"vision": {"image": "$image"}, "text": {"text": "$text"},
-                  "fusion": {"text": "text", "image": "vision"}, "vision_proj": {"x": "vision"}, "text_proj": {"x": "text"},
-                  "sim": {"image": "vision_proj", "text": "text_proj"}}
+                  "fusion": {"text": "text", "image": "vision"}, "vision_proj": {"x": "vision"},
+                  "text_proj": {"x": "text"}, "sim": {"image": "vision_proj", "text": "text_proj"}}
         self.encoders = nn.ModuleDict({"vision": Pictures(), "text": Words(), "fusion": Cross(), "vision_proj": Unit(),
                                        "text_proj": Unit(), "sim": Dot()})
         self.losses = nn.ModuleDict({"itm": Matching(constant)})
