@@ -125,6 +125,7 @@ class _Checker:
         self.missing_files = missing_files
         self.problems: list[str] = []
         self.data_paths: list = []  # (place, path) of every data block without mistakes
+        self.bad: set = set()  # places of blocks whose keys are wrong: what they mean is not asked
         self.hint = ""
 
     def recipe(self) -> Recipe:
@@ -213,7 +214,7 @@ class _Checker:
         needs = {}
         for name, block in self.data["losses"].items():
             cls = self._class(LOSS_REGISTRY, block, "losses", name)
-            if cls is not None:
+            if cls is not None and ("losses", name) not in self.bad:
                 needs[name] = self._check_needs(cls.needs(**_filled(cls, block)), block, ("losses", name), graph)
         return needs
 
@@ -312,7 +313,7 @@ class _Checker:
             self._say(at, f"{what} needs a `data` block with a `type`")
             return None
         cls = self._class(DATASET_REGISTRY, block, *at)
-        if cls is not None:
+        if cls is not None and at not in self.bad:
             mistakes = cls.check(block, views)
             for key, message in mistakes:
                 self._say(at + tuple(key.split(".")), message)
@@ -326,7 +327,7 @@ class _Checker:
         for name, block in (self.data.get("evaluate") or {}).items():
             at = ("evaluate", name)
             cls = self._class(TASK_REGISTRY, block, *at)
-            if cls is None:
+            if cls is None or at in self.bad:
                 continue
             every = block.get("every")
             if every is not None and (not fits(every, int) or every < 1):
@@ -389,7 +390,7 @@ class _Checker:
 
     # ---- helpers -----------------------------------------------------------------------------------------------------------
     def _class(self, registry, block, *at):
-        """The class that a block names, or None with the reason reported; a block with wrong keys gives None too."""
+        """The class that a block names, or None with the reason reported. Wrong keys are reported, and ``at`` joins ``bad``."""
         if not isinstance(block, dict):
             self._say(at, f"`{at[-1]}` must be a mapping with a `type`")
             return None
@@ -403,7 +404,9 @@ class _Checker:
             return None
         mistakes = check(cls, block, self.where(*at), lambda k: self.where(*at, k), registry.beside)
         self.problems += mistakes
-        return None if mistakes else cls
+        if mistakes:
+            self.bad.add(at)
+        return cls
 
     def _say(self, path, message):
         self.problems.append(f"{self.where(*path)}: {message}")

@@ -4,7 +4,6 @@ A component's ``__init__`` signature is its configuration schema: names, types a
 Arguments that the toolkit supplies itself (``widths`` and the like, ``GIVEN`` below) are not keys of the block.
 """
 
-import difflib
 import inspect
 import types
 import typing
@@ -35,12 +34,27 @@ class ConfigError(ValueError):
 
 
 def nearest(word: str, words) -> str:
-    """`` (did you mean `x`?)`` for the closest of ``words``, else the list of them."""
+    """``; did you mean `x`?`` for the closest of ``words``, else the list of them."""
     words = sorted(map(str, words))
-    close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean `{close[0]}`?"
+    distance = {w: _edits(str(word).lower(), w.lower()) for w in words}
+    best = min(words, key=distance.get, default=None)
+    if word and best is not None and distance[best] <= max(1, len(best) // 3):
+        return f"; did you mean `{best}`?"
     return f"; choose from: {', '.join(words)}" if words else ""
+
+
+def _edits(a: str, b: str) -> int:
+    """Insertions, deletions, changes and swaps of neighbours that turn one word into another."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                best = min(best, rows[-2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 class Registry(_Registry):

@@ -1,0 +1,140 @@
+"""A recipe is answered whole, with places, before anything heavy is imported."""
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from xtoolkit import recipe
+from xtoolkit.registry import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / "projects/xfm/base.yaml"
+TINY = ROOT / "projects/xfm/tiny.yaml"
+
+
+def problems(tmp_path, text, overrides=(), base=BASE, files=False):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"_BASE_: {base}\n" + textwrap.dedent(text))
+    with pytest.raises(ConfigError) as e:
+        recipe.load(str(path), overrides, missing_files=files)
+    return [p.replace(str(tmp_path) + "/", "") for p in e.value.problems]
+
+
+FIVE = """\
+    encoders:
+      vision: {type: BEiTv2, widht: 192}
+      fusion: {layers: twelve}
+    losses:
+      itc: {type: ICT, sim: sim}
+    stop_gradient:
+      vision -> text: [mlm]
+    streams:
+      image: {data: {path: nowhere/pictures-*.tar}}
+"""
+
+
+def test_five_mistakes_one_answer_exit_2_nothing_heavy(tmp_path):
+    """As a person meets it: the tool itself, from a cold start."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"_BASE_: {TINY}\n" + textwrap.dedent(FIVE))
+    code = ("import sys, runpy; sys.argv = ['train_net.py', '--config', %r]\n"
+            "try:\n    runpy.run_path(%r, run_name='__main__')\n"
+            "except SystemExit as e:\n    status = e.code\n"
+            "heavy = [m for m in ('timm', 'transformers', 'torchvision', 'triton', 'tensorboard') if m in sys.modules]\n"
+            "print('HEAVY', heavy, 'STATUS', status)") % (str(path), str(ROOT / "tools/train_net.py"))
+    subprocess.run([sys.executable, "-c", "import torch"])  # the disk cache is warm, as after an installation
+    started, cpu = time.perf_counter(), _children_cpu()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "HEAVY [] STATUS 2" in done.stdout, done.stdout + done.stderr
+    assert min(time.perf_counter() - started, _children_cpu() - cpu) < 5  # its own time: other jobs may hold the cores
+    lines = [line.strip().removeprefix(str(tmp_path) + "/") for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert len(lines) == 5, done.stderr
+    assert lines[0] == "mine.yaml:3: unknown key `widht` of BEiTv2; did you mean `width`?"
+    assert lines[1] == "mine.yaml:4: `layers` of CrossAttention must be an integer, not 'twelve' (str)"
+    assert lines[2] == "mine.yaml:6: unknown loss `ICT`; did you mean `ITC`?"
+    assert lines[3].startswith("mine.yaml:8: no edge `vision -> text`; did you mean `vision -> fusion`?")
+    assert lines[4].startswith("mine.yaml:10: nowhere/pictures-*.tar: no such file")
+
+
+def _children_cpu():
+    import resource
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_both_recipes_are_right():
+    base = recipe.load(str(BASE), missing_files=False)
+    assert list(base.streams) == ["text", "image", "pairs", "region"]
+    assert base.left_out == [] and base.idle == []
+    tiny = recipe.load(str(TINY))
+    assert {loss for s in tiny.streams.values() for loss in s.losses} == {"mlm", "mim", "itc", "itm", "imlm", "bbp"}
+
+
+def test_base_on_a_bare_machine_says_what_is_missing_and_what_prepares_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(ConfigError) as e:
+        recipe.load(str(BASE))
+    text = str(e.value)
+    assert "data/coco/train-*.tar: no such file; prepare it with: python tools/prepare_data.py coco" in text
+    assert "`roberta-base` is not in the local hub cache" in text
+    assert "beitv2_base_patch16_224_pt1k.pth: no such file; download it from" in text
+    assert e.value.hint.endswith("python tools/train_net.py --config projects/xfm/tiny.yaml")
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("optmi: {lr: 1}", "mine.yaml:2: unknown key `optmi` of the recipe; did you mean `optim`?"),
+    ("train: {step: 3}", "mine.yaml:2: unknown key `step` of Train; did you mean `steps`?"),
+    ("optim: {lr_mult: {fusoin: 2}}", "names neither an encoder nor a loss: `fusoin`; did you mean `fusion`?"),
+    ("losses: {itc: {sim: smi}}", "mine.yaml:2: `itc` reads unknown encoder `smi`; did you mean `sim`?"),
+    ("losses: {imlm: {feature: fusion@mask_txt}}", "unknown view `@mask_txt`; did you mean `mask_text`?"),
+    ("losses: {mlm: {feature: fusion@mask_text}}", "`mlm` needs the head `lm_logits`, which encoder `fusion` does not have"),
+    ("encoders: {fusion: {inputs: {txt: text}}}", "unknown slot `txt` of CrossAttention; did you mean `text`?"),
+    ("encoders: {fusion: {inputs: {text: null}}}", "encoder `fusion` (CrossAttention) lacks the input `text`"),
+    ("encoders: {text: {inputs: {text: $txt}}}", "unknown field `$txt`"),
+    ("encoders: {text_proj: {inputs: {x: text_proj}}}", "encoder `text_proj` reads itself, through its inputs"),
+    ("stop_gradient: {text -> fusion: [itm, imml]}", "unknown loss `imml`; did you mean `imlm`?"),
+    ("stop_gradient: {text -> fusion: [mlm]}", "loss `mlm` never passes `text -> fusion`: the cut would change nothing"),
+    ("streams: {text: {losses: {itc: 1}}}", "loss `itc` reads sim, which needs $image"),
+    ("streams: {region: {losses: {mim: 1}}}", "masked pictures are not defined on a region stream"),
+    ("streams: {pairs: {losses: {itc: -1}}}", "the weight of `itc` must be a number of at least 0, not -1"),
+    ("streams: {pairs: {batch_size: 0}}", "`batch_size` of stream `pairs` must be a whole number above 0, not 0"),
+    ("streams: {pairs: {data: {mask: null}}}", "losses read `@mask_text` of this stream, which needs `mask:"),
+    ("streams: {pairs: {data: {mask: {porb: 0.5}}}}", "did you mean `prob`?"),
+    ("schedule: {every_step: [[text, piars]]}", "did you mean `pairs`?"),
+    ("evaluate: {boxes: {loss: bpb}}", "unknown loss `bpb`; did you mean `bbp`?"),
+    ("evaluate: {boxes: {every: 0}}", "`every` must be a whole number of steps above 0, not 0"),
+    ("losses: {bbp: null}", "unknown loss `bbp`"),
+    ("plugins: [no/such.py]", "plugin no/such.py: no such file"),
+])
+def test_each_mistake_names_its_place_and_the_word_that_was_meant(tmp_path, text, expected):
+    found = problems(tmp_path, text)
+    assert any(expected in p for p in found), found
+
+
+def test_a_plugin_that_fails_to_import_is_named(tmp_path):
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    found = problems(tmp_path, "plugins: [broken.py]")
+    assert found == ["mine.yaml:2: plugin broken.py fails to import: ModuleNotFoundError: No module named 'nothing_of_this_name'"]
+
+
+def test_weight_0_is_not_computed_and_what_nothing_reads_is_not_built(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"_BASE_: {BASE}\nlosses: {{mim: null, bbp: null}}\nevaluate: {{boxes: null, retrieval: null}}\n"
+                    "streams: {region: {losses: {itc: 0, itm: 0, imlm: 0}}, pairs: {losses: {itm: 0, imlm: 0}}}\n")
+    found = recipe.load(str(path), missing_files=False)
+    assert found.idle == ["image", "region"] and list(found.streams) == ["text", "pairs"]
+    assert found.schedule.every_step == [["text", "pairs"]]
+    assert found.left_out == ["fusion"]
+
+
+def test_views_of_a_stream():
+    base = recipe.load(str(BASE), missing_files=False)
+    assert base.views("pairs") == {"mask_text", "mask_image"}
+    assert base.views("region") == {"mask_text", "whole"}
+    assert base.views("image") == {"mask_image"}
