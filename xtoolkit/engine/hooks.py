@@ -118,8 +118,8 @@ class Signals(Hook):
 class Evaluate(Hook):
     """Runs each evaluator every ``evaluate.<name>.every`` steps (null: never in between) and after the last step.
 
-    Its numbers are written as ``<evaluation>.<metric>``. The first process evaluates, in eval mode; the others wait. None
-    is begun once a signal has come.
+    Its numbers are written as ``<evaluation>.<metric>``. The first process evaluates, in eval mode; the others wait.
+    None is begun once a signal has come.
     """
 
     def before_train(self, trainer):

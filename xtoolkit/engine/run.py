@@ -4,6 +4,8 @@ import json
 import time
 from pathlib import Path
 
+import torch
+
 from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.output import check_folder
 from xtoolkit.model import Model
@@ -34,6 +36,8 @@ class Run:
 
         self.recipe, self.results = recipe, {}
         self.tokenizer = load_tokenizer(recipe.tokenizer)
+        # Weights without `init` are drawn: alike in each start of a recipe and on each rank.
+        torch.manual_seed(recipe.train.seed)
         self.model = Model(recipe)
         size = self.model.text_vocab_size
         if size is not None and self.tokenizer.vocab_size > size:

@@ -106,6 +106,8 @@ class Trainer:
         self._unchecked = []
         if resume:
             self._load()
+        # No process may write into the folder before all have looked at it.
+        distributed.barrier()
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def fit(self) -> None:
