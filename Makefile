@@ -1,0 +1,27 @@
+# make demo: sets up and trains the small X-FM on the sample data. make test: sets up and runs the tests.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUTPUT ?= outputs/xfm_tiny
+
+.PHONY: setup demo test test-slow clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/python tools/train_net.py --config projects/xfm/tiny.yaml train.output=$(OUTPUT) --resume
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -q -m "not slow" tests
+
+test-slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -q -m slow tests
+
+clean:
+	rm -rf outputs build *.egg-info
