@@ -7,7 +7,8 @@ import tarfile
 import pytest
 from PIL import Image
 
-WORDS = "a red blue green dog cat ball tree on the left right of two three big small picture with grass sky under over".split()
+WORDS = ("a red blue green dog cat ball tree on the left right of two three big small picture with grass sky under "
+         "over").split()
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,7 @@ def tokenizer(tokenizer_folder):
 
 
 def jpeg(seed: int, width: int = 48, height: int = 40) -> bytes:
-    """A picture whose colours tell its number: (7 * seed, 5 * seed, 3 * seed) modulo 256, a white dot at the left top."""
+    """A picture whose colours tell its number: (7, 5, 3) * seed modulo 256, a white dot at the left top."""
     image = Image.new("RGB", (width, height), (7 * seed % 256, 5 * seed % 256, 3 * seed % 256))
     image.paste((255, 255, 255), (0, 0, 8, 8))
     out = io.BytesIO()
@@ -63,7 +64,8 @@ def shards():
 def pair_shards(tmp_path):
     """Two tars, 12 and 9 samples with two captions each."""
     for shard, numbers in enumerate((range(12), range(12, 21))):
-        members = [m for n in numbers for m in sample(n, image_id=n, captions=[f"a red dog {n}", f"two small cat with ball {n}"])]
+        members = [m for n in numbers
+                   for m in sample(n, image_id=n, captions=[f"a red dog {n}", f"two small cat with ball {n}"])]
         write_tar(tmp_path / f"pairs-{shard:05d}.tar", members)
     return str(tmp_path / "pairs-*.tar")
 
@@ -73,7 +75,8 @@ def region_shard(tmp_path):
     """Ten pictures with 1 to 4 regions; the even ones have a caption of the whole as well."""
     members = []
     for n in range(10):
-        regions = [{"box": [4 * i, 3 * i, 16, 12], "caption": f"ball {n} {i}", "attributes": ["big"]} for i in range(1 + n % 4)]
+        regions = [{"box": [4 * i, 3 * i, 16, 12], "caption": f"ball {n} {i}", "attributes": ["big"]}
+                   for i in range(1 + n % 4)]
         members += sample(n, regions=regions, **({"captions": [f"picture {n}"]} if n % 2 == 0 else {}))
     return write_tar(tmp_path / "regions.tar", members)
 
@@ -98,7 +101,8 @@ def datasets(tokenizer, pair_shards, region_shard, text_file):
     return {
         "text": Text(tokenizer, views, path=text_file, max_tokens=16, mask=MASK, window=4),
         "image": Images(**SIZES, views=views, path=pair_shards, image_mask=IMAGE_MASK),
-        "pairs": Pairs(tokenizer, **SIZES, views=views, path=pair_shards, max_tokens=12, mask=MASK, image_mask=IMAGE_MASK),
-        "region": Regions(tokenizer, **SIZES, views=frozenset({"mask_text"}), path=region_shard, max_tokens=12, mask=MASK,
-                          max_per_image=3),
+        "pairs": Pairs(tokenizer, **SIZES, views=views, path=pair_shards, max_tokens=12, mask=MASK,
+                       image_mask=IMAGE_MASK),
+        "region": Regions(tokenizer, **SIZES, views=frozenset({"mask_text"}), path=region_shard, max_tokens=12,
+                          mask=MASK, max_per_image=3),
     }

@@ -29,7 +29,7 @@ def colours(pixels):
 
 
 def test_rows_of_a_pair_belong_together(tokenizer, pair_shards):
-    data = build({"type": "Pairs", "path": pair_shards, "augment": PLAIN}, tokenizer=tokenizer, **SIZES, views=frozenset())
+    data = build({"type": "Pairs", "path": pair_shards, "augment": PLAIN}, tokenizer=tokenizer, **SIZES)
     seen = set()
     for visit in range(6):
         batch = Loader("pairs", data, 7, 0, 0).at(visit)
@@ -73,7 +73,7 @@ def test_texts_are_cut_and_keep_their_end(tokenizer, text_file):
 
 def test_img2dataset_tars_are_read_as_they_are(tokenizer, tmp_path, shards):
     members = [("000.jpg", shards.jpeg(1)), ("000.txt", b"a red dog"),
-               ("000.json", json.dumps({"caption": "a red dog", "url": "u", "key": "000", "status": "success"}).encode()),
+               ("000.json", json.dumps({"caption": "a red dog", "key": "000", "status": "success"}).encode()),
                ("001.jpg", shards.jpeg(2)), ("001.txt", b"a blue cat")]
     shards.tar(tmp_path / "x.tar", members)
     data = build({"type": "Pairs", "path": str(tmp_path / "x.tar")}, tokenizer=tokenizer, **SIZES, train=False)
@@ -86,7 +86,8 @@ def test_img2dataset_tars_are_read_as_they_are(tokenizer, tmp_path, shards):
 def test_pictures_are_mirrored_unless_a_text_says_a_side(tokenizer, tmp_path, shards, caption, flips):
     """The white dot of the test pictures is at the left top."""
     shards.tar(tmp_path / "x.tar", [m for n in range(3) for m in shards.sample(n, captions=["a cat", caption])])
-    data = build({"type": "Pairs", "path": str(tmp_path / "x.tar"), "augment": PLAIN | {"flip": 1.0}}, tokenizer=tokenizer, **SIZES)
+    block = {"type": "Pairs", "path": str(tmp_path / "x.tar"), "augment": PLAIN | {"flip": 1.0}}
+    data = build(block, tokenizer=tokenizer, **SIZES)
     pixels = colours(Loader("pairs", data, 3, 0, 0).at(0).image.pixels[0])
     assert (pixels[0, 2, 29] > 150) == flips and (pixels[0, 2, 2] > 150) != flips
 
@@ -107,8 +108,8 @@ def coloured_boxes(n, colours_of):
 def test_boxes_frame_what_their_texts_name_after_crop_and_flip(tokenizer, tmp_path, shards):
     three = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     shards.tar(tmp_path / "x.tar", [m for n in range(4) for m in coloured_boxes(n, three)])
-    data = build({"type": "Regions", "path": str(tmp_path / "x.tar"), "augment": {"randaugment": None}, "max_per_image": 3},
-                 tokenizer=tokenizer, image_size=64, patch_size=8)
+    block = {"type": "Regions", "path": str(tmp_path / "x.tar"), "augment": {"randaugment": None}, "max_per_image": 3}
+    data = build(block, tokenizer=tokenizer, image_size=64, patch_size=8)
     centres = []
     for visit in range(20):
         batch = Loader("region", data, 8, 3, 0).at(visit)
@@ -118,7 +119,8 @@ def test_boxes_frame_what_their_texts_name_after_crop_and_flip(tokenizer, tmp_pa
             pixels = colours(batch.image.pixels[batch.region.image_index[row]])
             word = tokenizer.decode(batch.text.ids[row])
             channel = ["big red", "big green", "big blue"].index(word)
-            inside = pixels[:, int((cy - h / 2) * 64) + 2:int((cy + h / 2) * 64) - 1, int((cx - w / 2) * 64) + 2:int((cx + w / 2) * 64) - 1]
+            left, right, top, bottom = (int(v * 64) for v in (cx - w / 2, cx + w / 2, cy - h / 2, cy + h / 2))
+            inside = pixels[:, top + 2:bottom - 1, left + 2:right - 1]
             assert inside[channel].mean() > 200 and inside.sum(0).mean() < 300, word
             shown = (pixels[channel] > 128).reshape(8, 8, 8, 8).any(3).any(1).flatten()
             assert not (shown & ~batch.region.box_patches[row]).any(), "every patch that shows the thing is in its box"
@@ -164,7 +166,8 @@ def test_evaluation_of_boxes_knows_their_source_and_the_biggest_box(tokenizer, t
     regions = [{"box": [0, 0, 12, 10], "caption": ["dog", "cat"]}, {"box": [0, 0, 24, 20], "caption": "tree"}]
     shards.tar(tmp_path / "a.tar", shards.sample(0, regions=regions))
     shards.tar(tmp_path / "b.tar", shards.sample(1, regions=regions[:1], boxes=[[0, 0, 12, 10], [24, 20, 24, 20]]))
-    block = {"type": "Regions", "sources": {"testA": {"path": str(tmp_path / "a.tar")}, "testB": {"path": str(tmp_path / "b.tar")}}}
+    sources = {"testA": {"path": str(tmp_path / "a.tar")}, "testB": {"path": str(tmp_path / "b.tar")}}
+    block = {"type": "Regions", "sources": sources}
     batch, = EvalLoader(build(block, tokenizer=tokenizer, **SIZES, train=False), 4)
     assert [tokenizer.decode(t) for t in batch.text.ids] == ["dog", "cat", "tree", "dog", "cat"]
     assert batch.extra["source"] == ["testA"] * 3 + ["testB"] * 2
@@ -204,9 +207,11 @@ def test_a_missing_path_and_an_impossible_mask_stop_the_build(tokenizer, pair_sh
 
 def test_several_sources_and_paths(tokenizer, tmp_path, shards):
     for name in "abc":
-        shards.tar(tmp_path / f"{name}.tar", [m for n in range(5) for m in shards.sample(n, image_id=f"{name}{n}", caption="x dog")])
-    block = {"type": "Pairs", "sources": {"one": {"path": str(tmp_path / "a.tar"), "weight": 3},
-                                          "two": {"path": [str(tmp_path / "b.tar"), str(tmp_path / "c.tar")]}, "gone": None}}
+        members = [m for n in range(5) for m in shards.sample(n, image_id=f"{name}{n}", caption="x dog")]
+        shards.tar(tmp_path / f"{name}.tar", members)
+    block = {"type": "Pairs", "sources": {
+        "one": {"path": str(tmp_path / "a.tar"), "weight": 3},
+        "two": {"path": [str(tmp_path / "b.tar"), str(tmp_path / "c.tar")]}, "gone": None}}
     data = build(block, tokenizer=tokenizer, **SIZES)
     assert len(data) == 15
     names = [n for v in range(10) for n in Loader("pairs", data, 8, 0, 0).at(v).image.image_id]
@@ -219,9 +224,11 @@ def test_made_up_datasets_have_the_fields_of_the_real_ones(kind, tokenizer, data
     real, cls = DATASET_REGISTRY.get(kind), DATASET_REGISTRY.get("Synthetic" + kind)
     assert real.FIELDS == cls.FIELDS
     blocks = {"mask": {"prob": 0.5, "max": 3}, "image_mask": {"patches": 3}}
-    data = build({"type": "Synthetic" + kind} | {k: blocks[k] for k in cls.BLOCKS}, tokenizer=tokenizer, **SIZES, views=VIEWS)
+    block = {"type": "Synthetic" + kind} | {k: blocks[k] for k in cls.BLOCKS}
+    data = build(block, tokenizer=tokenizer, **SIZES, views=VIEWS)
     batch = Loader("s", data, 8, 0, 0).at(0)
-    expected = Loader("s", datasets[{"Text": "text", "Images": "image", "Pairs": "pairs", "Regions": "region"}[kind]], 8, 0, 0).at(0)
+    stream = {"Text": "text", "Images": "image", "Pairs": "pairs", "Regions": "region"}[kind]
+    expected = Loader("s", datasets[stream], 8, 0, 0).at(0)
     for field in ("text", "image", "region"):
         assert (getattr(batch, field) is None) == (getattr(expected, field) is None)
         if getattr(batch, field) is not None:

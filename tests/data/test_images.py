@@ -48,8 +48,9 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
     assert np.abs(found - np.asarray(image.crop(box).resize((64, 64), Image.Resampling.BICUBIC), int)).max() <= 6
 
 
-@pytest.mark.parametrize("mode, kind", [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("CMYK", "JPEG"),
-                                        ("L", "JPEG"), ("RGBA", "WEBP"), ("I;16", "PNG")])
+@pytest.mark.parametrize("mode, kind", [
+    ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG"),
+    ("RGBA", "WEBP"), ("I;16", "PNG")])
 def test_every_mode_becomes_rgb(mode, kind):
     image = Image.new(mode, (20, 10))
     found = Picture(encoded(image, kind), bad).resized((0, 0, 20, 10), 8)
@@ -64,7 +65,8 @@ def test_transparent_becomes_white():
 JPEG = encoded(gradient(64, 64), "JPEG")
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", JPEG[:len(JPEG) // 2], JPEG[:20], encoded(gradient(64, 64))[:100]])
+@pytest.mark.parametrize("data", [
+    b"", b"no picture", JPEG[:len(JPEG) // 2], JPEG[:20], encoded(gradient(64, 64))[:100]])
 def test_corrupt_pictures_are_bad_samples(data):
     with pytest.raises(BadSample, match="corrupt image"):
         Picture(data, bad).resized((0, 0, 64, 64), 8)
@@ -125,7 +127,7 @@ def test_operations_have_the_strength_of_the_release_at_seven_of_ten():
 def test_half_of_the_operations_are_applied_and_regions_are_never_moved():
     image, rng = noise(), random.Random(0)
     same = [np.array_equal(rand_augment(image, [2, 7], True, rng), image) for _ in range(600)]
-    assert np.mean(same) == pytest.approx(0.55**2, abs=0.08), "each of two: half left alone, and one of ten does nothing"
+    assert np.mean(same) == pytest.approx(0.55**2, abs=0.08), "half left alone, and one of ten does nothing"
     image = gradient(32, 32)
     for _ in range(200):
         red = np.asarray(rand_augment(image, [2, 7], False, rng), int)[..., 0]
@@ -139,8 +141,8 @@ def test_augmentation_depends_on_the_seed_alone():
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("how, key", [(Augment(crop_scale=[0.5, 0.2]), "crop_scale"), (Augment(crop_scale=[0.5]), "crop_scale"),
-                                      (Augment(flip=2.0), "flip"), (RegionAugment(randaugment=[2]), "randaugment"),
-                                      (Augment(randaugment=[2, 70]), "randaugment")])
+@pytest.mark.parametrize("how, key", [
+    (Augment(crop_scale=[0.5, 0.2]), "crop_scale"), (Augment(crop_scale=[0.5]), "crop_scale"),
+    (Augment(flip=2.0), "flip"), (RegionAugment(randaugment=[2]), "randaugment"), (Augment(randaugment=[2, 70]), "randaugment")])
 def test_senseless_augmentation_is_named(how, key):
     assert [k for k, _ in how.problems()] == [key]

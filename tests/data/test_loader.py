@@ -1,4 +1,4 @@
-"""The loader: the same batches for any number of workers and ranks; bad samples replaced, counted, and fatal above a share."""
+"""The loader: the same batches for any workers and ranks; bad samples replaced, counted, and fatal above a share."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def test_workers_ignore_signals_and_end_with_the_loader(datasets):
 
 
 BROKEN = {
-    "corrupt image": lambda n: [(f"{n:06d}.jpg", b"\xff\xd8 no picture"), (f"{n:06d}.json", b'{"captions": ["a dog"]}')],
+    "corrupt image": lambda n: [(f"{n:06d}.jpg", b"\xff\xd8 no"), (f"{n:06d}.json", b'{"captions": ["a dog"]}')],
     "broken json": lambda n: [(f"{n:06d}.jpg", b""), (f"{n:06d}.json", b'{"captions": ["a d')],
     "empty caption": lambda n: [(f"{n:06d}.jpg", b""), (f"{n:06d}.json", b'{"captions": ["..."]}')],
 }
@@ -129,7 +129,10 @@ BROKEN = {
 @pytest.fixture
 def broken(tmp_path, shards):
     """A whole shard of 8, one with three bad samples of 8, and one of 8 that is cut off in its seventh."""
-    good = lambda first: [m for n in range(first, first + 8) for m in shards.sample(n, image_id=n, captions=[f"a dog {n}"])]
+    def good(first):
+        numbers = range(first, first + 8)
+        return [m for n in numbers for m in shards.sample(n, image_id=n, captions=[f"a dog {n}"])]
+
     shards.tar(tmp_path / "a.tar", good(0))
     middle = good(8)
     for place, make in zip((1, 4, 6), BROKEN.values()):
@@ -161,7 +164,7 @@ def test_bad_samples_are_replaced_and_counted(broken, tokenizer):
     assert report == again, "whatever the workers"
     bad = report["bad"]
     assert set(bad) == set(BROKEN) | {"truncated shard"} and bad["truncated shard"] == 1
-    assert min(bad.values()) >= 1 and all(bad[kind] >= 3 for kind in BROKEN), "each once an epoch, and when a reserve is drawn"
+    assert min(bad.values()) >= 1 and all(bad[kind] >= 3 for kind in BROKEN), "once an epoch, and as a reserve"
     assert report["read"] == 3 * whole + sum(bad[kind] for kind in BROKEN)
     assert report["worst_shard"] == str(broken / "b.tar")
 
@@ -180,7 +183,8 @@ def test_too_many_bad_samples_stop_the_run_and_name_the_worst_shard(broken, toke
     data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"))
     for workers in (0, 1):
         loader = Loader("pairs", data, 8, 1, workers, max_bad=0.05)
-        with pytest.raises(BadDataError, match=r"stream `pairs`: .* more than train.max_bad=0.05 allows. Worst shard: .*b.tar \(\d+;"):
+        said = r"stream `pairs`: .* more than train.max_bad=0.05 allows. Worst shard: .*b.tar \(\d+;"
+        with pytest.raises(BadDataError, match=said):
             for visit in range(20):
                 loader.at(visit)
         assert 100 <= loader.report()["read"] < 125
@@ -196,7 +200,8 @@ def test_a_stream_of_bad_samples_only_stops_at_once(tmp_path, shards, tokenizer)
 
 def test_bad_regions_are_left_out_and_the_batch_is_filled(tmp_path, shards, tokenizer):
     regions = [{"box": [0, 0, 10, 10], "caption": "dog"}, {"box": [500, 0, 10, 10], "caption": "cat"},
-               {"box": [5, 5, 10, 10], "caption": "!!"}, {"box": [1, 2, 3], "caption": "ball"}, {"box": [9, 9, 9, 9], "caption": "tree"}]
+               {"box": [5, 5, 10, 10], "caption": "!!"}, {"box": [1, 2, 3], "caption": "ball"},
+               {"box": [9, 9, 9, 9], "caption": "tree"}]
     members = [m for n in range(6) for m in shards.sample(n, regions=regions)]
     members += [("9.jpg", shards.jpeg(1)), ("9.json", b"{broken")]
     shards.tar(tmp_path / "x.tar", members)
@@ -219,7 +224,8 @@ def test_broken_lines_of_text(tmp_path, tokenizer):
 @pytest.mark.parametrize("stream", ["pairs", "region"])
 def test_a_batch_of_one_picture_is_refused_by_name(tmp_path, shards, tokenizer, stream):
     regions = [{"box": [0, 0, 10, 10], "caption": "dog"}, {"box": [5, 5, 10, 10], "caption": "cat"}]
-    shards.tar(tmp_path / "x.tar", [m for n in range(4) for m in shards.sample(n, image_id="same", caption="a", regions=regions)])
+    meta = {"image_id": "same", "caption": "a", "regions": regions}
+    shards.tar(tmp_path / "x.tar", [m for n in range(4) for m in shards.sample(n, **meta)])
     data = {"pairs": Pairs, "region": Regions}[stream](tokenizer, **SIZES, path=str(tmp_path / "x.tar"))
     with pytest.raises(BadDataError, match=f"stream `{stream}`: visit 2: a batch without two distinct pictures"):
         Loader(stream, data, 4, 1, 0).at(2)

@@ -44,8 +44,8 @@ def test_masks_depend_on_the_seed_alone():
     assert (one == again).all() and (one != other).any()
 
 
-@pytest.mark.parametrize("n, prob, most, wanted", [(10, 0.5, 15, 5), (28, 0.5, 15, 14), (40, 0.5, 15, 15), (1, 0.15, 20, 1),
-                                                   (126, 0.15, 20, 19), (3, 0.01, 5, 1)])
+@pytest.mark.parametrize("n, prob, most, wanted", [
+    (10, 0.5, 15, 5), (28, 0.5, 15, 14), (40, 0.5, 15, 15), (1, 0.15, 20, 1), (126, 0.15, 20, 19), (3, 0.01, 5, 1)])
 def test_number_of_predictions_counts_no_specials(n, prob, most, wanted):
     ids, starts = text([1] * n)
     for seed in range(30):
@@ -94,19 +94,20 @@ def test_whole_words_are_masked_whole():
 
 
 def test_runs_are_as_frequent_as_asked():
-    """With one prediction a run shows as its length cut to 1; with many tokens neighbours tell runs from single tokens."""
+    """Few predictions among many tokens: those that are neighbours are of one run."""
     ids, starts = text([1] * 200)
 
     def neighbours(prob):
-        found = [mask_text(ids, starts, PLAIN, MASK, TextMask(0.05, 99, 3, prob), random.Random(s))[1] for s in range(200)]
+        how = TextMask(0.05, 99, 3, prob)
+        found = [mask_text(ids, starts, PLAIN, MASK, how, random.Random(s))[1] for s in range(200)]
         return np.mean([np.mean(np.diff(p) == 1) for p in found])
 
     assert neighbours(0.0) < 0.08 < 0.45 < neighbours(1.0)
     assert neighbours(0.0) < neighbours(0.2) < neighbours(1.0)
 
 
-@pytest.mark.parametrize("how, key", [(TextMask(0, 5), "prob"), (TextMask(0.5, 0), "max"), (TextMask(0.5, 5, 1), "ngram"),
-                                      (TextMask(0.5, 5, 3, 2.0), "ngram_prob"), (ImageMask(0), "patches"),
-                                      (ImageMask(5, 0), "min_block")])
+@pytest.mark.parametrize("how, key", [
+    (TextMask(0, 5), "prob"), (TextMask(0.5, 0), "max"), (TextMask(0.5, 5, 1), "ngram"),
+    (TextMask(0.5, 5, 3, 2.0), "ngram_prob"), (ImageMask(0), "patches"), (ImageMask(5, 0), "min_block")])
 def test_senseless_blocks_are_named(how, key):
     assert [k for k, _ in how.problems()] == [key]

@@ -13,7 +13,7 @@ from xtoolkit.data.order import Order, permute, sample_rng, shares
 def test_permute_is_a_permutation_that_mixes(n):
     found = permute(np.arange(n), n, key=5)
     assert sorted(found.tolist()) == list(range(n))
-    assert (permute(np.array([n - 1, 0]), n, 5) == found[[n - 1, 0]]).all(), "a position is mapped alone as among others"
+    assert (permute(np.array([n - 1, 0]), n, 5) == found[[n - 1, 0]]).all(), "a position alone as among others"
     if n >= 1000:
         assert (found != permute(np.arange(n), n, key=6)).mean() > 0.9
         assert abs(np.corrcoef(np.arange(n), found)[0, 1]) < 0.1
@@ -40,7 +40,8 @@ def test_a_batch_is_a_function_of_seed_stream_and_visit():
     assert one.slots(40) == late == Order(1, "pairs", 8, [100, 50], [2.0, 1.0]).slots(40)
     assert Order(2, "pairs", 8, [100, 50], [2.0, 1.0]).slots(40) != late
     assert Order(1, "web", 8, [100, 50], [2.0, 1.0]).slots(40) != late
-    draws = {sample_rng(*a).random() for a in [(1, "s", 0, 0), (1, "s", 0, 1), (1, "s", 1, 0), (1, "t", 0, 0), (2, "s", 0, 0)]}
+    places = [(1, "s", 0, 0), (1, "s", 0, 1), (1, "s", 1, 0), (1, "t", 0, 0), (2, "s", 0, 0)]
+    draws = {sample_rng(*place).random() for place in places}
     assert len(draws) == 5
 
 

@@ -50,7 +50,8 @@ def test_box_patches_are_the_patches_that_the_box_touches(side):
     for _ in range(300):
         left, top = rng.uniform(0, 0.95), rng.uniform(0, 0.95)
         right, bottom = rng.uniform(left + 0.01, 1), rng.uniform(top + 0.01, 1)
-        found = box_patches(((left + right) / 2, (top + bottom) / 2, right - left, bottom - top), side).reshape(side, side)
+        box = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+        found = box_patches(box, side).reshape(side, side)
         edges = np.arange(side) / side
         columns = (edges < right - 1e-6) & (edges + 1 / side > left + 1e-6)
         rows = (edges < bottom - 1e-6) & (edges + 1 / side > top + 1e-6)

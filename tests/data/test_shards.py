@@ -16,8 +16,8 @@ from xtoolkit.data.shards import Shards
 
 def test_members_of_a_sample_are_found_by_their_key(tmp_path, shards):
     members = [("a/000.jpg", b"picture 0"), ("a/000.json", b'{"captions": ["x"]}'), ("b/000.PNG", b"picture 1"),
-               ("notes.txt", b"no picture"), ("a/001.cls", b"3"), ("a/001.webp", b"picture 2"), ("a/001.txt", "ä".encode()),
-               ("README", b"text")]
+               ("notes.txt", b"no picture"), ("a/001.cls", b"3"), ("a/001.webp", b"picture 2"),
+               ("a/001.txt", "ä".encode()), ("README", b"text")]
     tar = shards.tar(tmp_path / "x.tar", members)
     found = Shards([tar])
     assert len(found) == 3
@@ -71,7 +71,8 @@ def test_the_index_of_a_folder_that_cannot_be_written_goes_to_the_cache(tmp_path
 def test_a_truncated_tar_serves_what_lies_before_the_damage(tmp_path, shards, where):
     tar = shards.tar(tmp_path / "x.tar", [m for n in range(6) for m in shards.sample(n, captions=["x"])])
     with tarfile.open(tar) as opened:
-        spot = {"data": opened.getmember("000004.jpg").offset_data + 5, "header": opened.getmember("000004.jpg").offset + 100,
+        spot = {"data": opened.getmember("000004.jpg").offset_data + 5,
+                "header": opened.getmember("000004.jpg").offset + 100,
                 "json": opened.getmember("000004.json").offset_data + 3}[where]
     with open(tar, "r+b") as f:
         f.truncate(spot)
@@ -105,7 +106,8 @@ def test_something_else_than_a_tar(tmp_path, shards):
 
 
 def test_broken_json_names_shard_and_sample(tmp_path, shards):
-    tar = shards.tar(tmp_path / "x.tar", [("7.jpg", b"p"), ("7.json", b'{"captions": ["x"'), ("8.jpg", b"p"), ("8.json", b"[]")])
+    members = [("7.jpg", b"p"), ("7.json", b'{"captions": ["x"'), ("8.jpg", b"p"), ("8.json", b"[]")]
+    tar = shards.tar(tmp_path / "x.tar", members)
     found = Shards([tar])
     for sample in (0, 1):
         with pytest.raises(BadSample, match=rf"x.tar: broken json: {7 + sample}:") as caught:
@@ -115,7 +117,8 @@ def test_broken_json_names_shard_and_sample(tmp_path, shards):
 
 
 def test_elements_are_regions_and_a_caption_of_the_whole(tmp_path, shards):
-    metas = [{"regions": [1, 2, 3]}, {"regions": [1], "captions": ["x"]}, {"caption": "x"}, {"regions": []}, {"regions": 5}]
+    metas = [{"regions": [1, 2, 3]}, {"regions": [1], "captions": ["x"]}, {"caption": "x"}, {"regions": []},
+             {"regions": 5}]
     tar = shards.tar(tmp_path / "x.tar", [m for n, meta in enumerate(metas) for m in shards.sample(n, **meta)])
     assert Shards([tar]).column("elements").tolist() == [3, 2, 1, 0, 0]
 

@@ -80,7 +80,8 @@ def test_vocab_and_merges_serve_as_well(tokenizer, tokenizer_folder, tmp_path):
 def test_tokenizers_that_cannot_serve_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="neither tokenizer.json nor"):
         load_tokenizer(str(tmp_path))
-    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "<s>": 1, "</s>": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    words = {"a": 0, "<s>": 1, "</s>": 2, "[UNK]": 3}
+    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
     bare.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match=r"none of <pad> \[PAD\]"):
         load_tokenizer(str(tmp_path))
@@ -89,7 +90,8 @@ def test_tokenizers_that_cannot_serve_are_refused(tmp_path):
 def test_the_field_is_padded_to_its_longest_and_flat_positions_point_at_the_labels():
     rows = [np.array(r) for r in ([0, 7, 2], [0, 8, 9, 10, 2], [0, 7, 2])]
     starts = [np.array([-1] + [1] * (len(r) - 2) + [-1], np.int8) for r in rows]
-    masks = [mask_text(r, s, np.arange(5, 50), 4, TextMask(0.5, 4), random.Random(i)) for i, (r, s) in enumerate(zip(rows, starts))]
+    masks = [mask_text(r, s, np.arange(5, 50), 4, TextMask(0.5, 4), random.Random(i))
+             for i, (r, s) in enumerate(zip(rows, starts))]
     field = text_field(rows, pad=1, masks=masks)
     assert field.ids.tolist() == [[0, 7, 2, 1, 1], [0, 8, 9, 10, 2], [0, 7, 2, 1, 1]]
     assert field.mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5, [True] * 3 + [False] * 2]
@@ -103,7 +105,8 @@ def test_the_field_is_padded_to_its_longest_and_flat_positions_point_at_the_labe
     assert text_field(rows, pad=1).masked_ids is None
 
 
-@pytest.mark.parametrize("text, says", [("a dog on the left", True), ("RIGHT-hand side", True), ("the leftmost cat", True),
-                                        ("a bright light", False), ("leftover food", False), ("upright", False)])
+@pytest.mark.parametrize("text, says", [
+    ("a dog on the left", True), ("RIGHT-hand side", True), ("the leftmost cat", True),
+    ("a bright light", False), ("leftover food", False), ("upright", False)])
 def test_sides_are_found_as_words(text, says):
     assert says_side(["a cat", text]) is says

@@ -161,7 +161,8 @@ class Patches:
         if mask is not None and views & {"mask_image", "mask_both"}:
             self.mask = blocks.make(ImageMask, mask, "image_mask")
         if self.mask is not None and self.mask.patches > self.side**2:
-            raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be masked")
+            raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be "
+                              "masked")
 
     def __call__(self, rng: random.Random):
         return None if self.mask is None else mask_patches(self.side, self.mask, rng)

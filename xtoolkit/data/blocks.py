@@ -7,7 +7,7 @@ from xtoolkit.registry import ConfigError, describe, fits, nearest
 
 
 def problems(cls, block, place: str) -> list[tuple[str, str]]:
-    """Every mistake of a nested block: (dotted key, what is wrong). ``cls`` is a dataclass with a ``problems`` method."""
+    """Every mistake of a nested block: (dotted key, what is wrong). ``cls`` is a dataclass with ``problems``."""
     if not isinstance(block, dict):
         return [(place, f"must be a mapping with {', '.join(f.name for f in dataclasses.fields(cls))}, not {block!r}")]
     hints, found = typing.get_type_hints(cls), []

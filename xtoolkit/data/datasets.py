@@ -37,9 +37,9 @@ class Text(Sharded):
     FIELDS = frozenset({"text"})
     BLOCKS = {"mask": TextMask}
 
-    def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, path: str | list[str] | None = None,
-                 sources: dict | None = None, max_tokens: int = 128, mask: dict | None = None, clean: bool = False,
-                 window: int = 32):
+    def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True,
+                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 128,
+                 mask: dict | None = None, clean: bool = False, window: int = 32):
         super().__init__(path, sources, views, train, mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
         self.pad, self._window = tokenizer.pad, window
@@ -57,7 +57,8 @@ class Text(Sharded):
 class Pictures(Sharded):
     """What the datasets with pictures share: reading, augmenting and naming them."""
 
-    def __init__(self, path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask=None, **nested):
+    def __init__(self, path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask=None,
+                 **nested):
         super().__init__(path, sources, views, train, augment=augment, image_mask=image_mask, **nested)
         self._patches = Patches(image_mask, self.views, image_size, patch_size)
         self._size, self._normalize = image_size, Normalize(mean, std)
@@ -141,9 +142,9 @@ class Pairs(Pictures):
     BLOCKS = {"mask": TextMask, "image_mask": ImageMask, "augment": Augment}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 30, clean: bool = True,
-                 mask: dict | None = None, image_mask: dict | None = None, augment: dict | None = None,
-                 mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
+                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 30,
+                 clean: bool = True, mask: dict | None = None, image_mask: dict | None = None,
+                 augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
         super().__init__(path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask, mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
         self.pad = tokenizer.pad
@@ -187,12 +188,13 @@ def _each(values, make, dropped: list, most: int | None = None) -> list:
 
 @DATASET_REGISTRY.register
 class Regions(Pictures):
-    """Boxes in pictures, each with a text; a caption of the whole picture counts as one more. Rows are boxes, not pictures.
+    """Boxes in pictures, each with a text; a caption of the whole picture counts as one more. Rows are boxes.
 
     Not training: every caption of every box, on the whole picture; ``extra["source"]`` names the source of each, and
-    ``extra["biggest"]`` (R, 4) float32 is the biggest annotated box of its picture (``boxes`` of the json, else its regions).
+    ``extra["biggest"]`` (R, 4) float32 is the biggest annotated box of its picture (of ``boxes`` in the json, else of
+    its regions).
 
-    YAML: {type: Regions, path: sample://picturebook/regions, max_tokens: 30, max_per_image: 5, mask: {prob: 0.5, max: 15}}
+    YAML: {type: Regions, path: sample://picturebook/regions, max_per_image: 5, mask: {prob: 0.5, max: 15}}
 
     Args:
         path: tars whose json has `regions: [{box: [x, y, w, h], caption, attributes}]`.
@@ -250,7 +252,8 @@ class Regions(Pictures):
             image = rand_augment(image, self._augment.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, name) for _, pixels, given in drawn]
         extra = {} if self.train else {"source": self._names[source], "biggest": _biggest(meta, drawn, picture)}
-        return items.Item(items.Shown(self._normalize(image), stable_key(name), name), [d[0] for d in drawn], boxes, dropped, extra)
+        shown = items.Shown(self._normalize(image), stable_key(name), name)
+        return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, extra)
 
     def _element(self, element, picture: Picture, name: str, bad, rng: random.Random):
         """Text; box in pixels (left, top, right, bottom); the box as it was given, None for the whole picture."""
@@ -271,9 +274,8 @@ class Regions(Pictures):
 
 
 def _elements(meta: dict) -> list[tuple[list, list[str]]]:
-    """The regions of a sample that have a box of four numbers and a text: (box, captions with their attributes before them)."""
-    found = []
-    listed = meta.get("regions")
+    """The regions of a sample that have a box of four numbers and a text: (box, captions after their attributes)."""
+    found, listed = [], meta.get("regions")
     for region in listed if isinstance(listed, list) else []:
         if not isinstance(region, dict):
             continue

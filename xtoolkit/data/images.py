@@ -114,7 +114,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def random_crop(width: int, height: int, scale: list[float], rng: random.Random) -> tuple[int, int, int, int]:
-    """The box of torchvision's RandomResizedCrop: area uniform in ``scale``, aspect log-uniform in [3/4, 4/3], ten tries."""
+    """The box of torchvision's RandomResizedCrop: area uniform in ``scale``, aspect log-uniform in [3/4, 4/3]."""
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -128,10 +128,11 @@ def random_crop(width: int, height: int, scale: list[float], rng: random.Random)
 
 
 def rand_augment(image: Image.Image, ops: list[int], geometric: bool, rng: random.Random) -> Image.Image:
-    """RandAugment as the X-VLM family runs it: ``ops[0]`` operations, each applied half of the time, at ``ops[1]`` of 10.
+    """RandAugment as the X-VLM family runs it: ``ops[0]`` operations, each applied half of the time.
 
-    At magnitude 7: shear 0.21, shift 7 pixels of 224, turn 21 degrees (either way), brightness and sharpness 1.36; uncovered
-    pixels are grey (128). ``geometric`` False leaves out what moves pixels, for pictures with boxes.
+    ``ops[1]`` is their magnitude of 10. At 7: shear 0.21, shift 7 pixels of 224, turn 21 degrees (either way),
+    brightness and sharpness 1.36; uncovered pixels are grey (128). ``geometric`` False leaves out what moves pixels,
+    for pictures with boxes.
     """
     count, magnitude = ops
     names = COLOUR + MOVES if geometric else COLOUR
@@ -161,7 +162,8 @@ def _operate(image: Image.Image, name: str, level: float, sign: int) -> Image.Im
     matrix = {"shear_x": (1, shear, 0, 0, 1, 0), "shear_y": (1, 0, 0, shear, 1, 0),
               "shift_x": (1, 0, shift, 0, 1, 0), "shift_y": (1, 0, 0, 0, 1, shift)}
     if name in matrix:
-        return image.transform(image.size, Image.Transform.AFFINE, matrix[name], Image.Resampling.BILINEAR, fillcolor=GREY)
+        return image.transform(image.size, Image.Transform.AFFINE, matrix[name], Image.Resampling.BILINEAR,
+                               fillcolor=GREY)
     return image
 
 

@@ -1,7 +1,7 @@
 """The byte index of one shard: where each sample lies in the file, built once and kept beside it.
 
-An index file is one line of JSON (what it was built from, and what was damaged), then the records, which are mapped into
-memory: neither their number nor the number of workers makes Python objects.
+An index file is one line of JSON (what it was built from, and what was damaged), then the records, which are mapped
+into memory: neither their number nor the number of workers makes Python objects.
 """
 
 import json
@@ -88,8 +88,8 @@ def write_beside(path: str, ending: str, write) -> Path | None:
 def build_tar(path: str) -> tuple[np.ndarray, dict]:
     """The index of a tar in the webdataset layout. Members that share a name up to the first dot are one sample.
 
-    Only regular files count: a link, a device, or a name that leads out of the archive is passed over, and so is a sample
-    without a picture. A tar that is cut off or damaged serves the samples before the damage.
+    Only regular files count: a link, a device, or a name that leads out of the archive is passed over, and so is a
+    sample without a picture. A tar that is cut off or damaged serves the samples before the damage.
     """
     end = os.path.getsize(path)
     samples, damage = {}, None
@@ -104,7 +104,7 @@ def build_tar(path: str) -> tuple[np.ndarray, dict]:
                         damage = f"cut off inside {member.name}"
                         break
                     _add(samples, member)
-                # tarfile takes a header that it cannot read for the end of the archive; the real end is a block of zeros.
+                # tarfile takes a header that it cannot read for the end; the real end is a block of zeros.
                 raw.seek(tar.offset)
                 if damage is None and raw.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     damage = f"no header at byte {tar.offset}"

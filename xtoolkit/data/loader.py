@@ -59,7 +59,7 @@ class _Visits(Dataset):
         return _Made(batch, read + len(bad), [(b.kind, b.path, b.detail) for b in bad], error)
 
     def _fill(self, visit: int, slot: Slot, bad: list[BadSample]) -> list[Item]:
-        """The items that fill a slot; a bad sample's place is taken by samples of the reserve, as many as are needed."""
+        """The items that fill a slot; samples of the reserve take the place of a bad one, as many as are needed."""
         rng, filled, missing, sample = sample_rng(self._seed, self._stream, visit, slot.row), [], slot.rows, slot.sample
         for attempt in range(RESERVES):
             try:
@@ -108,8 +108,8 @@ def _as_it_is(made: _Made) -> _Made:
 
 
 def _data_loader(made: Dataset, sampler, workers: int, pin: bool) -> DataLoader:
-    # A generator of its own: DataLoader would else draw from torch's global one. Forked workers share the index and start
-    # in milliseconds; they never touch the device, so that forking after CUDA has started is safe.
+    # A generator of its own: DataLoader would else draw from torch's global one. Forked workers share the index and
+    # start in milliseconds; they never touch the device, so that forking after CUDA has started is safe.
     return DataLoader(made, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
                       persistent_workers=True, prefetch_factor=2, worker_init_fn=_start_worker,
                       multiprocessing_context="fork", generator=torch.Generator())
@@ -143,7 +143,8 @@ class Loader:
     def __init__(self, stream: str, dataset: StreamDataset, batch_size: int, seed: int, workers: int, rank: int = 0,
                  world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False):
         if batch_size % (world * parts):
-            raise ValueError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x {parts} micro-batches")
+            raise ValueError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x "
+                             f"{parts} micro-batches")
         self.dataset = dataset
         self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts)
         self._tally = Tally(stream, len(dataset), dataset.damaged, max_bad)

@@ -30,7 +30,8 @@ class TextMask:
         found = [] if 0 < self.prob <= 1 else [("prob", f"must be above 0 and at most 1, not {self.prob}")]
         found += [] if self.max >= 1 else [("max", f"must be at least 1, not {self.max}")]
         found += [] if self.ngram >= 2 or self.ngram_prob == 0 else [("ngram", "must be at least 2, or ngram_prob 0")]
-        return found + ([] if 0 <= self.ngram_prob <= 1 else [("ngram_prob", f"must be in [0, 1], not {self.ngram_prob}")])
+        found += [] if 0 <= self.ngram_prob <= 1 else [("ngram_prob", f"must be in [0, 1], not {self.ngram_prob}")]
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def _columns(side: int) -> list[int]:
 def mask_patches(side: int, how: ImageMask, rng: random.Random) -> np.ndarray:
     """Blocks of patches until ``how.patches`` are masked; what no block fits is filled one by one.
 
-    Source: BEiT, algorithm 1, as X-FM's release runs it: a block's area is uniform in [min_block, patches left], its aspect
-    exp(uniform(log 0.3, log 1/0.3)); ten tries a block; a block as high or wide as the picture is passed over.
+    Source: BEiT, algorithm 1, as X-FM's release runs it: a block's area is uniform in [min_block, patches left], its
+    aspect exp(uniform(log 0.3, log 1/0.3)); ten tries a block; a block as high or wide as the picture is passed over.
 
     Args:
         side: patches a side of the picture.

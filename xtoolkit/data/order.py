@@ -34,7 +34,7 @@ def sample_rng(seed: int, stream: str, visit: int, row: int) -> random.Random:
 def permute(positions: np.ndarray, n: int, key: int) -> np.ndarray:
     """A pseudo-random permutation of ``range(n)`` at some positions, without making the rest of it.
 
-    A Feistel network over the next power of four, walked until it lands inside (Black and Rogaway, 2002, cycle walking).
+    A Feistel network over the next power of four, walked until it lands inside (cycle walking: Black, Rogaway, 2002).
 
     Args:
         positions: int64 in [0, n).
@@ -98,13 +98,14 @@ class Order:
         self.lengths, self.window = lengths, window if lengths is not None else 1
         self.elements = elements
         if elements is not None:
-            # At least three pictures a batch, of which two can be the same (the last of an epoch, the first of the next).
+            # At least three pictures a batch, of which two can be the same: an epoch's last, the next one's first.
             limit = max(1, (batch_size - 1) // 2)
             self.elements = [np.minimum(e, limit) for e in elements]
+            self._totals = [int(e.sum(dtype=np.int64)) for e in self.elements]
         for i, size in enumerate(sizes):
-            if size == 0 or (elements is not None and not self.elements[i].any()):
+            if size == 0 or (elements is not None and self._totals[i] == 0):
                 raise BadDataError(f"stream `{stream}`: source {i} has no sample to draw; look at its `path`")
-        self._sorted, self._summed, self._unordered = (None, None), {}, {}
+        self._sorted, self._epochs, self._unordered = (None, None), {}, {}
 
     def slots(self, visit: int) -> list[Slot]:
         """The samples of one global batch, in row order; their rows add up to ``batch_size``."""
@@ -166,21 +167,19 @@ class Order:
         """Rows are counted along the permuted pictures, each as many times as it has elements (at most the limit)."""
         picks = []
         for source, (begin, end) in self._ranges(visit * self.batch_size, (visit + 1) * self.batch_size):
-            total = int(self.elements[source].sum(dtype=np.int64))
             while begin < end:
-                epoch, row = divmod(begin, total)
-                ends = self._summed_elements(source, epoch)
+                epoch, row = divmod(begin, self._totals[source])
+                order, ends = self._epoch_elements(source, epoch)
                 place = int(np.searchsorted(ends, row, side="right"))
                 rows = min(int(ends[place]) - row, end - begin)
-                sample = int(permute(np.array([place]), self.sizes[source], self._key(source, epoch))[0])
-                picks.append((source, sample, rows))
+                picks.append((source, int(order[place]), rows))
                 begin += rows
         return picks
 
-    def _summed_elements(self, source: int, epoch: int) -> np.ndarray:
-        """The running sum of the elements along the order of an epoch; each source's last one is kept."""
-        if source not in self._summed or self._summed[source][0] != epoch:
+    def _epoch_elements(self, source: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The samples in the order of an epoch, and the running sum of their elements; each source's last is kept."""
+        if source not in self._epochs or self._epochs[source][0] != epoch:
             n = self.sizes[source]
             order = permute(np.arange(n), n, self._key(source, epoch))
-            self._summed[source] = epoch, np.cumsum(self.elements[source][order], dtype=np.int64)
-        return self._summed[source][1]
+            self._epochs[source] = epoch, (order, np.cumsum(self.elements[source][order], dtype=np.int64))
+        return self._epochs[source][1]

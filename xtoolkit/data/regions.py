@@ -16,7 +16,7 @@ def clip_box(box, width: int, height: int) -> tuple[float, float, float, float] 
 
 
 def crop_around(boxes: list, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """A random crop with the first box whole in it and at least half of each other; after ten tries one with all of them.
+    """A random crop with the first box whole in it and at least half of each other; after ten tries one with all.
 
     Source: X2-VLM's release, where the other boxes are dropped instead; here each row of a batch is kept.
 

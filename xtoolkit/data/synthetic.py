@@ -51,8 +51,8 @@ class Synthetic(StreamDataset):
 
     def _text(self, sample: int, rng: random.Random) -> items.Text:
         plain, words = self._tokenizer.plain, random.Random(sample)
-        ids = [self._tokenizer.bos, *(plain[words.randrange(len(plain))] for _ in range(self._tokens - 2)), self._tokenizer.eos]
-        ids = np.array(ids, np.int64)
+        drawn = [plain[words.randrange(len(plain))] for _ in range(self._tokens - 2)]
+        ids = np.array([self._tokenizer.bos, *drawn, self._tokenizer.eos], np.int64)
         if self._mask is None:
             return items.Text(ids)
         starts = np.array([-1, *[1] * (self._tokens - 2), -1], np.int8)
@@ -74,8 +74,8 @@ class SyntheticText(Synthetic):
     FIELDS = frozenset({"text"})
     BLOCKS = {"mask": TextMask}
 
-    def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, size: int = 1024, tokens: int = 32,
-                 mask: dict | None = None):
+    def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, size: int = 1024,
+                 tokens: int = 32, mask: dict | None = None):
         super().__init__(size, views, train, tokenizer, tokens, mask)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:

@@ -69,7 +69,7 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a hub name (``roberta-base``), a folder, a ``tokenizer.json``, or ``sample://picturebook/tokenizer``.
+    """The tokenizer of a hub name (``roberta-base``), a folder, a ``tokenizer.json``, or a part of a sample pack.
 
     Raises:
         ConfigError: it is not there, or it lacks a special that the losses need.
@@ -98,8 +98,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     try:
         loaded = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as e:
-        raise ConfigError(f"tokenizer `{name}`: neither a folder nor known to the hub from here ({str(e).splitlines()[0]}); "
-                          "give a folder with tokenizer.json, or `sample://picturebook/tokenizer`")
+        raise ConfigError(f"tokenizer `{name}`: neither a folder nor known to the hub from here "
+                          f"({str(e).splitlines()[0]}); give a folder with tokenizer.json, or "
+                          "`sample://picturebook/tokenizer`")
     if not loaded.is_fast:
         raise ConfigError(f"tokenizer `{name}` has no fast version (tokenizer.json), which the loader's workers need")
     return Tokenizer(loaded.backend_tokenizer, name)
