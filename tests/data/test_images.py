@@ -143,6 +143,7 @@ def test_augmentation_depends_on_the_seed_alone():
 
 @pytest.mark.parametrize("how, key", [
     (Augment(crop_scale=[0.5, 0.2]), "crop_scale"), (Augment(crop_scale=[0.5]), "crop_scale"),
-    (Augment(flip=2.0), "flip"), (RegionAugment(randaugment=[2]), "randaugment"), (Augment(randaugment=[2, 70]), "randaugment")])
+    (Augment(flip=2.0), "flip"), (Augment(randaugment=[2, 70]), "randaugment"),
+    (RegionAugment(randaugment=[2]), "randaugment")])
 def test_senseless_augmentation_is_named(how, key):
     assert [k for k, _ in how.problems()] == [key]
