@@ -61,7 +61,7 @@ def _read(file: Path, made_from: dict):
 
 def beside(path: str, ending: str) -> tuple[Path, Path]:
     """The two places of a file that belongs to a shard: beside it, and in the cache folder."""
-    home = Path(os.environ.get("XTOOLKIT_HOME") or Path.home() / ".cache" / "xtoolkit")
+    home = Path(os.environ.get("XTOOLKIT_HOME") or Path.home() / ".cache" / "xtoolkit").expanduser()
     real = os.path.realpath(path)
     return Path(path + ending), home / "index" / f"{stable_key(real):016x}-{os.path.basename(path)}{ending}"
 
