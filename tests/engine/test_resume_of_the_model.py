@@ -1,4 +1,4 @@
-"""X-FM itself, small, all six losses over all four streams with workers: stopped by a signal and resumed, bit for bit."""
+"""X-FM itself, small, all losses over all streams, with workers: stopped by a signal and resumed, bit for bit."""
 
 import json
 import os
