@@ -41,6 +41,9 @@ def main(argv=None) -> int:
     except Stopped as e:
         print(e, file=sys.stderr)
         return e.code
+    except KeyboardInterrupt:
+        print("left at once; the last checkpoint is whole, go on with --resume", file=sys.stderr)
+        return 130
     return 0
 
 

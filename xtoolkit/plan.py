@@ -114,7 +114,9 @@ def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> Stre
 
 def _max_tokens(data: dict) -> int:
     from xtoolkit.registry import DATASET_REGISTRY, schema
-    return data.get("max_tokens") or schema(DATASET_REGISTRY.get(data["type"]))["max_tokens"].default
+    keys = schema(DATASET_REGISTRY.get(data["type"]))
+    key = "max_tokens" if "max_tokens" in keys else "tokens"  # Synthetic texts have one length
+    return data.get(key) or keys[key].default
 
 
 def _meta_batch(model: Model, stream, tokens) -> tuple[Batch, int]:

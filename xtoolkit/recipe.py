@@ -7,6 +7,7 @@ from functools import cached_property
 
 from xtoolkit import config as config_module
 from xtoolkit.config import Config, unknown_keys
+from xtoolkit.engine import optim as optim_module
 from xtoolkit.engine import schedule as schedule_module
 from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
 from xtoolkit.graph import VIEWS, EncoderSpec, Graph, Need, Ref
@@ -149,12 +150,16 @@ class _Checker:
         blocks = {key: self._settings(key, cls) for key, cls in
                   (("schedule", ScheduleBlock), ("optim", Optim), ("train", Train))}
         self._schedule(blocks["schedule"], streams, idle)
-        self._rates(blocks["optim"], graph, streams)
+        self._rates(blocks["optim"], blocks["train"])
         if self.missing_files:
             self._files(streams)
         if self.problems:
             raise ConfigError(self.problems, self.hint)
+        if not streams:
+            raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
         schedule = _without_idle(blocks["schedule"], streams)
+        if left := schedule_module.problems(schedule, list(streams)):  # what idle streams leave behind
+            raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
         return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
                       blocks["optim"], blocks["train"], idle)
 
@@ -363,11 +368,10 @@ class _Checker:
             for path, message in schedule_module.problems(block, sorted({*streams, *idle})):
                 self._say(("schedule", *path), message)
 
-    def _rates(self, optim, graph, streams):
+    def _rates(self, optim, train):
         names = [*self.data["encoders"], *self.data["losses"]]
-        for name in optim.lr_mult if optim else ():
-            if name not in names:
-                self._say(("optim", "lr_mult", name), f"`lr_mult` names neither an encoder nor a loss: `{name}`{nearest(name, names)}")
+        for path, message in optim_module.problems(optim, names, train.steps if train else None) if optim else ():
+            self._say(("optim", *path), message)
 
     # ---- files -------------------------------------------------------------------------------------------------------------
     def _files(self, streams):

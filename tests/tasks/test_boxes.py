@@ -8,7 +8,7 @@ from torch import nn
 
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
 from xtoolkit.tasks import BoxAccuracy
-from xtoolkit.tasks.boxes import biggest_of_picture, iou
+from xtoolkit.tasks.boxes import iou
 
 
 def box(x0, y0, x1, y1):
@@ -65,19 +65,21 @@ class FakeModel(nn.Module):
         return {"fusion@whole": "fused"}
 
 
-def region_batch(boxes, picture, is_box=True, source=None):
+def region_batch(boxes, picture, is_box=True, source=None, biggest=None):
     return Batch(
         text=TextField(torch.tensor([[0, 5, 2, 1]]), torch.tensor([[True, True, True, False]])),
         image=ImageField(torch.zeros(1, 3, 4, 4), key=torch.tensor([picture]), image_id=[f"p{picture}"]),
         region=RegionField(torch.tensor([0]), torch.tensor([boxes]), torch.ones(1, 4, dtype=torch.bool),
                            torch.tensor([is_box])),
-        extra={} if source is None else {"source": [source]})
+        extra=({} if source is None else {"source": [source]})
+        | ({} if biggest is None else {"biggest": torch.tensor([biggest])}))
 
 
 def test_accuracy_mean_iou_and_floor_over_sources():
     small, big, other = box(0, 0, .2, .2), box(.2, .2, .9, .9), box(0, 0, .3, .3)
-    batches = [region_batch(small, 1, source="testA"), region_batch(big, 1, source="testA"),
-               region_batch(other, 2, source="testB"), region_batch(box(0, 0, 1, 1), 2, is_box=False, source="testB")]
+    batches = [region_batch(small, 1, source="testA", biggest=big), region_batch(big, 1, source="testA", biggest=big),
+               region_batch(other, 2, source="testB", biggest=other),
+               region_batch(box(0, 0, 1, 1), 2, is_box=False, source="testB", biggest=other)]
     predicted = [box(0, 0, .2, .1), small, other, other]     # IoU 0.5 (a hit), 0, 1, and one that does not count
     found = BoxAccuracy(loss="bbp").evaluate(FakeModel(predicted), batches)
     assert found["metrics"] == pytest.approx({
@@ -91,12 +93,9 @@ def test_accuracy_mean_iou_and_floor_over_sources():
     assert first["true"] == pytest.approx(small) and len(found["examples"]) == 3
 
 
-def test_the_floor_takes_the_biggest_box_of_the_same_picture_only():
-    boxes = torch.tensor([box(0, 0, .1, .1), box(0, 0, .5, .5), box(0, 0, .9, .9), box(0, 0, 1, 1)])
-    found = biggest_of_picture(boxes, torch.tensor([7, 7, 8, 8]), torch.tensor([True, True, True, False]))
-    torch.testing.assert_close(found, boxes[[1, 1, 2, 2]])
-    alone = biggest_of_picture(boxes[3:], torch.tensor([8]), torch.tensor([False]))
-    assert alone.tolist() == [[0, 0, 0, 0]]
+def test_without_the_biggest_boxes_there_is_no_floor():
+    found = BoxAccuracy().evaluate(FakeModel([box(0, 0, 1, 1)]), [region_batch(box(0, 0, 1, 1), 1)])
+    assert found["floor"] == {}
 
 
 def test_the_model_is_left_in_the_modes_it_was_in():

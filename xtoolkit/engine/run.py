@@ -8,6 +8,7 @@ import torch
 
 from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.output import check_folder
+from xtoolkit.engine.trainer import Trainer, pick_device
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
 from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, ConfigError
@@ -43,17 +44,17 @@ class Run:
         if size is not None and self.tokenizer.vocab_size > size:
             raise ConfigError(f"{recipe.source.where('tokenizer')}: tokenizer `{recipe.tokenizer}` has "
                               f"{self.tokenizer.vocab_size} tokens, the text encoder a vocabulary of {size}: set its `vocab_size`")
-        train = recipe.train
+        train, pin = recipe.train, pick_device(recipe.train.device).type == "cuda"
         self.loaders = {
             name: Loader(name, self._dataset(stream.data, ("streams", name, "data"), recipe.views(name), True),
                          stream.batch_size, train.seed, train.workers, distributed.rank(), distributed.world(),
-                         train.max_bad, train.accumulate)
+                         train.max_bad, train.accumulate, pin)
             for name, stream in recipe.streams.items()}
         self.tasks = {name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name))
                       for name, block in recipe.evaluate.items()}
         self.eval_loaders = {
             name: EvalLoader(self._dataset(block["data"], ("evaluate", name, "data"), frozenset(), False),
-                             EVAL_BATCH, train.workers, name, train.max_bad)
+                             EVAL_BATCH, train.workers, name, train.max_bad, pin)
             for name, block in recipe.evaluate.items()}
 
     def _dataset(self, block, place, views, train):
@@ -80,7 +81,6 @@ def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
         {evaluation: what ``Task.evaluate`` returned} of the last step.
     """
     from xtoolkit.engine.hooks import default_hooks
-    from xtoolkit.engine.trainer import Trainer
 
     check_folder(recipe.train.output, resume)
     run = Run(recipe)
@@ -94,13 +94,14 @@ def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
             finish(run, recipe.train.output, say)
     finally:
         run.close()
+        distributed.leave()
     return run.results
 
 
 def evaluate(recipe: Recipe, say=print) -> dict:
-    """Runs a recipe's evaluations on the newest checkpoint of its folder, and writes its report."""
-    from xtoolkit.engine.trainer import pick_device
-
+    """Runs a recipe's evaluations on the newest checkpoint of its folder, in one process, and writes its report."""
+    if distributed.world() > 1:
+        raise ConfigError("--eval-only runs in one process: start it without torchrun")
     path = checkpoint.latest(recipe.train.output)
     if path is None:
         raise ConfigError(f"--eval-only: {recipe.train.output} holds no checkpoint; train first, or name another folder "

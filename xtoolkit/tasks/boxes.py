@@ -18,8 +18,8 @@ class BoxAccuracy(Task):
 
     Metrics: ``accuracy`` in per cent and ``mean_iou`` in [0, 1] over all expressions, and ``testA.accuracy`` ... for
     each of several sources that the batches name in ``extra["source"]``, a list of R names. The floor answers each
-    expression with the biggest true box that the evaluation data have for its picture, whatever is asked for: a set
-    that asks for a few things of a picture only has a higher floor.
+    expression with the biggest annotated box of its picture, whatever is asked for: ``extra["biggest"]`` (R, 4), which
+    Regions gives; without it there is no floor.
 
     Args:
         loss: the loss that predicts boxes (it has ``feature``, a reference, and ``boxes``).
@@ -39,7 +39,7 @@ class BoxAccuracy(Task):
         loss, region = self.parts["loss"], batch.region
         rows = region.image_index.tolist()
         return {"predicted": loss.boxes(f[loss.feature]).float(), "true": region.box.float(), "is_box": region.is_box,
-                "picture": batch.image.key[region.image_index], "image_id": [batch.image.image_id[row] for row in rows],
+                **({"biggest": batch.extra["biggest"].float()} if "biggest" in batch.extra else {}), "image_id": [batch.image.image_id[row] for row in rows],
                 "ids": token_ids(batch.text),
                 "source": list(batch.extra["source"]) if "source" in batch.extra else ["all"] * len(rows)}
 
@@ -47,8 +47,7 @@ class BoxAccuracy(Task):
         return self._figures(outputs, iou(outputs["predicted"], outputs["true"]))
 
     def floor(self, outputs: dict) -> dict[str, float]:
-        return self._figures(outputs, iou(biggest_of_picture(outputs["true"], outputs["picture"], outputs["is_box"]),
-                                          outputs["true"]))
+        return self._figures(outputs, iou(outputs["biggest"], outputs["true"])) if "biggest" in outputs else {}
 
     def examples(self, outputs: dict, shown: int = 12) -> list[dict]:
         """Expressions spread evenly over the set: [{``ids``, ``image_id``, ``predicted``, ``true``, ``iou``}]."""
@@ -88,21 +87,3 @@ def corners(box: Tensor) -> tuple[Tensor, Tensor]:
     """(R, 2) upper left and lower right corners of cx, cy, w, h, float64."""
     centre, half = box[:, :2].double(), box[:, 2:].double().clamp(min=0) / 2
     return centre - half, centre + half
-
-
-def biggest_of_picture(box: Tensor, picture: Tensor, is_box: Tensor) -> Tensor:
-    """(R, 4): for each row the biggest box of all rows of its picture; of equal ones the first.
-
-    Args:
-        box: (R, 4) cx, cy, w, h.
-        picture: (R,) int64, equal where the picture is.
-        is_box: (R,) bool; a picture without any keeps a box of area 0.
-    """
-    area = torch.where(is_box, box[:, 2] * box[:, 3], torch.full_like(box[:, 2], -1.0)).tolist()
-    best: dict[int, int] = {}
-    for row, name in enumerate(picture.tolist()):
-        if name not in best or area[row] > area[best[name]]:
-            best[name] = row
-    found = box[torch.tensor([best[name] for name in picture.tolist()])]
-    known = torch.tensor([area[best[name]] >= 0 for name in picture.tolist()])
-    return torch.where(known[:, None], found, torch.zeros_like(found))
