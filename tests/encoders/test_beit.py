@@ -30,8 +30,8 @@ def picture(rows=3, image_size=12, masked=False):
 def timm_twin(model):
     from timm.models.beit import Beit
 
-    twin = Beit(img_size=model.image_size, patch_size=4, num_classes=0, embed_dim=16, depth=2, num_heads=4, init_values=0.1,
-                use_abs_pos_emb=False, use_rel_pos_bias=True, qkv_bias=True).eval()
+    twin = Beit(img_size=model.image_size, patch_size=4, num_classes=0, embed_dim=16, depth=2, num_heads=4,
+                init_values=0.1, use_abs_pos_emb=False, use_rel_pos_bias=True, qkv_bias=True).eval()
     twin.load_state_dict({k: v for k, v in model.state_dict().items() if k != "mask_token"})
     return twin
 
@@ -97,7 +97,8 @@ def test_forward_and_gradients_equal_timm():
     gradients = {k: v.grad for k, v in twin.named_parameters()}
     for name, parameter in model.named_parameters():
         if name != "mask_token":
-            torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-4, rtol=1e-4, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-4, rtol=1e-4,
+                                       msg=lambda m: f"{name}: {m}")
 
 
 def test_cls_summary_is_the_normed_cls_token_and_leaves_patches_alone():
@@ -191,7 +192,8 @@ def test_resizing_keeps_what_neighbours_mean():
     small = torch.randn(5 * 5 + 3, 4)
     large = resize_position_table(small, 6)
     assert large.shape == (11 * 11 + 3, 4)
-    torch.testing.assert_close(large[:-3].view(11, 11, 4)[4:7, 4:7], small[:-3].view(5, 5, 4)[1:4, 1:4], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(large[:-3].view(11, 11, 4)[4:7, 4:7], small[:-3].view(5, 5, 4)[1:4, 1:4],
+                               atol=1e-5, rtol=1e-5)
     assert resize_position_table(small, 3) is small
 
 
@@ -200,8 +202,9 @@ def test_a_pretraining_checkpoint_loads_whole(tmp_path):
     source = build()
     state = {k: v for k, v in source.state_dict().items() if not k.startswith("fc_norm") and "bias_table" not in k}
     table = torch.randn(28, 4)
-    state |= {"rel_pos_bias.relative_position_bias_table": table, "norm.weight": torch.randn(16), "norm.bias": torch.randn(16),
-              "rel_pos_bias.relative_position_index": relative_position_index(3), "lm_head.weight": torch.randn(8, 16),
+    state |= {"rel_pos_bias.relative_position_bias_table": table, "norm.weight": torch.randn(16),
+              "norm.bias": torch.randn(16), "rel_pos_bias.relative_position_index": relative_position_index(3),
+              "lm_head.weight": torch.randn(8, 16),
               "cls_pt_layers.0.norm1.weight": torch.randn(16)}
     torch.save({"model": state}, tmp_path / "pt.pth")
     model = BEiTv2(**SMALL, image_size=12, init=str(tmp_path / "pt.pth"))

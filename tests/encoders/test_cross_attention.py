@@ -32,15 +32,16 @@ def hugging_face(model, text, image):
     from transformers import RobertaConfig
     from transformers.models.roberta.modeling_roberta import RobertaEncoder
 
-    config = RobertaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, is_decoder=True,
-                           add_cross_attention=True, layer_norm_eps=1e-5, use_cache=False)
+    config = RobertaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+                           is_decoder=True, add_cross_attention=True, layer_norm_eps=1e-5, use_cache=False)
     config._attn_implementation = "eager"
     oracle = RobertaEncoder(config).eval()
     short = 16 - image.width
     oracle.load_state_dict({k: F.pad(v, (0, 16 - v.shape[1])) if v.dim() == 2 and ".crossattention.self." in k else v
                             for k, v in model.state_dict().items()})
     additive = lambda mask: torch.zeros(mask.shape).masked_fill(~mask, -1e9)[:, None, None]
-    states = oracle(text.tokens, attention_mask=additive(text.mask), encoder_hidden_states=F.pad(image.tokens, (0, short)),
+    states = oracle(text.tokens, attention_mask=additive(text.mask),
+                    encoder_hidden_states=F.pad(image.tokens, (0, short)),
                     encoder_attention_mask=additive(image.mask), use_cache=False).last_hidden_state
     return oracle, states
 
@@ -80,7 +81,7 @@ def test_rows_of_one_picture_share_keys_and_values_exactly():
         whole = Encoded.of(tokens, image.mask)
         first = whole if shared else Encoded.of(tokens * 1, image.mask)
         second = whole.select(pictures) if shared else Encoded.of(tokens[pictures], image.mask[pictures])
-        out = [model(view=None, text=text, image=first).tokens, model(view=None, text=text.select(rows), image=second).tokens]
+        out = [model(view=None, text=t, image=i).tokens for t, i in ((text, first), (text.select(rows), second))]
         (out[0].square().sum() + out[1].pow(3).sum()).backward()
         results.append(out + [tokens.grad] + [p.grad.clone() for p in model.parameters()])
     for a, b in zip(*results):
@@ -148,9 +149,10 @@ def test_behind_a_cut_keys_and_values_are_shared_too():
 def test_masked_image_tokens_and_padding_cannot_be_seen():
     model, text, image = build(), texts(), images(masked=True)
     other = Encoded.of(torch.where(image.mask[..., None], image.tokens, torch.randn_like(image.tokens)), image.mask)
-    torch.testing.assert_close(model(view=None, text=text, image=image).tokens, model(view=None, text=text, image=other).tokens)
+    expected = model(view=None, text=text, image=image).tokens
+    torch.testing.assert_close(model(view=None, text=text, image=other).tokens, expected)
     padded = Encoded.of(torch.where(text.mask[..., None], text.tokens, torch.randn_like(text.tokens)), text.mask)
-    torch.testing.assert_close(model(view=None, text=text, image=image).tokens[text.mask],
+    torch.testing.assert_close(expected[text.mask],
                                model(view=None, text=padded, image=image).tokens[text.mask])
 
 

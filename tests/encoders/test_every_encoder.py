@@ -38,11 +38,14 @@ TINY = {  # type -> (block, what the toolkit gives, inputs)
     "CrossAttention": lambda: (dict(type="CrossAttention", layers=2, heads=4), {"widths": {"text": 16, "image": 8}},
                                {"text": encoded(), "image": encoded(width=8)}),
     "Projection": lambda: (dict(type="Projection", dim=8), {"widths": {"x": 16}}, {"x": encoded()}),
-    "Similarity": lambda: (dict(type="Similarity"), {"widths": {"image": 8, "text": 8}}, {"image": unit(), "text": unit()}),
-    "Teacher": lambda: (dict(type="Teacher", of="vision"), {"modules": {"vision": ENCODER_REGISTRY.build(VISION, "test")}},
+    "Similarity": lambda: (dict(type="Similarity"), {"widths": {"image": 8, "text": 8}},
+                           {"image": unit(), "text": unit()}),
+    "Teacher": lambda: (dict(type="Teacher", of="vision"),
+                        {"modules": {"vision": ENCODER_REGISTRY.build(VISION, "test")}},
                         {"image": image()}),
 }
-OURS = sorted(n for n in ENCODER_REGISTRY.names() if ENCODER_REGISTRY.get(n).__module__.startswith("xtoolkit.encoders."))
+OURS = sorted(n for n in ENCODER_REGISTRY.names()
+              if ENCODER_REGISTRY.get(n).__module__.startswith("xtoolkit.encoders."))
 
 
 def build(name):
@@ -130,7 +133,8 @@ def test_parameter_counts_at_base_size_are_the_releases():
         fusion = ENCODER_REGISTRY.get("CrossAttention")(widths={"text": 768, "image": 768})
         projection = ENCODER_REGISTRY.get("Projection")(widths={"x": 768})
         assert parameters(vision) == 85_762_752 and parameters(vision.blocks) == 85_169_088
-        assert parameters(language.roberta.embeddings) == 39_000_576 and parameters(language.roberta.encoder) == 85_054_464
+        assert parameters(language.roberta.embeddings) == 39_000_576
+        assert parameters(language.roberta.encoder) == 85_054_464
         assert parameters(language) == 39_000_576 + 85_054_464
         language.build_head("lm_logits")
         assert parameters(language.lm_head) == 642_393
@@ -149,7 +153,8 @@ def test_flops_counted_on_meta_equal_the_hand_formula():
     d, layers, n, s = 768, 12, 197, 12
     linear = lambda rows, a, b: 2 * rows * a * b
     attention = lambda queries, keys: 2 * 2 * queries * keys * d
-    block = lambda t: linear(t, d, 4 * d) + attention(t, t) + linear(t, d, 8 * d)  # q, k, v, out; scores and values; the MLP
+    # Queries, keys, values and output; scores and sums of values; the MLP.
+    block = lambda t: linear(t, d, 4 * d) + attention(t, t) + linear(t, d, 8 * d)
     with torch.device("meta"):
         vision, language = ENCODER_REGISTRY.get("BEiTv2")(), ENCODER_REGISTRY.get("RoBERTa")()
         fusion = ENCODER_REGISTRY.get("CrossAttention")(widths={"text": d, "image": d})

@@ -16,9 +16,9 @@ def oracle():
     from transformers import RobertaConfig, RobertaForMaskedLM
 
     torch.manual_seed(3)
-    config = RobertaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-                           max_position_embeddings=20, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5,
-                           attn_implementation="eager")
+    config = RobertaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+                           intermediate_size=64, max_position_embeddings=20, type_vocab_size=1, pad_token_id=1,
+                           layer_norm_eps=1e-5, attn_implementation="eager")
     model = RobertaForMaskedLM(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -62,13 +62,15 @@ def test_hidden_states_logits_and_loss_equal_hugging_face(ours, oracle):
     gradients = dict(oracle.named_parameters())
     for name, parameter in ours.named_parameters():
         if not name.endswith("key.bias"):  # exactly zero in truth, rounding in practice
-            torch.testing.assert_close(parameter.grad, gradients[name].grad, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(parameter.grad, gradients[name].grad, atol=1e-5, rtol=1e-4,
+                                       msg=lambda m: f"{name}: {m}")
 
 
 def test_padding_changes_nothing(ours):
     text = padded((4,))
     longer = TextField(F.pad(text.ids, (0, 5), value=1), F.pad(text.mask, (0, 5), value=False))
-    torch.testing.assert_close(ours(view=None, text=text).tokens, ours(view=None, text=longer).tokens[:, :4], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours(view=None, text=text).tokens, ours(view=None, text=longer).tokens[:, :4],
+                               atol=1e-6, rtol=1e-5)
 
 
 def test_the_output_matrix_is_the_word_embeddings(ours):

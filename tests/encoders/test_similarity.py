@@ -87,7 +87,8 @@ class Pair(nn.Module):
         self.sim = similarity(gather=gather)
 
     def forward(self, image, text):
-        scores = self.sim(view=None, image=F.normalize(self.image(image), dim=-1), text=F.normalize(self.text(text), dim=-1))
+        image, text = F.normalize(self.image(image), dim=-1), F.normalize(self.text(text), dim=-1)
+        scores = self.sim(view=None, image=image, text=text)
         target = scores.first + torch.arange(len(image))
         return scores, F.cross_entropy(scores.image_to_text, target) + F.cross_entropy(scores.text_to_image, target)
 
@@ -116,8 +117,9 @@ def one_of_two(rank, folder):
         model.eval()
         with torch.no_grad():
             alone = model(image[half], text[half])[0].image_to_text.shape
-        found[gather] = {"gradients": gradients(model), "scores": scores.image_to_text.detach(), "local": scores.local.detach(),
-                         "first": scores.first, "columns": scores.columns(torch.arange(3) + 10 * rank), "alone": tuple(alone)}
+        found[gather] = {"gradients": gradients(model), "scores": scores.image_to_text.detach(),
+                         "local": scores.local.detach(), "first": scores.first, "alone": tuple(alone),
+                         "columns": scores.columns(torch.arange(3) + 10 * rank)}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

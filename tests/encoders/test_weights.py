@@ -52,7 +52,8 @@ def test_absent_and_ambiguous_places_are_told(tmp_path):
 
 def test_patterns_allow_names_to_be_absent_or_left_over(state):
     module = nn.Linear(3, 2)
-    load_strictly(module, {"weight": state["weight"], "head.weight": torch.zeros(1)}, "x", ignore=["head.*"], may_miss=["bias"])
+    load_strictly(module, {"weight": state["weight"], "head.weight": torch.zeros(1)}, "x",
+                  ignore=["head.*"], may_miss=["bias"])
     assert torch.equal(module.weight, state["weight"])
     with pytest.raises(WeightsError, match="(?s)missing: bias.*unexpected: head.weight"):
         load_strictly(module, {"weight": state["weight"], "head.weight": torch.zeros(1)}, "x")

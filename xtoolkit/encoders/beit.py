@@ -31,9 +31,9 @@ class BEiTv2(Encoder):
 
     YAML: {type: BEiTv2, inputs: {image: $image}, width: 768, layers: 12, heads: 12, patch_size: 16, image_size: 224}
 
-    Parameter names are those of timm's ``Beit`` and of the X-FM release's ``vision_encoder``, so either's weights load as
-    they are. Where the image field has a ``patch_mask``, the embeddings of the masked patches are replaced by the mask token
-    after the convolution and its bias; the CLS token stays.
+    Parameter names are those of timm's ``Beit`` and of the X-FM release's ``vision_encoder``, so either's weights
+    load as they are. Where the image field has a ``patch_mask``, the embeddings of the masked patches are replaced by
+    the mask token after the convolution and its bias; the CLS token stays.
 
     Args:
         width: channels.
@@ -52,9 +52,9 @@ class BEiTv2(Encoder):
         grid: patches a side.
 
     Source: BEiT (2106.08254) section 2 and BEiTv2 (2208.06366) for the blocks; X2-VLM 3.2 and X-FM's released
-    ``beit2.py`` for the summary: LayerNorm on every patch, then their mean (timm's own head is mean, then LayerNorm). The
-    released code drops the CLS token's last state, as ``mean`` does. Initial values as released: truncated normal 0.02, the
-    last linear of each branch divided by sqrt(2 * layer).
+    ``beit2.py`` for the summary: LayerNorm on every patch, then their mean (timm's own head is mean, then LayerNorm).
+    The released code drops the CLS token's last state, as ``mean`` does. Initial values as released: truncated normal
+    0.02, the last linear of each branch divided by sqrt(2 * layer).
     """
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch_size: int = 16, image_size: int = 224,
@@ -93,12 +93,13 @@ class BEiTv2(Encoder):
         """Returns (I, 1 + N, D): the summary token, then the patches row by row, all after the last norm."""
         height, width = image.pixels.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
-            raise ValueError(f"BEiTv2 is built for {self.image_size} x {self.image_size} pixels, this batch has {height} x "
-                             f"{width}: set `image_size: {height}` on the encoder (loading resizes the position bias)")
+            raise ValueError(f"BEiTv2 is built for {self.image_size} x {self.image_size} pixels, this batch has "
+                             f"{height} x {width}: set `image_size: {height}` on the encoder (loading resizes the "
+                             "position bias)")
         x = self.patch_embed(image.pixels)
         if image.patch_mask is not None:
             if image.patch_mask.shape != x.shape[:2]:
-                raise ValueError(f"patch_mask is {tuple(image.patch_mask.shape)}, but {tuple(x.shape[:2])} patches are read")
+                raise ValueError(f"patch_mask is {tuple(image.patch_mask.shape)}, but patches are {tuple(x.shape[:2])}")
             x = torch.where(image.patch_mask[..., None], self.mask_token, x)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         for block in self.blocks:
@@ -112,7 +113,7 @@ class BEiTv2(Encoder):
         return Encoded.of(torch.cat([patches.mean(1, keepdim=True), patches], 1))
 
     def load_init(self) -> None:
-        """Loads the weights that ``init`` names; the model calls this once, after construction. Without ``init``: nothing.
+        """Loads the weights that ``init`` names, if it does; the model calls this once, after construction.
 
         Raises:
             WeightsError: every name that does not fit; or where to put weights that cannot be downloaded.
@@ -124,7 +125,7 @@ class BEiTv2(Encoder):
                       may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
 
     def fit(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``state`` with a shared position bias table copied to each block, and tables of other sizes resized to this grid."""
+        """``state`` with a shared position bias table copied to each block, and tables resized to this grid."""
         state = dict(state)
         shared = state.pop(f"rel_pos_bias.{TABLE}", None)
         if shared is not None:
@@ -146,7 +147,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with a learned bias for each offset between two patches; queries and values have biases, keys none."""
+    """Self-attention with a learned bias for each offset between two patches; keys have no bias of their own."""
 
     def __init__(self, width, heads, grid):
         super().__init__()
@@ -160,9 +161,10 @@ class Attention(nn.Module):
     def forward(self, x, index):
         rows, tokens, width = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = F.linear(x, self.qkv.weight, bias).view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        # Selecting columns of the transposed table gives (h, T * T) as attention wants it: five times faster, forward and
-        # backward, than indexing its rows and permuting. In float32, so that the backward sums are too.
+        qkv = F.linear(x, self.qkv.weight, bias).view(rows, tokens, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Selecting columns of the transposed table gives (h, T * T) as attention wants it: five times faster, forward
+        # and backward, than indexing its rows and permuting. In float32, so that the backward sums are too.
         position = self.relative_position_bias_table.t().index_select(1, index).view(1, self.heads, tokens, tokens)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=position.to(q.dtype))
         return self.proj(x.transpose(1, 2).reshape(rows, tokens, width))
@@ -181,7 +183,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block: attention and MLP, each scaled per channel and dropped per image with probability ``drop_path``."""
+    """Pre-norm block: attention and MLP, each scaled per channel and dropped per image at rate ``drop_path``."""
 
     def __init__(self, width, heads, hidden, grid, drop_path):
         super().__init__()
@@ -234,8 +236,9 @@ def relative_position_index(grid: int) -> Tensor:
 def resize_position_table(table: Tensor, grid: int) -> Tensor:
     """A position bias table ((2g - 1)^2 + 3, h) of another grid, interpolated to ``grid`` by timm's rule.
 
-    Source: timm's ``resize_rel_pos_bias_table``: linear between points on a geometric progression, so that near offsets keep
-    their resolution. The released X-FM code interpolates bicubically on the same points, with a function that scipy removed.
+    Source: timm's ``resize_rel_pos_bias_table``: linear between points on a geometric progression, so that near
+    offsets keep their resolution. The released X-FM code interpolates bicubically on the same points, with a function
+    that scipy removed.
     """
     n = (2 * grid - 1) ** 2 + 3
     if table.shape[0] == n:
@@ -256,6 +259,6 @@ def _download(name):
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise WeightsError(f"init `{name}` cannot be downloaded ({type(error).__name__}: {error}); on a machine with access "
-                           f"run `hf download timm/{name} model.safetensors --local-dir DIR`, copy DIR here, and set "
-                           "`init: DIR/model.safetensors`") from error
+        raise WeightsError(f"init `{name}` cannot be downloaded ({type(error).__name__}: {error}); on a machine with "
+                           f"access run `hf download timm/{name} model.safetensors --local-dir DIR`, copy DIR here, "
+                           "and set `init: DIR/model.safetensors`") from error

@@ -18,9 +18,9 @@ class CrossAttention(Encoder):
 
     YAML: {type: CrossAttention, inputs: {text: text, image: vision}, layers: 12, heads: 12}
 
-    The text encoder's states go in as they are: no embeddings, positions or norm of its own. An image's keys and values are
-    computed once for each layer, however many rows attend to it (``Encoded.parts``): exact, since nothing random lies between.
-    Parameter names are those of the release's ``fusion_encoder.roberta.encoder``.
+    The text encoder's states go in as they are: no embeddings, positions or norm of its own. An image's keys and
+    values are computed once for each layer, however many rows attend to it (``Encoded.parts``): exact, since nothing
+    random lies between. Parameter names are those of the release's ``fusion_encoder.roberta.encoder``.
 
     Args:
         layers: each has all three parts.
@@ -62,7 +62,7 @@ class CrossAttention(Encoder):
             image: (B, n, image width), the keys and values; its mask says which tokens each row may attend to.
         """
         if len(text) != len(image):
-            raise ValueError(f"CrossAttention got {len(text)} texts and {len(image)} images; select() equal rows of both")
+            raise ValueError(f"CrossAttention got {len(text)} texts and {len(image)} images; select() as many of both")
         # Always four-dimensional and boolean: nobody asks the device whether it is all ones.
         text_mask, image_mask = text.mask[:, None, None], image.mask[:, None, None]
         x = self.text_in(text.tokens)
@@ -114,7 +114,7 @@ class Heads(nn.Module):
         return self.key(tokens), self.value(tokens)
 
     def gather(self, parts):
-        """Keys and values (B, n, D) of the rows that ``Encoded.parts`` point to; each source is projected once a step."""
+        """Keys and values (B, n, D) of the rows that ``parts`` point to; each source is projected once a step."""
         found = []
         for source, index in parts:
             pair = source.memo(self, self.project)

@@ -47,10 +47,11 @@ class RoBERTa(Encoder):
 
         if width % heads:
             raise ValueError(f"RoBERTa: width {width} is not a multiple of heads {heads}")
-        config = RobertaConfig(vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-                               intermediate_size=int(width * ffn_ratio), max_position_embeddings=max_positions,
-                               type_vocab_size=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
-                               layer_norm_eps=layer_norm_eps, pad_token_id=pad_id, attn_implementation="sdpa")
+        config = RobertaConfig(
+            vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+            intermediate_size=int(width * ffn_ratio), max_position_embeddings=max_positions, type_vocab_size=1,
+            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, layer_norm_eps=layer_norm_eps,
+            pad_token_id=pad_id, attn_implementation="sdpa")
         self.width, self.vocab_size, self.pad_id, self.init = width, vocab_size, pad_id, init
         self.max_tokens = max_positions - pad_id - 1
         self.roberta = RobertaModel(config, add_pooling_layer=False)
@@ -66,20 +67,20 @@ class RoBERTa(Encoder):
     def lm_logits(self, hidden: Tensor) -> Tensor:
         """Scores of every word: (M, D) -> (M, V)."""
         if self.lm_head is None:
-            raise ValueError("this RoBERTa was built without its output layer: the loss declares Need(head='lm_logits')")
+            raise ValueError("this RoBERTa has no output layer: the loss must declare Need(head='lm_logits')")
         return self.lm_head(hidden, self.roberta.embeddings.word_embeddings.weight)
 
     def forward(self, *, view: str | None, text: TextField) -> Encoded:
         """Returns the last hidden states (B, L, D) and the text's mask; row 0 is ``<s>``, the summary."""
         if text.ids.shape[1] > self.max_tokens:
-            raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit RoBERTa's {self.max_tokens} positions: lower "
-                             f"`max_tokens` of the stream's data, or raise `max_positions` of the encoder")
+            raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit RoBERTa's {self.max_tokens} "
+                             "positions: lower `max_tokens` of the stream's data, or raise the encoder's `max_positions`")
         # Four dimensions: a two-dimensional mask makes Hugging Face ask the device whether it is all ones.
         hidden = self.roberta(input_ids=text.ids, attention_mask=text.mask[:, None, None]).last_hidden_state
         return Encoded.of(hidden, text.mask)
 
     def load_init(self) -> None:
-        """Loads the weights that ``init`` names; the model calls this once, after construction. Without ``init``: nothing.
+        """Loads the weights that ``init`` names, if it does; the model calls this once, after construction.
 
         Raises:
             WeightsError: every name that does not fit; or where to put weights that cannot be downloaded.
@@ -89,7 +90,8 @@ class RoBERTa(Encoder):
         state = read_weights(self.init) if is_path(self.init) else _download(self.init)
         state = {k if k.startswith(("roberta.", "lm_head.")) else f"roberta.{k}": v for k, v in state.items()}
         # The decoder is stored beside what it is tied to; poolers and fixed position ids have no place here.
-        ignore = ("roberta.pooler.*", "*.position_ids", "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*")
+        tied = "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*"
+        ignore = ("roberta.pooler.*", "*.position_ids", tied)
         load_strictly(self, state, f"init {self.init}", ignore=ignore)
 
 
@@ -118,8 +120,9 @@ def _download(name):
     try:
         model, found = RobertaForMaskedLM.from_pretrained(name, output_loading_info=True)
     except OSError as error:
-        raise WeightsError(f"init `{name}` cannot be loaded from the hub ({error}); on a machine with access run `hf download "
-                           f"{name} config.json model.safetensors --local-dir DIR`, copy DIR here, and set `init: DIR`"
+        raise WeightsError(f"init `{name}` cannot be loaded from the hub ({error}); on a machine with access run "
+                           f"`hf download {name} config.json model.safetensors --local-dir DIR`, copy DIR here, and "
+                           "set `init: DIR`"
                            ) from error
     absent = set(found["missing_keys"])
     state = {k: v for k, v in model.state_dict().items() if k not in absent}

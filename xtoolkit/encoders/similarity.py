@@ -52,20 +52,21 @@ class Similarity(Encoder):
 
     YAML: {type: Similarity, inputs: {image: vision_proj, text: text_proj}, temperature: 0.07, min: 0.001, max: 0.5}
 
-    The clamp moves the parameter itself, before each forward and after each update, so that its gradient stays alive at the
-    bounds. On several ranks the vectors of all are compared, which every rank must then do at the same time with as many rows;
-    not in evaluation (eval mode, no gradient), where each rank is on its own.
+    The clamp moves the parameter itself, before each forward and after each update, so that its gradient stays alive
+    at the bounds. On several ranks the vectors of all are compared, which every rank must then do at the same time
+    with as many rows; not in evaluation (eval mode, no gradient), where each rank is on its own.
 
     Args:
         temperature: initial value.
         min: lower bound.
         max: upper bound.
-        gather: ``global``: compare across ranks with the true gradient: with each rank's loss a mean over its rows and gradients
-            averaged over ranks, as the trainer does, they equal those of one process on the whole batch. ``local``: each rank
-            compares its own rows only.
+        gather: ``global``: compare across ranks with the true gradient: with each rank's loss a mean over its rows
+            and gradients averaged over ranks, as the trainer does, they equal those of one process on the whole
+            batch. ``local``: each rank compares its own rows only.
 
-    Source: X-FM 3.2 (ITC), bounds from its released code, which gathers but lets gradients flow through the own rows only: 1/W
-    of the true gradient of the features. FLAVA (2112.04482), section 4 and its ablations, for the global gradient.
+    Source: X-FM 3.2 (ITC), bounds from its released code, which gathers but lets gradients flow through the own rows
+    only: 1/W of the true gradient of the features. FLAVA (2112.04482), section 4 and its ablations, for the global
+    gradient.
     """
 
     def __init__(self, widths: dict, temperature: float = 0.07, min: float = 0.001, max: float = 0.5,
@@ -97,8 +98,8 @@ class Similarity(Encoder):
             images, texts = GatherRows.apply(torch.stack([image, text], 1)).unbind(1)
             first = dist.get_rank() * image.shape[0]
         with full_precision(image):
-            return Scores(image.float() @ texts.float().t() / temperature, text.float() @ images.float().t() / temperature,
-                          first, temperature)
+            return Scores(image.float() @ texts.float().t() / temperature,
+                          text.float() @ images.float().t() / temperature, first, temperature)
 
 
 class GatherRows(torch.autograd.Function):

@@ -21,8 +21,9 @@ class Teacher(Encoder):
 
     Args:
         of: name of the image encoder that is copied.
-        mode: ``ema``: moves towards the encoder after every update; ``frozen``: stays as the encoder was at the start, after its
-            ``init`` was loaded; ``random``: freshly drawn weights that stay, the control for what a target must know.
+        mode: ``ema``: moves towards the encoder after every update; ``frozen``: stays as the encoder was at the
+            start, after its ``init`` was loaded; ``random``: freshly drawn weights that stay, the control for what a
+            target must know.
         momentum: of the moving average: the share that a teacher keeps of itself at each update.
 
     Source: BYOL (2006.07733) and data2vec (2202.03555) for the moving average. X-FM's own target is the encoder itself
@@ -32,7 +33,8 @@ class Teacher(Encoder):
     TRAINABLE = False
     REFERS = ("of",)
 
-    def __init__(self, of: str, modules: dict, mode: Literal["ema", "frozen", "random"] = "ema", momentum: float = 0.999):
+    def __init__(self, of: str, modules: dict, mode: Literal["ema", "frozen", "random"] = "ema",
+                 momentum: float = 0.999):
         super().__init__()
         student = modules[of]
         if set(slots(type(student))) != {"image"}:
@@ -57,7 +59,8 @@ class Teacher(Encoder):
     def after_update(self) -> None:
         """Moves a moving average by one update."""
         if self.mode == "ema":
-            torch._foreach_lerp_(list(self.encoder.parameters()), list(self._student[0].parameters()), 1 - self.momentum)
+            own, other = list(self.encoder.parameters()), list(self._student[0].parameters())
+            torch._foreach_lerp_(own, other, 1 - self.momentum)
             for own, other in zip(self.encoder.buffers(), self._student[0].buffers()):
                 own.copy_(other)
 
@@ -66,6 +69,9 @@ class Teacher(Encoder):
         return super().train(False)
 
     def forward(self, *, view: str | None, image: ImageField) -> Encoded:
-        """The copy's features, without a graph. Autocast keeps no copy of weights that need no gradient: nothing to poison."""
+        """The copy's features, without a graph.
+
+        Autocast keeps no low-precision copy of weights that need no gradient, so no later pass can be poisoned.
+        """
         with torch.no_grad():
             return self.encoder(view=view, image=image)

@@ -19,9 +19,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, on the CPU.
 
     Args:
-        path: a ``.safetensors`` file, a file of ``torch.save`` (read with ``weights_only=True``), or a folder that holds
-            ``.safetensors`` shards or one torch file. ``{"model": ...}``, ``{"module": ...}`` and ``{"state_dict": ...}``
-            around the tensors are taken off.
+        path: a ``.safetensors`` file, a file of ``torch.save`` (read with ``weights_only=True``), or a folder that
+            holds ``.safetensors`` shards or one torch file. ``{"model": ...}``, ``{"module": ...}`` and
+            ``{"state_dict": ...}`` around the tensors are taken off.
 
     Raises:
         WeightsError: nothing there, several candidates, not readable, or other things than tensors inside.
@@ -32,8 +32,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if not files:
             files = [f for f in sorted(path.iterdir()) if f.suffix in (".bin", ".pt", ".pth", ".th")]
             if len(files) != 1:
-                raise WeightsError(f"{path}: expected *.safetensors or exactly one torch file (.bin, .pt, .pth, .th), found "
-                                   f"{[f.name for f in files] or 'neither'}; name the file itself in `init`")
+                raise WeightsError(f"{path}: expected *.safetensors or exactly one torch file (.bin, .pt, .pth, .th), "
+                                   f"found {[f.name for f in files] or 'neither'}; name the file itself in `init`")
     elif path.is_file():
         files = [path]
     else:
@@ -54,16 +54,16 @@ def _read(file):
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise WeightsError(f"{file}: not a torch file of tensors alone ({str(error).splitlines()[0]}); where it was made, save "
-                           "the model's state_dict() again with torch.save or safetensors") from error
+        raise WeightsError(f"{file}: not a torch file of tensors alone ({str(error).splitlines()[0]}); where it was "
+                           "made, save the model's state_dict() again with torch.save or safetensors") from error
     while isinstance(state, dict) and (inner := next((k for k in WRAPPERS if isinstance(state.get(k), dict)), None)):
         state = state[inner]
     if not isinstance(state, dict):
         raise WeightsError(f"{file}: holds a {type(state).__name__}, not a mapping of names to tensors")
     odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if odd or not state:
-        raise WeightsError(f"{file}: expected tensors by name, found other things under {odd[:5] or 'no name at all'}; save "
-                           "the model's state_dict() alone, or under the key `model`")
+        raise WeightsError(f"{file}: expected tensors by name, found other things under {odd[:5] or 'no name at all'}; "
+                           "save the model's state_dict() alone, or under the key `model`")
     return state
 
 
