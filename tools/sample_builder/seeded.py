@@ -1,4 +1,5 @@
 """Random generators that depend on an item's key alone, so that adding items never changes others."""
+
 import hashlib
 import random
 
