@@ -74,7 +74,7 @@ class RoBERTa(Encoder):
         """Returns the last hidden states (B, L, D) and the text's mask; row 0 is ``<s>``, the summary."""
         if text.ids.shape[1] > self.max_tokens:
             raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit RoBERTa's {self.max_tokens} "
-                             "positions: lower `max_tokens` of the stream's data, or raise the encoder's `max_positions`")
+                             "positions: lower the stream's `max_tokens`, or raise the encoder's `max_positions`")
         # Four dimensions: a two-dimensional mask makes Hugging Face ask the device whether it is all ones.
         hidden = self.roberta(input_ids=text.ids, attention_mask=text.mask[:, None, None]).last_hidden_state
         return Encoded.of(hidden, text.mask)
