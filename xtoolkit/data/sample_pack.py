@@ -70,8 +70,7 @@ def _unpack(about: dict, target: Path) -> None:
     if found != about["sha256"]:
         raise ValueError(
             f"{FOLDER / about['archive']}: its sha256 is {found}, MANIFEST.json says {about['sha256']}; "
-            "the file is cut "
-            "off or changed: `git checkout -- xtoolkit/data/sample` brings it back"
+            "the file is cut off or changed: `git checkout -- xtoolkit/data/sample` brings it back"
         )
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock
