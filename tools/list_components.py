@@ -33,13 +33,20 @@ def reads(kind: str, cls) -> str:
     return "needs: " + (", ".join(needs) or "nothing")
 
 
+def row(key, indent: int) -> str:
+    """One key: its type and default."""
+    default = "required" if key.required else f"default {key.default!r}"
+    return f"{'':{indent}}{key.name:<{20 - indent}} {key.type_name}; {default}"
+
+
 def describe(kind: str, name: str, cls) -> str:
     """One component as text."""
     first = (inspect.getdoc(cls) or "").split("\n")[0]
     rows = [f"{name}: {first}", f"    {reads(kind, cls)}"]
     for key in schema(cls).values():
-        default = "required" if key.required else f"default {key.default!r}"
-        rows.append(f"    {key.name:<16} {key.type_name}; {default}")
+        rows.append(row(key, 4))
+        nested = getattr(cls, "BLOCKS", {}).get(key.name)
+        rows += [row(inner, 8) for inner in schema(nested).values()] if nested else []
     return "\n".join(rows)
 
 

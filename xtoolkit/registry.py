@@ -4,6 +4,7 @@ A component's ``__init__`` signature is its configuration schema: names, types a
 Arguments that the toolkit supplies itself (``widths`` and the like, ``GIVEN`` below) are not keys of the block.
 """
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -134,12 +135,14 @@ def schema(cls) -> dict[str, Key]:
     parameters = list(inspect.signature(cls).parameters.values())
     hints = typing.get_type_hints(cls.__init__)
     given = GIVEN.union(getattr(cls, "GIVEN", ()))
+    made = {f.name: f.default_factory() for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING} \
+        if dataclasses.is_dataclass(cls) else {}
     keys = {}
     for p in parameters:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise TypeError(f"{cls.__name__}.__init__ takes *{p.name}: every key must be named, so that a typo is found")
         if p.name not in given:
-            keys[p.name] = Key(p.name, hints.get(p.name, typing.Any), p.default)
+            keys[p.name] = Key(p.name, hints.get(p.name, typing.Any), made.get(p.name, p.default))
     return keys
 
 
@@ -213,13 +216,15 @@ def describe(hint) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(str(a) for a in args)
     if origin is list:
-        return "a list" + (f" of {describe(args[0])}" if args else "")
+        return "a list" + (f" of {_PLURAL.get(args[0], describe(args[0]))}" if args else "")
     if origin is tuple:
         return f"a list of {len(args)}" if args and args[-1] is not ... else "a list"
     if origin is dict:
         return "a mapping"
     return words.get(hint, getattr(hint, "__name__", str(hint)))
 
+
+_PLURAL = {int: "integers", float: "numbers", str: "words", list[str]: "lists of words"}
 
 ENCODER_REGISTRY = Registry("ENCODER", beside=("inputs",))
 LOSS_REGISTRY = Registry("LOSS")
