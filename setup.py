@@ -13,13 +13,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["xtoolkit", "xtoolkit.*", "plugins", "plugins.*"]),
-    package_data={"xtoolkit.data": ["sample/*"]},
+    package_data={"xtoolkit.data": ["sample/*", "sample/licenses/*"]},
     install_requires=[
         "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "tensorboard",
         "triton>=3.6", "numpy", "pillow", "tokenizers",
     ],
     extras_require={
         "test": ["pytest"],
-        "sample-build": ["resvg-py", "scikit-image"],
+        # Exact, since the pack is rebuilt byte for byte: only for whoever rebuilds it, never for whoever uses it.
+        "sample-build": ["resvg-py==0.5.0", "pillow==13.0.0", "numpy==2.4.6", "tokenizers==0.23.3"],
     },
 )

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xtoolkit.batch import ImageField
+from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
+from xtoolkit.encoders.positions import grid_positions
 from xtoolkit.encoders.weights import WeightsError, load_strictly, read_weights
 from xtoolkit.features import Encoded
 from xtoolkit.hub import is_path
@@ -45,6 +47,9 @@ class BEiTv2(Encoder):
         drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
         layer_scale: initial value of the per-channel factors on each residual branch.
         summary: ``mean`` of the normed patches, or the normed CLS token (``cls``).
+        absolute_positions: amplitude of a fixed sine-cosine embedding of each patch's place, added to all patches, masked ones
+            too; 0: none, as in BEiTv2. Small models that train for minutes learn places sooner with it.
+        init_std: of the linear layers. 0.02 is made for 768 channels; narrow encoders start better with more.
         checkpointing: recompute each block in the backward pass: less memory, a third more time.
         init: weights: a file or folder (safetensors, or torch), or a name that timm can download. None: random.
 
@@ -59,7 +64,8 @@ class BEiTv2(Encoder):
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch_size: int = 16, image_size: int = 224,
                  mlp_ratio: float = 4, drop_path: float = 0.1, layer_scale: float = 0.1,
-                 summary: Literal["mean", "cls"] = "mean", checkpointing: bool = False, init: str | None = None):
+                 summary: Literal["mean", "cls"] = "mean", absolute_positions: float = 0, init_std: float = 0.02,
+                 checkpointing: bool = False, init: str | None = None):
         super().__init__()
         if width % heads:
             raise ValueError(f"BEiTv2: width {width} is not a multiple of heads {heads}")
@@ -69,6 +75,7 @@ class BEiTv2(Encoder):
         self.width, self.patch_size, self.image_size = width, patch_size, image_size
         self.grid = image_size // patch_size
         self.layer_scale, self.summary, self.checkpointing, self.init = layer_scale, summary, checkpointing, init
+        self.absolute_positions, self.init_std = absolute_positions, init_std
         self.patch_embed = PatchEmbed(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
@@ -76,18 +83,22 @@ class BEiTv2(Encoder):
         self.blocks = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), self.grid, rate) for rate in rates)
         self.fc_norm = nn.LayerNorm(width, eps=EPS)
         self.register_buffer("position_index", relative_position_index(self.grid).flatten(), persistent=False)
+        if absolute_positions:
+            self.register_buffer("positions", absolute_positions * grid_positions(self.grid, width), persistent=False)
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Draws all weights anew, as the release does, and fills the index table (after ``to_empty`` it is needed)."""
         self.position_index.copy_(relative_position_index(self.grid).flatten())
+        if self.absolute_positions:
+            self.positions.copy_(self.absolute_positions * grid_positions(self.grid, self.width))
         self.patch_embed.proj.reset_parameters()
         self.fc_norm.reset_parameters()
         for token in (self.cls_token, self.mask_token):
             nn.init.trunc_normal_(token, std=0.02)
         for depth, block in enumerate(self.blocks, start=1):
-            block.init_weights(self.layer_scale, branch_scale=math.sqrt(2 * depth))
+            block.init_weights(self.layer_scale, self.init_std, branch_scale=math.sqrt(2 * depth))
 
     def forward(self, *, view: str | None, image: ImageField) -> Encoded:
         """Returns (I, 1 + N, D): the summary token, then the patches row by row, all after the last norm."""
@@ -101,6 +112,8 @@ class BEiTv2(Encoder):
             if image.patch_mask.shape != x.shape[:2]:
                 raise ValueError(f"patch_mask is {tuple(image.patch_mask.shape)}, but patches are {tuple(x.shape[:2])}")
             x = torch.where(image.patch_mask[..., None], self.mask_token, x)
+        if self.absolute_positions:
+            x = x + self.positions
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
@@ -166,7 +179,7 @@ class Attention(nn.Module):
         # Selecting columns of the transposed table gives (h, T * T) as attention wants it: five times faster, forward
         # and backward, than indexing its rows and permuting. In float32, so that the backward sums are too.
         position = self.relative_position_bias_table.t().index_select(1, index).view(1, self.heads, tokens, tokens)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=position.to(q.dtype))
+        x = attention(q, k, v, position)
         return self.proj(x.transpose(1, 2).reshape(rows, tokens, width))
 
 
@@ -195,7 +208,7 @@ class Block(nn.Module):
         self.gamma_1 = nn.Parameter(torch.empty(width))
         self.gamma_2 = nn.Parameter(torch.empty(width))
 
-    def init_weights(self, layer_scale, branch_scale):
+    def init_weights(self, layer_scale, std, branch_scale):
         for gamma in (self.gamma_1, self.gamma_2):
             nn.init.constant_(gamma, layer_scale)
         for norm in (self.norm1, self.norm2):
@@ -204,7 +217,7 @@ class Block(nn.Module):
                      self.mlp.fc1.bias, self.mlp.fc2.bias):
             nn.init.zeros_(zero)
         for linear in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
-            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.trunc_normal_(linear.weight, std=std)
         self.attn.proj.weight.div_(branch_scale)
         self.mlp.fc2.weight.div_(branch_scale)
 

@@ -16,14 +16,21 @@ class Projection(Encoder):
 
     Args:
         dim: channels of the output.
+        identity: the layer starts as the identity, so that contrast shapes the encoders' own features from the first step; needs
+            ``dim`` equal to the encoder's width. False: drawn, as in the release.
 
     Source: X-FM 3.2 (ITC); the released ``vision_proj`` and ``text_proj``: linear with bias, PyTorch's initial values.
     """
 
-    def __init__(self, widths: dict, dim: int = 256):
+    def __init__(self, widths: dict, dim: int = 256, identity: bool = False):
         super().__init__()
         self.width = dim
         self.linear = nn.Linear(widths["x"], dim)
+        if identity:
+            if dim != widths["x"]:
+                raise ValueError(f"Projection: `identity` needs dim equal to the encoder's width {widths['x']}, not {dim}")
+            nn.init.eye_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, *, view: str | None, x: Encoded) -> Tensor:
         """Returns (B, dim) float32 of unit length; normalised in float32 under autocast too."""

@@ -3,6 +3,7 @@
 Shape letters: B rows, L tokens, M masked tokens, D width, V vocabulary.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ class RoBERTa(Encoder):
         dropout: after embeddings, attention and feed-forward layers, and on attention weights.
         layer_norm_eps: of every LayerNorm.
         pad_id: the tokenizer's padding id; positions are counted from the ids that differ from it.
+        init_std: of all weights. 0.02 is made for 768 channels; narrow encoders start better with more.
         init: weights: a file or folder (safetensors, or torch), or a name on the Hugging Face hub. None: random.
 
     Source: RoBERTa (1907.11692); X-FM's released ``xroberta.py`` computes the same.
@@ -41,7 +43,7 @@ class RoBERTa(Encoder):
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, vocab_size: int = 50265,
                  max_positions: int = 514, ffn_ratio: float = 4, dropout: float = 0.1, layer_norm_eps: float = 1e-5,
-                 pad_id: int = 1, init: str | None = None):
+                 pad_id: int = 1, init_std: float = 0.02, init: str | None = None):
         super().__init__()
         from transformers import RobertaConfig, RobertaModel
 
@@ -51,7 +53,7 @@ class RoBERTa(Encoder):
             vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
             intermediate_size=int(width * ffn_ratio), max_position_embeddings=max_positions, type_vocab_size=1,
             hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, layer_norm_eps=layer_norm_eps,
-            pad_token_id=pad_id, attn_implementation="sdpa")
+            pad_token_id=pad_id, initializer_range=init_std, attn_implementation="sdpa")
         self.width, self.vocab_size, self.pad_id, self.init = width, vocab_size, pad_id, init
         self.max_tokens = max_positions - pad_id - 1
         self.roberta = RobertaModel(config, add_pooling_layer=False)
@@ -76,7 +78,12 @@ class RoBERTa(Encoder):
             raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit RoBERTa's {self.max_tokens} "
                              "positions: lower the stream's `max_tokens`, or raise the encoder's `max_positions`")
         # Four dimensions: a two-dimensional mask makes Hugging Face ask the device whether it is all ones.
-        hidden = self.roberta(input_ids=text.ids, attention_mask=text.mask[:, None, None]).last_hidden_state
+        mask = text.mask[:, None, None]
+        plain = mask.device.type == "cpu"  # the fused CPU kernel's bfloat16 backward is slow: see encoders/attention.py
+        self.roberta.config._attn_implementation = "eager" if plain else "sdpa"
+        if plain:  # which adds the mask, whatever its type
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+        hidden = self.roberta(input_ids=text.ids, attention_mask=mask).last_hidden_state
         return Encoded.of(hidden, text.mask)
 
     def load_init(self) -> None:

@@ -1,0 +1,37 @@
+"""Scaled dot-product attention in the form that is fastest where the tensors are.
+
+Shape letters: B rows, h heads, L queries, n keys, d width of a head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xtoolkit.features import full_precision
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(d) + mask) v.
+
+    On a GPU this is PyTorch's own. On a CPU it is written out: the bfloat16 backward of PyTorch's fused CPU kernel makes a
+    whole training step 1.6 to 2.4 times slower (2 cores with AMX, 40 tokens, torch 2.15).
+
+    Args:
+        q: (B, h, L, d).
+        k: (B, h, n, d).
+        v: (B, h, n, d).
+        mask: broadcasts to (B, h, L, n): bool (True = attend; each query has at least one) or added to the scores.
+        dropout: rate on the attention weights.
+
+    Returns:
+        (B, h, L, d) in q's type.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    with full_precision(q):  # under autocast the softmax would go through float32 tensors and back
+        k, v = k.to(q.dtype), v.to(q.dtype)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device).masked_fill_(~mask, float("-inf"))
+        weights = (scores + mask.to(scores.dtype)).softmax(-1)
+        return (F.dropout(weights, dropout) if dropout else weights) @ v
