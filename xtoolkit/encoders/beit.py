@@ -149,14 +149,22 @@ class BEiTv2(Encoder):
 
 
 class PatchEmbed(nn.Module):
-    """One linear map of each patch's pixels, as a convolution: (I, 3, H, W) -> (I, N, D), row by row."""
+    """One linear map of each patch's pixels: (I, 3, H, W) -> (I, N, D), row by row.
+
+    Weights lie in a convolution, under its names; patches that do not overlap need none, and a matrix product has the faster
+    backward on a CPU.
+    """
 
     def __init__(self, width, patch_size):
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
     def forward(self, pixels):
-        return self.proj(pixels).flatten(2).transpose(1, 2)
+        size = self.proj.kernel_size[0]
+        images, channels, height, width = pixels.shape
+        patches = pixels.view(images, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
+        patches = patches.reshape(images, (height // size) * (width // size), -1)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Attention(nn.Module):

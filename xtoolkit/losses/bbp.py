@@ -1,7 +1,7 @@
 """BBP: where in the picture is what the text says."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xtoolkit.features import Encoded
 from xtoolkit.graph import Need
@@ -25,18 +25,23 @@ class BBP(Loss):
 
     Args:
         feature: the fusion encoder under ``@whole``; its summary token is read.
+        centred: the head's last layer starts at zero, so that the first box is the middle half of the picture. False: drawn,
+            as in the release.
 
     Source: X-FM, equation 5; X2-VLM 3.3. The release divides by 0 if no row is a real box, and drops the GIoU of all
     boxes if one of them is degenerate.
     """
 
-    def __init__(self, feature: str, *, widths: dict):
+    def __init__(self, feature: str, centred: bool = False, *, widths: dict):
         super().__init__()
         self.feature = feature
         self.head = summary_head(widths[feature], 4)
+        if centred:
+            nn.init.zeros_(self.head[3].weight)
+            nn.init.zeros_(self.head[3].bias)
 
     @classmethod
-    def needs(cls, feature: str) -> list[Need]:
+    def needs(cls, feature: str, centred: bool = False) -> list[Need]:
         return [Need(feature), Need("$region")]
 
     def boxes(self, fused: Encoded) -> Tensor:
