@@ -111,6 +111,12 @@ def test_a_null_loss_leaves_streams_and_stop_lists_that_were_inherited(write):
     assert config.data["optim"]["lr_mult"] == {"itc": 2}
 
 
+def test_a_null_stream_leaves_the_schedule_that_was_inherited(write):
+    write("base.yaml", BASE)
+    config = load(write("a.yaml", "_BASE_: base.yaml\nstreams: {image: null}\n"))
+    assert config.data["schedule"] == {"every_step": [["pairs"]]}
+
+
 def test_a_null_loss_stays_where_the_same_file_writes_it(write):
     write("base.yaml", BASE)
     config = load(write("a.yaml", """

@@ -18,7 +18,7 @@ def main(argv=None) -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--length", type=int, metavar="L", help="tokens a text, specials included (default: each stream's max_tokens)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     try:
         from xtoolkit.recipe import load
         recipe = load(args.config, args.overrides, missing_files=False)

@@ -16,7 +16,7 @@ def main(argv=None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of train.output")
     parser.add_argument("--eval-only", action="store_true", help="run the evaluations on the newest checkpoint of train.output")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     try:
         from xtoolkit import recipe as recipes
         recipe = recipes.load(args.config, args.overrides)

@@ -175,7 +175,7 @@ def _structural(path) -> bool:
 def _merge(base: Config, over: Config, path=()) -> None:
     """Lays ``over`` on ``base`` in place: mappings merge, lists replace, a changed type replaces its block, null removes."""
     if not path:
-        _drop_losses(base, over)
+        _drop_names(base, over)
         base.notes += over.notes
         base.places[()] = over.places.get((), base.places.get((), "configuration"))
     target, source = _at(base.data, path), _at(over.data, path)
@@ -209,8 +209,16 @@ def _retyped(old: dict, new: dict) -> bool:
     return "type" in new and "type" in old and old["type"] != new["type"]
 
 
-def _drop_losses(base: Config, over: Config) -> None:
-    """``losses.x: null`` drops x from the streams, stop lists and rates that were inherited (not from this file's own)."""
+def _drop_names(base: Config, over: Config) -> None:
+    """``losses.x: null`` drops x from the streams, stop lists and rates that were inherited, ``streams.x: null`` drops x from
+    the schedule that was inherited; never from what this file writes itself."""
+    schedule = base.data.get("schedule") or {}
+    for stream in [k for k, v in (over.data.get("streams") or {}).items() if v is None]:
+        groups = [[name for name in group if name != stream] for group in schedule.get("every_step") or []]
+        if groups:
+            schedule["every_step"] = [group for group in groups if group]
+        for key in ("every", "sample"):
+            (schedule.get(key) or {}).pop(stream, None)
     removed = [k for k, v in (over.data.get("losses") or {}).items() if v is None]
     for loss in removed:
         for name, stream in (base.data.get("streams") or {}).items():

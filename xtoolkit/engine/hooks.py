@@ -67,6 +67,7 @@ class Log(Hook):
         for stream in trainer.recipe.streams:
             values[f"samples.{stream}"] = trainer.samples(stream)
             values[f"epochs.{stream}"] = trainer.samples(stream) / max(1, sizes[stream])
+            values[f"bad.{stream}"] = sum(trainer.loaders[stream].report()["bad"].values())
         return values
 
     def _seen(self, trainer):

@@ -46,9 +46,20 @@ class Console(Hook):
         names = dict.fromkeys(loss for spec in trainer.recipe.streams.values() for loss in spec.losses)
         losses = [f"{name} {values[name]:.4f}" for name in names if name in values]
         eta = timedelta(seconds=round(values["eta_s"]))
+        bad = sum(count for name, count in values.items() if name.startswith("bad."))
         self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  "
                    f"lr {values['lr']:.2e}  norm {values['norm']:.3g}  {values['samples_per_s']:.1f} samples/s  "
-                   f"data {values['data_share']:.0%}  eta {eta}  {values['memory_gb']:.2f} GB")
+                   f"data {values['data_share']:.0%}  eta {eta}  {values['memory_gb']:.2f} GB"
+                   + (f"  bad samples {bad}" if bad else ""))
+
+    def after_train(self, trainer):
+        """What was wrong with the data, a line a stream that had bad samples."""
+        for name, loader in trainer.loaders.items():
+            report = loader.report()
+            if report["bad"]:
+                kinds = ", ".join(f"{count} {kind}" for kind, count in report["bad"].items())
+                self._line(f"stream {name}: {sum(report['bad'].values())} of {report['read']} samples were bad and replaced "
+                           f"({kinds}); worst shard {report['worst_shard']}")
 
     def close(self, trainer):
         self._clear()

@@ -1,0 +1,104 @@
+"""The tool end to end on the sample pack: trains, reports, resumes, survives bad data, answers mistakes."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from test_tools import tool
+from xtoolkit.data import paths
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = str(ROOT / "projects/xfm/tiny.yaml")
+SMALL = ["encoders.vision.width=32", "encoders.vision.layers=1", "encoders.vision.heads=2", "encoders.text.width=32",
+         "encoders.text.layers=1", "encoders.text.heads=2", "encoders.fusion.layers=1", "encoders.fusion.heads=2",
+         "encoders.vision_proj.dim=32", "encoders.text_proj.dim=32", "streams.*.batch_size=8", "evaluate.retrieval.k=2",
+         "schedule.every.*=1", "train.workers=0", "train.log_every=1", "train.checkpoint_every=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pack(tmp_path_factory):
+    """The sample pack, unpacked once for this module."""
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XTOOLKIT_HOME", str(home))
+    yield home
+    patch.undo()
+
+
+def run(*arguments):
+    return tool("train_net").main(["--config", TINY, *arguments])
+
+
+def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
+    output = tmp_path / "run"
+    assert run(*SMALL, f"train.output={output}", "train.steps=2") == 0
+    out = capsys.readouterr().out
+    assert "stop gradient: text -> fusion for bbp, imlm, itm" in out                     # the plan comes first
+    assert "step 1/2" in out and "retrieval" in out and f"report: {output / 'report.html'}" in out
+    results = json.loads((output / "results.json").read_text())
+    metrics = results["evaluations"]["retrieval"]
+    assert {"dual.t2i_r10", "dual.i2t_r10", "matched.t2i_r10", "matched.i2t_r10"} <= metrics.keys()
+    assert {"accuracy", "mean_iou", "testA.accuracy", "testB.accuracy"} <= results["evaluations"]["boxes"].keys()
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and next(iter(lines[0])) == "step"
+    assert {"mlm", "mim", "itc", "itm", "imlm", "bbp", "region.bbp.giou", "pairs.itc.temperature"} <= lines[0].keys()
+    assert {p.name for p in output.iterdir()} >= {"config.yaml", "environment.json", "tensorboard", "results.json", "report.html"}
+
+    assert run(*SMALL, f"train.output={output}", "train.steps=2") == 2                   # an old folder is not written over
+    assert "--resume" in capsys.readouterr().err
+    assert run(*SMALL, f"train.output={output}", "train.steps=3", "--resume") == 0
+    assert "resumed from" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert run(*SMALL, f"train.output={output}", "--eval-only", "evaluate.boxes=null") == 0
+    assert list(json.loads((output / "results.json").read_text())["evaluations"]) == ["retrieval"]
+
+
+def damaged(tmp_path, every):
+    """Pair shards of the pack in which each ``every``-th sample is broken, one kind after the other, and one tar is cut."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    source, = paths.resolve("sample://picturebook/pairs-val")
+    with tarfile.open(source) as tar, tarfile.open(folder / "pairs-0.tar", "w") as broken:
+        members = [m for m in tar.getmembers() if m.isfile()]
+        for i, member in enumerate(members):
+            data = tar.extractfile(member).read()
+            sample = i // 2
+            if sample % every == 0:
+                kind = sample // every % 3
+                if kind == 0 and member.name.endswith(".jpg"):
+                    data = b"\xff\xd8 no picture" + data[20:40]
+                elif kind == 1 and member.name.endswith(".json"):
+                    data = data[:-7]
+                elif kind == 2 and member.name.endswith(".json"):
+                    data = json.dumps({**json.loads(data), "captions": [" .. "]}).encode()
+            member.size = len(data)
+            broken.addfile(member, io.BytesIO(data))
+    whole = (folder / "pairs-0.tar").read_bytes()
+    (folder / "pairs-1.tar").write_bytes(whole[:len(whole) // 3 + 100])
+    return f"{folder}/pairs-*.tar"
+
+
+PAIRS_ONLY = ["losses.mlm=null", "losses.mim=null", "losses.bbp=null", "losses.itm=null", "losses.imlm=null", "evaluate=null",
+              "streams.region=null", "streams.text=null", "streams.image=null"]
+
+
+def test_bad_samples_are_skipped_counted_and_reported(tmp_path, capsys):
+    output = tmp_path / "run"
+    assert run(*SMALL, *PAIRS_ONLY, f"train.output={output}", "train.steps=30", "train.max_bad=0.5", "train.log_every=10",
+               "streams.pairs.data.path=" + damaged(tmp_path, every=10)) == 0
+    found = json.loads((output / "results.json").read_text())["data"]["pairs"]
+    assert set(found["bad"]) == {"corrupt image", "broken json", "empty caption", "truncated shard"}
+    assert found["bad"]["truncated shard"] == 1 and min(found["bad"].values()) > 0
+    out = capsys.readouterr().out
+    assert "bad samples" in out and "samples were bad and replaced" in out and "1 truncated shard" in out
+
+
+def test_above_the_set_share_the_run_stops_and_names_the_worst_shard(tmp_path, capsys):
+    assert run(*SMALL, *PAIRS_ONLY, f"train.output={tmp_path / 'run'}", "train.steps=60", "train.max_bad=0.05",
+               "streams.pairs.data.path=" + damaged(tmp_path, every=4)) == 1
+    err = capsys.readouterr().err
+    assert "more than train.max_bad=0.05" in err and "Worst shard: " in err and "damaged/pairs-0.tar" in err
