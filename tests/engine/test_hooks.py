@@ -141,7 +141,7 @@ def test_the_files_of_a_run(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["evaluations"] == {"often": {"r10": 30.0, "none": None}, "atend": {"r10": 10.0, "none": None}}
     assert results["samples"] == {"a": 80, "b": 40} and results["epochs"]["b"] == 40 / 64
-    assert results["data"] == {"a": {"bad": 0}, "b": {"bad": 0}} and results["losses"]["step"] == 10
+    assert results["data"] == {"a": {"bad": {}}, "b": {"bad": {}}} and results["losses"]["step"] == 10
     record = checkpoint.read_record(checkpoint.latest(tmp_path))
     assert record["config"] == made.config and record["data"] == {"a": 64, "b": 64} and record["step"] == 10
     # A run that is complete is evaluated again and changes nothing else.
