@@ -1,0 +1,331 @@
+"""Every mistake of a configuration, found from signatures and wiring alone, each with file, line and the word that was meant."""
+
+import inspect
+
+from xtoolkit.config import Config, unknown_keys
+from xtoolkit.engine import optim as optim_module
+from xtoolkit.engine import schedule as schedule_module
+from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
+from xtoolkit.graph import VIEWS, EncoderSpec, Graph, Need, Ref
+from xtoolkit.recipe import Recipe, Stream
+from xtoolkit.registry import (
+    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
+)
+
+TOP = ("tokenizer", "plugins", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "optim", "train")
+STREAM = ("batch_size", "losses", "data")
+HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
+        "python tools/train_net.py --config projects/xfm/tiny.yaml")
+
+
+class Checker:
+    """Collects the problems of one configuration."""
+
+    def __init__(self, config: Config, missing_files: bool):
+        self.config, self.data, self.where = config, config.data, config.where
+        self.missing_files = missing_files
+        self.problems: list[str] = []
+        self.data_paths: list = []  # (place, path) of every data block without mistakes
+        self.bad: set = set()  # places of blocks whose keys are wrong: what they mean is not asked
+        self.hint = ""
+
+    def recipe(self) -> Recipe:
+        self.problems += unknown_keys(self.data, TOP, self.where, "the recipe")
+        for key in ("encoders", "losses", "streams", "optim", "train"):
+            if not isinstance(self.data.get(key), dict):
+                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping of blocks")
+        for key in ("stop_gradient", "evaluate", "schedule"):
+            if not isinstance(self.data.get(key, {}), dict):
+                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping")
+        if self.problems and any("must be a mapping" in p for p in self.problems):
+            raise ConfigError(self.problems)
+        if not isinstance(self.data.get("tokenizer"), str):
+            self.problems.append(f"{self.where('tokenizer')}: missing key `tokenizer`: a hub name, a folder or sample://...")
+        graph = self._graph()
+        needs = self._needs(graph)
+        graph.cuts.update(self._cuts(graph, needs))
+        streams, idle = self._streams(graph, needs)
+        trained = {loss for s in streams.values() for loss in s.losses}
+        task_needs = self._tasks(graph, needs, trained)
+        blocks = {key: self._settings(key, cls) for key, cls in
+                  (("schedule", ScheduleBlock), ("optim", Optim), ("train", Train))}
+        self._schedule(blocks["schedule"], streams, idle)
+        self._rates(blocks["optim"], blocks["train"])
+        if self.missing_files:
+            self._files(streams)
+        if self.problems:
+            raise ConfigError(self.problems, self.hint)
+        if not streams:
+            raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
+        schedule = _without_idle(blocks["schedule"], streams)
+        if left := schedule_module.problems(schedule, list(streams)):  # what idle streams leave behind
+            raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
+        return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
+                      blocks["optim"], blocks["train"], idle)
+
+    # ---- encoders ----------------------------------------------------------------------------------------------------------
+    def _graph(self) -> Graph:
+        from xtoolkit.encoders.base import slots
+        blocks, specs = self.data["encoders"], {}
+        fields = {f for name in DATASET_REGISTRY.names() for f in DATASET_REGISTRY.get(name).FIELDS}
+        for name, block in blocks.items():
+            cls = self._class(ENCODER_REGISTRY, block, "encoders", name)
+            if cls is None:
+                continue
+            for key in cls.REFERS:
+                if key in block and block[key] not in blocks:
+                    self._say(("encoders", name, key), f"`{key}` names unknown encoder `{block[key]}`{nearest(block[key], blocks)}")
+            inputs = block.get("inputs")
+            if inputs is None and cls.REFERS:
+                referred = blocks.get(block.get(cls.REFERS[0]))
+                inputs = referred.get("inputs") if isinstance(referred, dict) else None
+            if not isinstance(inputs, dict):
+                self._say(("encoders", name), f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: {', '.join(slots(cls))}")
+                continue
+            known = slots(cls)
+            for slot, source in inputs.items():
+                at = ("encoders", name, "inputs", slot)
+                if slot not in known:
+                    self._say(at, f"unknown slot `{slot}` of {cls.__name__}{nearest(slot, known)}")
+                if not isinstance(source, str):
+                    self._say(at, f"a source is an encoder's name or $field, not {source!r}")
+                elif source.startswith("$") and source[1:] not in fields:
+                    self._say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
+                elif not source.startswith("$") and source not in blocks:
+                    self._say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
+            for slot in [s for s, required in known.items() if required and s not in inputs]:
+                self._say(("encoders", name), f"encoder `{name}` ({cls.__name__}) lacks the input `{slot}`")
+            good = {s: v for s, v in inputs.items() if isinstance(v, str) and (v.startswith("$") or v in blocks)}
+            specs[name] = EncoderSpec(name, good, cls.TRAINABLE)
+        self._cycles(specs)
+        return Graph(specs, {})
+
+    def _cycles(self, specs):
+        for name in list(specs):
+            seen, todo = set(), [name]
+            while todo:
+                for source in specs[todo.pop()].inputs.values():
+                    if source == name:
+                        self._say(("encoders", name), f"encoder `{name}` reads itself, through its inputs")
+                        specs[name].inputs.clear()
+                        todo = []
+                        break
+                    if source in specs and source not in seen:
+                        seen.add(source)
+                        todo.append(source)
+
+    # ---- losses ------------------------------------------------------------------------------------------------------------
+    def _needs(self, graph) -> dict[str, list[Need]]:
+        needs = {}
+        for name, block in self.data["losses"].items():
+            cls = self._class(LOSS_REGISTRY, block, "losses", name)
+            if cls is not None and ("losses", name) not in self.bad:
+                needs[name] = self._check_needs(cls.needs(**_filled(cls, block)), block, ("losses", name), graph)
+        return needs
+
+    def _check_needs(self, needs, block, at, graph) -> list[Need]:
+        good = []
+        for need in needs:
+            key = next((k for k, v in block.items() if v == need.ref), None)
+            place = at + ((key,) if key else ())
+            ref = Ref.parse(need.ref)
+            if need.ref.startswith("$"):
+                good.append(need)
+            elif ref.name not in self.data["encoders"]:
+                self._say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
+            elif ref.view is not None and ref.view not in VIEWS:
+                self._say(place, f"unknown view `@{ref.view}`{nearest(ref.view, VIEWS)}")
+            elif ref.name in graph.encoders:
+                heads = ENCODER_REGISTRY.get(self.data["encoders"][ref.name]["type"]).HEADS
+                if need.head and need.head not in heads:
+                    self._say(place, f"`{at[-1]}` needs the head `{need.head}`, which encoder `{ref.name}` does not have")
+                else:
+                    good.append(need)
+        return good
+
+    def _cuts(self, graph, needs) -> dict:
+        cuts = {}
+        for edge, losses in (self.data.get("stop_gradient") or {}).items():
+            at = ("stop_gradient", edge)
+            source, arrow, reader = (p.strip() for p in edge.partition("->"))
+            if not arrow or not isinstance(losses, list):
+                self._say(at, "write `source -> encoder: [losses]`")
+                continue
+            spec = graph.encoders.get(reader)
+            edges = [f"{s} -> {e.name}" for e in graph.encoders.values() for s in e.inputs.values() if not s.startswith("$")]
+            if spec is None or source not in spec.inputs.values():
+                if reader in self.data["encoders"] and spec is None:
+                    continue  # the encoder's own mistake is reported
+                self._say(at, f"no edge `{source} -> {reader}`{nearest(f'{source} -> {reader}', edges)}")
+                continue
+            for loss in losses:
+                if loss not in self.data["losses"]:
+                    self._say(at, f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                elif loss in needs and needs[loss] and not any(reader in graph.below([Ref.parse(n.ref).name])
+                                                               for n in needs[loss]):
+                    self._say(at, f"loss `{loss}` never passes `{edge}`: the cut would change nothing")
+            cuts[(source, reader)] = frozenset(losses)
+        return cuts
+
+    # ---- streams -----------------------------------------------------------------------------------------------------------
+    def _streams(self, graph, needs):
+        streams, idle = {}, []
+        for name, block in self.data["streams"].items():
+            at = ("streams", name)
+            if not isinstance(block, dict):
+                self._say(at, "a stream is a mapping with batch_size, losses and data")
+                continue
+            self.problems += unknown_keys(block, STREAM, lambda k: self.where(*at, k), f"stream `{name}`")
+            size = block.get("batch_size")
+            if not fits(size, int) or size < 1:
+                self._say(at + ("batch_size",), f"`batch_size` of stream `{name}` must be a whole number above 0, not {size!r}")
+            active = {}
+            for loss, weight in (block.get("losses") or {}).items():
+                if loss not in self.data["losses"]:
+                    self._say(at + ("losses", loss), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                elif not fits(weight, float) or weight < 0:
+                    self._say(at + ("losses", loss), f"the weight of `{loss}` must be a number of at least 0, not {weight!r}")
+                elif weight:
+                    active[loss] = weight
+            wanted = [n for loss in active for n in needs.get(loss, [])]
+            views = frozenset(Ref.parse(n.ref).view for n in wanted) - {None}
+            cls = self._dataset(block.get("data"), at + ("data",), f"stream `{name}`", views)
+            if not active:
+                idle.append(name)
+            if cls is None or not active or not fits(size, int):
+                continue
+            stream = Stream(name, size, active, block["data"], frozenset(cls.FIELDS))
+            self._reads(stream, {loss: needs.get(loss, []) for loss in active}, graph, cls)
+            streams[name] = stream
+        return streams, idle
+
+    def _reads(self, stream, needs, graph, cls):
+        """Whether the stream has the fields that its losses read."""
+        at = ("streams", stream.name)
+        for loss, wanted in needs.items():
+            for need in wanted:
+                lacking = sorted(graph.fields(need.ref) - stream.fields)
+                if lacking:
+                    self._say(at + ("losses", loss), f"loss `{loss}` reads {need.ref}, which needs $" + ", $".join(lacking)
+                              + f"; stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
+                    break
+                if stream.regions and Ref.parse(need.ref).view == "mask_image":
+                    self._say(at + ("losses", loss), f"loss `{loss}` reads {need.ref}: masked pictures are not defined on a region stream")
+
+    def _dataset(self, block, at, what, views=frozenset()):
+        """The class of a data block, after reporting its mistakes; None if it has no usable class."""
+        if not isinstance(block, dict):
+            self._say(at, f"{what} needs a `data` block with a `type`")
+            return None
+        cls = self._class(DATASET_REGISTRY, block, *at)
+        if cls is not None and at not in self.bad:
+            mistakes = cls.check(block, views)
+            for key, message in mistakes:
+                self._say(at + tuple(key.split(".")), message)
+            if not mistakes:
+                self.data_paths += [(at + tuple(key.split(".")), path) for key, path in cls.paths(block)]
+        return cls
+
+    # ---- evaluations -------------------------------------------------------------------------------------------------------
+    def _tasks(self, graph, needs, trained) -> dict[str, list[Need]]:
+        found = {}
+        for name, block in (self.data.get("evaluate") or {}).items():
+            at = ("evaluate", name)
+            cls = self._class(TASK_REGISTRY, block, *at)
+            if cls is None or at in self.bad:
+                continue
+            every = block.get("every")
+            if every is not None and (not fits(every, int) or every < 1):
+                self._say(at + ("every",), f"`every` must be a whole number of steps above 0, not {every!r}")
+            self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
+            wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
+            for key in cls.LOSS_KEYS:
+                loss = block.get(key, schema(cls)[key].default)
+                if loss is None:
+                    continue
+                if loss not in self.data["losses"]:
+                    self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                elif loss not in trained:
+                    self._say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
+                              f"train it, or remove this evaluation (`evaluate.{name}: null`)")
+                else:
+                    wanted += needs.get(loss, [])
+            found[name] = wanted
+        return found
+
+    # ---- settings ----------------------------------------------------------------------------------------------------------
+    def _settings(self, key, cls):
+        block = self.data.get(key) or {}
+        mistakes = check(cls, block, self.where(key), lambda k: self.where(key, k))
+        self.problems += mistakes
+        if mistakes:
+            return None
+        values = settled(cls, block)
+        return cls(**{k: tuple(v) if k == "betas" else v for k, v in values.items()})
+
+    def _schedule(self, block, streams, idle):
+        if block is not None:
+            for path, message in schedule_module.problems(block, sorted({*streams, *idle})):
+                self._say(("schedule", *path), message)
+
+    def _rates(self, optim, train):
+        names = [*self.data["encoders"], *self.data["losses"]]
+        for path, message in optim_module.problems(optim, names, train.steps if train else None) if optim else ():
+            self._say(("optim", *path), message)
+
+    # ---- files -------------------------------------------------------------------------------------------------------------
+    def _files(self, streams):
+        from xtoolkit.data import paths
+        from xtoolkit.hub import missing
+        found = len(self.problems)
+        tokenizer = self.data.get("tokenizer")
+        if isinstance(tokenizer, str):
+            local = "://" in tokenizer
+            if problem := paths.problem(tokenizer) if local else missing(tokenizer, "tokenizer"):
+                self._say(("tokenizer",), problem)
+        for name, block in self.data["encoders"].items():
+            if isinstance(block, dict) and isinstance(block.get("init"), str):
+                if problem := missing(block["init"], f"encoders.{name}.init"):
+                    self._say(("encoders", name, "init"), problem)
+        for place, path in self.data_paths:
+            if problem := paths.problem(path):
+                self._say(place, problem)
+        self.hint = HINT if len(self.problems) > found else ""
+
+    # ---- helpers -----------------------------------------------------------------------------------------------------------
+    def _class(self, registry, block, *at):
+        """The class that a block names, or None with the reason reported. Wrong keys are reported, and ``at`` joins ``bad``."""
+        if not isinstance(block, dict):
+            self._say(at, f"`{at[-1]}` must be a mapping with a `type`")
+            return None
+        if "type" not in block:
+            self._say(at, f"`{at[-1]}` lacks `type`{nearest('', registry.names())}")
+            return None
+        try:
+            cls = registry.find(block["type"], self.where(*at, "type"))
+        except ConfigError as e:
+            self.problems += e.problems
+            return None
+        mistakes = check(cls, block, self.where(*at), lambda k: self.where(*at, k), registry.beside)
+        self.problems += mistakes
+        if mistakes:
+            self.bad.add(at)
+        return cls
+
+    def _say(self, path, message):
+        self.problems.append(f"{self.where(*path)}: {message}")
+
+
+def _filled(cls, block) -> dict:
+    """A block with the defaults of its class, as ``needs`` wants it."""
+    defaults = {k.name: k.default for k in schema(cls).values() if k.default is not inspect.Parameter.empty}
+    return defaults | {k: v for k, v in block.items() if k in schema(cls) and v is not None}
+
+
+def _without_idle(block: ScheduleBlock, streams) -> ScheduleBlock:
+    """The schedule over the streams that have work."""
+    if block.sample is not None:
+        return ScheduleBlock(sample={k: v for k, v in block.sample.items() if k in streams})
+    groups = block.every_step if block.every_step is not None else [list(streams)]
+    groups = [[s for s in g if s in streams] for g in groups]
+    return ScheduleBlock([g for g in groups if g], {k: v for k, v in block.every.items() if k in streams})
