@@ -58,6 +58,16 @@ def test_box_patches_are_the_patches_that_the_box_touches(side):
         assert (found == rows[:, None] & columns).all() and found.any()
 
 
+def test_a_crop_keeps_the_least_share_and_the_box():
+    rng, sides = random.Random(0), []
+    for _ in range(500):
+        left, top, right, bottom = crop_around([(40, 3, 55, 12)], 60, 50, rng, least=0.8)
+        assert 0 <= left <= 40 and 55 <= right <= 60 and 0 <= top <= 3 and 12 <= bottom <= 50
+        assert right - left >= 48 and bottom - top >= 40
+        sides.append(right - left)
+    assert min(sides) == 48 and max(sides) > 55
+
+
 def test_box_patches_at_borders():
     assert np.flatnonzero(box_patches((0.5, 0.5, 0.5, 0.5), 4)).tolist() == [5, 6, 9, 10], "no patch beyond the border"
     assert box_patches((0.5, 0.5, 1, 1), 4).all()

@@ -244,7 +244,7 @@ class Regions(Pictures):
         if self._augment is not None:
             drawn.sort(key=lambda d: d[2] is None)  # the crop is made around a box, if there is one
             if self._augment.crop:
-                crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng)
+                crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng, self._augment.least)
             flip = rng.random() < self._augment.flip and not says_side(said)
         image = picture.resized(crop, self._size)
         image = mirror(image) if flip else image

@@ -48,16 +48,19 @@ class RegionAugment:
 
     Attributes:
         crop: a random crop around the boxes; false: the whole picture.
+        least: share of the picture's width, and of its height, that a crop keeps at least; the release's crops keep any share.
         flip: how often a picture is mirrored; never one whose texts say left or right.
         randaugment: [operations, magnitude of 10] of RandAugment, colours only; null: none.
     """
 
     crop: bool = True
+    least: float = 0.0
     flip: float = 0.5
     randaugment: list[int] | None = field(default_factory=lambda: [2, 7])
 
     def problems(self) -> list[tuple[str, str]]:
-        return _problems(self)
+        found = [] if 0 <= self.least <= 1 else [("least", f"must be in [0, 1], not {self.least}")]
+        return found + _problems(self)
 
 
 def _problems(augment) -> list[tuple[str, str]]:

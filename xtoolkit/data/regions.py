@@ -15,26 +15,37 @@ def clip_box(box, width: int, height: int) -> tuple[float, float, float, float] 
     return (left, top, right, bottom) if right > left and bottom > top else None
 
 
-def crop_around(boxes: list, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
+def crop_around(boxes: list, width: int, height: int, rng: random.Random, least: float = 0) -> tuple[int, int, int, int]:
     """A random crop with the first box whole in it and at least half of each other; after ten tries one with all.
 
     Source: X2-VLM's release, where the other boxes are dropped instead; here each row of a batch is kept.
 
     Args:
         boxes: (left, top, right, bottom) in pixels, inside the picture.
+        least: share of the picture's width, and of its height, that the crop keeps at least.
     """
     for _ in range(10):
-        crop = _crop(boxes[0], width, height, rng)
+        crop = _crop(boxes[0], width, height, rng, least)
         if all(_inside(box, crop) >= 0.5 for box in boxes[1:]):
             return crop
     union = (min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes))
-    return _crop(union, width, height, rng)
+    return _crop(union, width, height, rng, least)
 
 
-def _crop(box, width, height, rng) -> tuple[int, int, int, int]:
-    left, top, right, bottom = box
-    return (rng.randint(0, math.floor(left)), rng.randint(0, math.floor(top)),
-            rng.randint(math.ceil(right), width), rng.randint(math.ceil(bottom), height))
+def _crop(box, width, height, rng, least) -> tuple[int, int, int, int]:
+    left, right = _edges(box[0], box[2], width, least, rng)
+    top, bottom = _edges(box[1], box[3], height, least, rng)
+    return left, top, right, bottom
+
+
+def _edges(low, high, size, least, rng) -> tuple[int, int]:
+    """Two edges outside ``low`` and ``high``, drawn evenly, then moved apart until they hold ``least`` of ``size``."""
+    first, last = rng.randint(0, math.floor(low)), rng.randint(math.ceil(high), size)
+    short = math.ceil(least * size) - (last - first)
+    if short > 0:
+        before = rng.randint(max(0, short - (size - last)), min(first, short))
+        first, last = first - before, last + short - before
+    return first, last
 
 
 def _inside(box, crop) -> float:
