@@ -16,7 +16,8 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="F", help="the recipe (YAML)")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.add_argument("--length", type=int, metavar="L", help="tokens a text, specials included (default: each stream's max_tokens)")
+    parser.add_argument("--length", type=int, metavar="L",
+                        help="tokens a text, specials included (default: each stream's max_tokens)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     args = parser.parse_intermixed_args(argv)
     try:

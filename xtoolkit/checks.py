@@ -74,13 +74,15 @@ class Checker:
                 continue
             for key in cls.REFERS:
                 if key in block and block[key] not in blocks:
-                    self._say(("encoders", name, key), f"`{key}` names unknown encoder `{block[key]}`{nearest(block[key], blocks)}")
+                    self._say(("encoders", name, key),
+                              f"`{key}` names unknown encoder `{block[key]}`{nearest(block[key], blocks)}")
             inputs = block.get("inputs")
             if inputs is None and cls.REFERS:
                 referred = blocks.get(block.get(cls.REFERS[0]))
                 inputs = referred.get("inputs") if isinstance(referred, dict) else None
             if not isinstance(inputs, dict):
-                self._say(("encoders", name), f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: {', '.join(slots(cls))}")
+                self._say(("encoders", name),
+                          f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: {', '.join(slots(cls))}")
                 continue
             known = slots(cls)
             for slot, source in inputs.items():
@@ -210,7 +212,8 @@ class Checker:
                               + f"; stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
                     break
                 if stream.regions and Ref.parse(need.ref).view == "mask_image":
-                    self._say(at + ("losses", loss), f"loss `{loss}` reads {need.ref}: masked pictures are not defined on a region stream")
+                    self._say(at + ("losses", loss),
+                              f"loss `{loss}` reads {need.ref}: masked pictures are not defined on a region stream")
 
     def _dataset(self, block, at, what, views=frozenset()):
         """The class of a data block, after reporting its mistakes; None if it has no usable class."""

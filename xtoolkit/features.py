@@ -230,8 +230,10 @@ class Features:
         return self._memo[node]
 
     def _pass(self, node):
-        inputs = {slot: self._input(s, getattr(s, "cut", False)) for slot, s in node.inputs}
-        with self._watch(node), _grad(self._with_graph is None or node in self._with_graph):
+        graph = self._with_graph is None or node in self._with_graph
+        # Without a graph, inputs are cut too: a view made under no_grad still says that it requires a gradient.
+        inputs = {slot: self._input(s, getattr(s, "cut", False) or not graph) for slot, s in node.inputs}
+        with self._watch(node), _grad(graph):
             return self._encoders[node.encoder](view=node.view, **inputs)
 
     def _pool(self, node):

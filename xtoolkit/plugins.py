@@ -16,7 +16,8 @@ def import_components(plugins=(), where: str = "plugins", relative_to: str = "."
     """Imports everything that a recipe may name.
 
     Args:
-        plugins: paths of Python files or packages (relative to ``relative_to``, else to the working folder), or installed modules.
+        plugins: paths of Python files or packages (relative to ``relative_to``, else to the working folder), or installed
+            modules.
         where: the place of the list, for messages.
         relative_to: folder of the configuration file.
 
@@ -51,7 +52,8 @@ def _import(plugin: str, where: str, relative_to: str) -> None:
 
 def _import_path(path: Path) -> None:
     """Imports a file or package under a name of its own; a second import of the same path is the first."""
-    name = f"plugins.{path.stem}" if path.parent == FOLDER else f"xtoolkit_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    own = f"xtoolkit_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    name = f"plugins.{path.stem}" if path.parent == FOLDER else own
     if name in sys.modules:
         return
     target = path / "__init__.py" if path.is_dir() else path

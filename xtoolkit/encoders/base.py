@@ -31,7 +31,7 @@ class Encoder(nn.Module):
     HEADS: tuple = ()
 
     def build_head(self, name: str) -> None:
-        """Builds the output layer ``name``; called once for each head that a loss declares. An encoder with HEADS overrides it."""
+        """Builds the output layer ``name``; called once for each head that a loss declares. Encoders with HEADS override it."""
         raise ValueError(f"{type(self).__name__} has no head `{name}`; it has: {', '.join(self.HEADS) or 'none'}")
 
     def after_update(self) -> None:

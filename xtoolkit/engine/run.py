@@ -43,7 +43,8 @@ class Run:
         size = self.model.text_vocab_size
         if size is not None and self.tokenizer.vocab_size > size:
             raise ConfigError(f"{recipe.source.where('tokenizer')}: tokenizer `{recipe.tokenizer}` has "
-                              f"{self.tokenizer.vocab_size} tokens, the text encoder a vocabulary of {size}: set its `vocab_size`")
+                              f"{self.tokenizer.vocab_size} tokens, the text encoder a vocabulary of {size}: "
+                              "set its `vocab_size`")
         train, pin = recipe.train, pick_device(recipe.train.device).type == "cuda"
         self.loaders = {
             name: Loader(name, self._dataset(stream.data, ("streams", name, "data"), recipe.views(name), True),

@@ -49,7 +49,6 @@ class Train:
         workers: loader processes a stream; 0 loads in the main process.
         threads: torch threads; null leaves torch's choice.
         device: cpu, cuda, or auto (cuda where there is one).
-        compile: torch.compile each transformer block.
         max_bad: share of a stream's samples that may be unreadable before the run stops.
     """
 
@@ -64,7 +63,6 @@ class Train:
     workers: int = 4
     threads: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: bool = False
     max_bad: float = 0.01
 
 

@@ -39,8 +39,8 @@ class BoxAccuracy(Task):
         loss, region = self.parts["loss"], batch.region
         rows = region.image_index.tolist()
         return {"predicted": loss.boxes(f[loss.feature]).float(), "true": region.box.float(), "is_box": region.is_box,
-                **({"biggest": batch.extra["biggest"].float()} if "biggest" in batch.extra else {}), "image_id": [batch.image.image_id[row] for row in rows],
-                "ids": token_ids(batch.text),
+                **({"biggest": batch.extra["biggest"].float()} if "biggest" in batch.extra else {}),
+                "image_id": [batch.image.image_id[row] for row in rows], "ids": token_ids(batch.text),
                 "source": list(batch.extra["source"]) if "source" in batch.extra else ["all"] * len(rows)}
 
     def score(self, outputs: dict) -> dict[str, float]:
