@@ -83,7 +83,7 @@ def damaged(tmp_path, every):
 
 
 PAIRS_ONLY = ["losses.mlm=null", "losses.mim=null", "losses.bbp=null", "losses.itm=null", "losses.imlm=null", "evaluate=null",
-              "streams.region=null", "streams.text=null", "streams.image=null"]
+              "streams.region=null", "streams.text=null", "streams.image=null", "streams.match=null", "streams.pairs.losses.itc=1"]
 
 
 def test_bad_samples_are_skipped_counted_and_reported(tmp_path, capsys):
