@@ -83,13 +83,13 @@ def damaged(tmp_path, every):
 
 
 PAIRS_ONLY = ["losses.mlm=null", "losses.mim=null", "losses.bbp=null", "losses.itm=null", "losses.imlm=null", "evaluate=null",
-              "streams.region=null", "streams.text=null", "streams.image=null", "streams.match=null", "streams.pairs.losses.itc=1"]
+              "streams.region=null", "streams.text=null", "streams.image=null", "streams.match=null", "streams.pairs.data.sources.web=null"]
 
 
 def test_bad_samples_are_skipped_counted_and_reported(tmp_path, capsys):
     output = tmp_path / "run"
     assert run(*SMALL, *PAIRS_ONLY, f"train.output={output}", "train.steps=30", "train.max_bad=0.5", "train.log_every=10",
-               "streams.pairs.data.path=" + damaged(tmp_path, every=10)) == 0
+               "streams.pairs.data.sources.coco.path=" + damaged(tmp_path, every=10)) == 0
     found = json.loads((output / "results.json").read_text())["data"]["pairs"]
     assert set(found["bad"]) == {"corrupt image", "broken json", "empty caption", "truncated shard"}
     assert found["bad"]["truncated shard"] == 1 and min(found["bad"].values()) > 0
@@ -99,6 +99,6 @@ def test_bad_samples_are_skipped_counted_and_reported(tmp_path, capsys):
 
 def test_above_the_set_share_the_run_stops_and_names_the_worst_shard(tmp_path, capsys):
     assert run(*SMALL, *PAIRS_ONLY, f"train.output={tmp_path / 'run'}", "train.steps=60", "train.max_bad=0.05",
-               "streams.pairs.data.path=" + damaged(tmp_path, every=4)) == 1
+               "streams.pairs.data.sources.coco.path=" + damaged(tmp_path, every=4)) == 1
     err = capsys.readouterr().err
     assert "more than train.max_bad=0.05" in err and "Worst shard: " in err and "damaged/pairs-0.tar" in err
