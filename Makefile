@@ -24,4 +24,4 @@ test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -q -m slow tests
 
 clean:
-	rm -rf outputs build *.egg-info
+	rm -rf build *.egg-info

@@ -13,8 +13,9 @@ from xtoolkit.registry import ConfigError
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="F", help="the recipe (YAML)")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of train.output")
-    parser.add_argument("--eval-only", action="store_true", help="run the evaluations on the newest checkpoint of train.output")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of train.output")
+    how.add_argument("--eval-only", action="store_true", help="run the evaluations on the newest checkpoint of train.output")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
     args = parser.parse_intermixed_args(argv)
     try:
@@ -23,7 +24,9 @@ def main(argv=None) -> int:
     except ConfigError as e:
         return answer(args.config, e)
     from xtoolkit.data.errors import BadDataError
+    from xtoolkit.encoders.weights import WeightsError
     from xtoolkit.engine import distributed, run
+    from xtoolkit.engine.checkpoint import CheckpointError
     from xtoolkit.engine.trainer import NonFiniteError, Stopped
     from xtoolkit.plan import as_text, make_plan
     try:
@@ -38,6 +41,9 @@ def main(argv=None) -> int:
     except (BadDataError, NonFiniteError) as e:
         print(f"stopped: {e}", file=sys.stderr)
         return 1
+    except (WeightsError, CheckpointError, FileNotFoundError, PermissionError) as e:
+        print(f"{args.config}: {e}", file=sys.stderr)
+        return 2
     except Stopped as e:
         print(e, file=sys.stderr)
         return e.code

@@ -5,7 +5,7 @@ import inspect
 from xtoolkit.config import Config, unknown_keys
 from xtoolkit.engine import optim as optim_module
 from xtoolkit.engine import schedule as schedule_module
-from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
+from xtoolkit.engine.settings import Optim, ScheduleBlock, Train, train_problems
 from xtoolkit.graph import VIEWS, EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe import Recipe, Stream
 from xtoolkit.registry import (
@@ -51,6 +51,8 @@ class Checker:
                   (("schedule", ScheduleBlock), ("optim", Optim), ("train", Train))}
         self._schedule(blocks["schedule"], streams, idle)
         self._rates(blocks["optim"], blocks["train"])
+        for path, message in train_problems(blocks["train"]) if blocks["train"] else ():
+            self._say(("train", *path), message)
         if self.missing_files:
             self._files(streams)
         if self.problems:
@@ -73,7 +75,7 @@ class Checker:
             if cls is None:
                 continue
             for key in cls.REFERS:
-                if key in block and block[key] not in blocks:
+                if isinstance(block.get(key), str) and block[key] not in blocks:
                     self._say(("encoders", name, key),
                               f"`{key}` names unknown encoder `{block[key]}`{nearest(block[key], blocks)}")
             inputs = block.get("inputs")
@@ -181,8 +183,11 @@ class Checker:
             size = block.get("batch_size")
             if not fits(size, int) or size < 1:
                 self._say(at + ("batch_size",), f"`batch_size` of stream `{name}` must be a whole number above 0, not {size!r}")
-            active = {}
-            for loss, weight in (block.get("losses") or {}).items():
+            active, weights = {}, block.get("losses") or {}
+            if not isinstance(weights, dict):
+                self._say(at + ("losses",), "write `losses: {name: weight}`")
+                continue
+            for loss, weight in weights.items():
                 if loss not in self.data["losses"]:
                     self._say(at + ("losses", loss), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
                 elif not fits(weight, float) or weight < 0:

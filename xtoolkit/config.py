@@ -98,7 +98,10 @@ def _load_file(path, trail, problems) -> Config:
     except (OSError, UnicodeDecodeError) as e:
         problems.append(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}")
         return Config({})
-    bases = own.data.pop("_BASE_", [])
+    bases = own.data.pop("_BASE_", None) or []
+    if not isinstance(bases, (str, list)):
+        problems.append(f"{own.where('_BASE_')}: `_BASE_` must be a path or a list of paths, not {bases!r}")
+        bases = []
     merged = Config({})
     for base in [bases] if isinstance(bases, str) else bases:
         if not isinstance(base, str):
@@ -120,6 +123,9 @@ def _parse(text: str, name: str, problems: list) -> Config:
     except yaml.MarkedYAMLError as e:
         line = (e.problem_mark or e.context_mark).line + 1
         problems.append(f"{name}:{line}: not YAML: {e.problem or e.context}")
+        return Config({})
+    except yaml.YAMLError as e:  # characters that YAML does not allow carry no mark
+        problems.append(f"{name}: not YAML: {str(e).splitlines()[0]}")
         return Config({})
     if root is None:
         return Config({}, {(): f"{name}:1"})
@@ -149,9 +155,16 @@ def _parse(text: str, name: str, problems: list) -> Config:
             return result
         if isinstance(node, yaml.SequenceNode):
             return [build(v, path) for v in node.value]
-        return _CONSTRUCT[node.tag](node.value)
+        try:
+            return _CONSTRUCT[node.tag](node.value)
+        except ValueError:
+            problems.append(f"{name}:{node.start_mark.line + 1}: `{node.value}` is no {node.tag.rsplit(':', 1)[1]}")
+            return None
 
-    data = build(root, ())
+    try:
+        data = build(root, ())
+    except RecursionError:
+        raise ConfigError(f"{name}: an alias holds itself") from None
     if not isinstance(data, dict):
         problems.append(f"{name}:1: a configuration is a mapping of keys")
         return config
@@ -212,22 +225,26 @@ def _retyped(old: dict, new: dict) -> bool:
 def _drop_names(base: Config, over: Config) -> None:
     """``losses.x: null`` drops x from the streams, stop lists and rates that were inherited, ``streams.x: null`` drops x from
     the schedule that was inherited; never from what this file writes itself."""
-    schedule = base.data.get("schedule") or {}
-    for stream in [k for k, v in (over.data.get("streams") or {}).items() if v is None]:
-        groups = [[name for name in group if name != stream] for group in schedule.get("every_step") or []]
-        if groups:
-            schedule["every_step"] = [group for group in groups if group]
+    schedule = _mapping(base.data.get("schedule"))
+    for stream in [k for k, v in _mapping(over.data.get("streams")).items() if v is None]:
+        groups = schedule.get("every_step")
+        if isinstance(groups, list) and all(isinstance(group, list) for group in groups):
+            kept = [[name for name in group if name != stream] for group in groups]
+            schedule["every_step"] = [group for group in kept if group]
         for key in ("every", "sample"):
-            (schedule.get(key) or {}).pop(stream, None)
-    removed = [k for k, v in (over.data.get("losses") or {}).items() if v is None]
-    for loss in removed:
-        for name, stream in (base.data.get("streams") or {}).items():
-            if isinstance(stream, dict) and loss in (stream.get("losses") or {}):
-                del stream["losses"][loss]
-        for edge, names in (base.data.get("stop_gradient") or {}).items():
+            _mapping(schedule.get(key)).pop(stream, None)
+    for loss in [k for k, v in _mapping(over.data.get("losses")).items() if v is None]:
+        for stream in _mapping(base.data.get("streams")).values():
+            _mapping(_mapping(stream).get("losses")).pop(loss, None)
+        for names in _mapping(base.data.get("stop_gradient")).values():
             if isinstance(names, list) and loss in names:
                 names.remove(loss)
-        (base.data.get("optim") or {}).get("lr_mult", {}).pop(loss, None)
+        _mapping(_mapping(base.data.get("optim")).get("lr_mult")).pop(loss, None)
+
+
+def _mapping(value) -> dict:
+    """The value if it is a mapping, else an empty one: what is misshapen is reported by the check, not here."""
+    return value if isinstance(value, dict) else {}
 
 
 def _strip_nulls(config: Config) -> None:
@@ -241,7 +258,7 @@ def _strip_nulls(config: Config) -> None:
                 strip(value[key], here)
     strip(config.data, ())
     stops = config.data.get("stop_gradient")
-    for edge in [e for e, names in (stops or {}).items() if names == []]:
+    for edge in [e for e, names in _mapping(stops).items() if names == []]:
         del stops[edge]
 
 

@@ -41,8 +41,8 @@ def cached(name: str) -> bool:
     """Whether the hub's cache on this machine holds a snapshot of ``name``."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
-    repo = name if "/" in name else f"*{name}"  # `roberta-base` is stored under the organisation that owns it now
-    return any(hub.glob("models--" + repo.replace("/", "--") + "/snapshots/*/*"))
+    names = [name] if "/" in name else [name, f"*/{name}"]  # `roberta-base` may be stored under the organisation that owns it
+    return any(any(hub.glob("models--" + n.replace("/", "--") + "/snapshots/*/*")) for n in names)
 
 
 def _reachable() -> bool:

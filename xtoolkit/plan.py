@@ -8,6 +8,7 @@ from torch import nn
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
 from xtoolkit.model import Model, trainable
 from xtoolkit.recipe import Recipe
+from xtoolkit.registry import ConfigError
 
 ROWS = 4  # rows of the batch that is counted; every count is linear in the rows but for contrast's tiny matrix
 
@@ -104,8 +105,11 @@ def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> Stre
 
     batch, rows = _meta_batch(model, stream, tokens)
     counter = FlopCounterMode(display=False)
-    with counter, torch.device("meta"):
-        model.train()(name, batch, observer=Watch)
+    try:
+        with counter, torch.device("meta"):
+            model.train()(name, batch, observer=Watch)
+    except (AttributeError, KeyError, TypeError, ValueError) as e:  # parts that do not fit each other
+        raise ConfigError(f"{recipe.source.where('streams', name)}: stream `{name}` cannot run: {e}") from e
     total = counter.get_total_flops() / rows / 1e9
     plan.head_gflops = total - sum(p.gflops for p in plan.passes)
     plan.gflops = sum(p.gflops * (3 if p.graph else 1) for p in plan.passes) + 3 * plan.head_gflops
@@ -113,29 +117,34 @@ def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> Stre
 
 
 def _max_tokens(data: dict) -> int:
+    values = _with_defaults(data)
+    return values["max_tokens"] if "max_tokens" in values else values["tokens"]  # synthetic texts have one length
+
+
+def _with_defaults(data: dict) -> dict:
+    """A data block with the defaults of its dataset."""
     from xtoolkit.registry import DATASET_REGISTRY, schema
     keys = schema(DATASET_REGISTRY.get(data["type"]))
-    key = "max_tokens" if "max_tokens" in keys else "tokens"  # Synthetic texts have one length
-    return data.get(key) or keys[key].default
+    return {k.name: k.default for k in keys.values()} | {k: v for k, v in data.items() if v is not None}
 
 
 def _meta_batch(model: Model, stream, tokens) -> tuple[Batch, int]:
     """A batch of shapes: ROWS texts (or pictures), masks as the stream's data block says, and the rows that counts are per."""
-    data, rows, text, image, region = stream.data, ROWS, None, None, None
+    data, rows, text, image, region = _with_defaults(stream.data), ROWS, None, None, None
     with torch.device("meta"):
         if tokens:
-            mask = data.get("mask") or {}
-            masked = max(1, min(mask.get("max", tokens), round(tokens * mask.get("prob", 0.15)))) * rows
+            mask = data["mask"] or {"prob": 0, "max": 1}
+            masked = max(1, min(mask["max"], round(tokens * mask["prob"]))) * rows
             ids = torch.zeros(rows, tokens, dtype=torch.long)
             flat = torch.zeros(masked, dtype=torch.long)
             text = TextField(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(rows, dtype=torch.long), ids, flat, flat)
-        if "image" in stream.fields:
+        if "image" in stream.fields and model.image_spec():
             size, patch = model.image_spec()
             patches = (size // patch) ** 2
             image = ImageField(torch.zeros(rows, 3, size, size), torch.zeros(rows, dtype=torch.long),
                                torch.zeros(rows, patches, dtype=torch.bool), list(range(rows)))
         if stream.regions:
-            each = data.get("max_per_image", 1)
+            each = data["max_per_image"]
             rows *= each
             ids = torch.zeros(rows, tokens, dtype=torch.long)
             flat = torch.zeros(masked * each, dtype=torch.long)

@@ -9,7 +9,7 @@ from xtoolkit.config import Config
 from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
 from xtoolkit.plugins import import_components
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, ConfigError, fits
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Recipe:
         found = self.graph.below(roots)
         for name in list(found):  # a teacher's student must exist too
             found += [n for n in self.graph.below(self._referred(name)) if n not in found]
-        order = self.graph.below(self.graph.encoders)
+        order = []
+        for name in self.graph.below(self.graph.encoders):  # inputs first, and students before their teachers
+            order += [n for n in [*self.graph.below(self._referred(name)), name] if n not in order]
         return [n for n in order if n in found]
 
     @property
@@ -104,6 +106,8 @@ def load(path: str, overrides=(), missing_files: bool = True) -> Recipe:
     """
     config = config_module.load(path, overrides)
     plugins = config.data.get("plugins") or []
+    if not fits(plugins, list[str]):
+        raise ConfigError(f"{config.where('plugins')}: `plugins` must be a list of paths and modules")
     import_components(plugins, config.where("plugins"), os.path.dirname(os.path.abspath(path)))
     from xtoolkit.checks import Checker  # here: it builds a Recipe
     return Checker(config, missing_files).recipe()

@@ -88,7 +88,7 @@ class Registry(_Registry):
 
     def find(self, name: str, where: str):
         """The class registered as ``name``. Raises ConfigError with the nearest name."""
-        if name not in self._obj_map:
+        if not isinstance(name, str) or name not in self._obj_map:
             raise ConfigError(f"{where}: unknown {self.kind} `{name}`{nearest(name, self.names())}")
         return self._obj_map[name]
 
@@ -110,7 +110,12 @@ class Registry(_Registry):
             raise ConfigError(problems)
         keys = settled(cls, block, self.beside)
         asked = inspect.signature(cls).parameters
-        return cls(**keys, **{k: v for k, v in given.items() if k in asked})
+        try:
+            return cls(**keys, **{k: v for k, v in given.items() if k in asked})
+        except ConfigError:
+            raise
+        except ValueError as e:  # values that only the constructor can judge: heads that do not divide the width, ...
+            raise ConfigError(f"{where}: {e}") from e
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadDataError, BadSample
 from xtoolkit.data.items import Item
 from xtoolkit.data.order import Slot, sample_rng
+from xtoolkit.registry import ConfigError
 from xtoolkit.data.tally import Tally
 
 RESERVES = 50  # samples tried in the place of a bad one before the stream is given up
@@ -136,14 +137,14 @@ class Loader:
         wait_s: seconds that ``at`` has waited so far.
 
     Raises:
-        ValueError: ``batch_size`` does not divide by ``world * parts``.
+        ConfigError: ``batch_size`` does not divide by ``world * parts``.
         BadDataError: there is nothing to read.
     """
 
     def __init__(self, stream: str, dataset: StreamDataset, batch_size: int, seed: int, workers: int, rank: int = 0,
                  world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False):
         if batch_size % (world * parts):
-            raise ValueError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x "
+            raise ConfigError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x "
                              f"{parts} micro-batches")
         self.dataset = dataset
         self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts)

@@ -45,6 +45,13 @@ class Run:
             raise ConfigError(f"{recipe.source.where('tokenizer')}: tokenizer `{recipe.tokenizer}` has "
                               f"{self.tokenizer.vocab_size} tokens, the text encoder a vocabulary of {size}: "
                               "set its `vocab_size`")
+        for name, encoder in self.model.encoders.items():
+            if hasattr(encoder, "pad_id") and encoder.pad_id != self.tokenizer.pad:
+                raise ConfigError(f"{recipe.source.where('encoders', name)}: tokenizer `{recipe.tokenizer}` pads with id "
+                                  f"{self.tokenizer.pad}, encoder `{name}` expects {encoder.pad_id}: set its "
+                                  f"`pad_id: {self.tokenizer.pad}`")
+        if recipe.train.threads is not None:
+            torch.set_num_threads(recipe.train.threads)
         train, pin = recipe.train, pick_device(recipe.train.device).type == "cuda"
         self.loaders = {
             name: Loader(name, self._dataset(stream.data, ("streams", name, "data"), recipe.views(name), True),

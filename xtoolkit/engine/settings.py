@@ -79,3 +79,13 @@ class ScheduleBlock:
     every_step: list[list[str]] | None = None
     every: dict[str, int] = field(default_factory=dict)
     sample: dict[str, float] | None = None
+
+
+def train_problems(train: Train) -> list[tuple[tuple, str]]:
+    """Every number of a `train` block that is out of its range: (keys below `train`, what is wrong)."""
+    least = {"steps": 1, "accumulate": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1, "workers": 0, "threads": 1}
+    found = [((key,), f"must be at least {low}, not {getattr(train, key)}") for key, low in least.items()
+             if getattr(train, key) is not None and getattr(train, key) < low]
+    if not 0 <= train.max_bad <= 1:
+        found.append((("max_bad",), f"must be a share in [0, 1], not {train.max_bad}"))
+    return found
