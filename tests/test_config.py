@@ -148,6 +148,20 @@ def test_base_mistakes_are_named(write):
         load(write("d.yaml", "_BASE_: c.yaml\n"))
 
 
+@pytest.mark.parametrize("text, expected", [
+    ("_BASE_: 5\n", "`_BASE_` must be a path or a list of paths"), ("x: \x00\n", "not YAML"), ("x: !!int twelve\n", "`twelve` is no int"),
+    ("x: &a [*a]\n", "holds itself"), ("- a\n- b\n", "a configuration is a mapping"),
+])
+def test_misshapen_files_are_lines_too(write, text, expected):
+    with pytest.raises(ConfigError, match=expected):
+        load(write("a.yaml", text))
+
+
+def test_removing_from_misshapen_bases_is_left_to_the_check(write):
+    write("base.yaml", "losses: [a]\nstreams: 3\nschedule: {every_step: x}\noptim: {lr_mult: null}\n")
+    assert load(write("a.yaml", "_BASE_: base.yaml\nlosses: {x: null}\nstreams: {y: null}\n")).data["schedule"] == {"every_step": "x"}
+
+
 def test_overrides(write):
     path = write("base.yaml", BASE)
     config = load(path, ["streams.*.batch_size=2", "optim.lr_mult.new=0.5", "losses.itc={type: SigLIP, sim: s}", "losses.mim=null"])

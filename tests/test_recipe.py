@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from xtoolkit import recipe
+from xtoolkit.plan import make_plan
 from xtoolkit.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,11 +111,44 @@ def test_base_on_a_bare_machine_says_what_is_missing_and_what_prepares_it(tmp_pa
     ("evaluate: {boxes: {loss: bpb}}", "unknown loss `bpb`; did you mean `bbp`?"),
     ("evaluate: {boxes: {every: 0}}", "`every` must be a whole number of steps above 0, not 0"),
     ("losses: {bbp: null}", "unknown loss `bbp`"),
+    ("train: {log_every: 0}", "mine.yaml:2: must be at least 1, not 0"),
+    ("train: {max_bad: 2}", "must be a share in [0, 1], not 2"),
+    ("losses: {mlm: {feature: text}}", "`feature` of MLM must read a masked view: write `text@mask_text`"),
+    ("losses: {mim: {feature: vision}}", "write `vision@mask_image`"),
+    ("losses: {keys: {type: ITC, sim: sim}}", "`keys` cannot name a part of a model"),
+    ("losses: {fusion: {type: ITC, sim: sim}}", "`fusion` names an encoder already"),
+    ("streams: {pairs: {losses: [itc]}}", "write `losses: {name: weight}`"),
+    ("losses: [itc]", "`losses` must be a mapping of blocks"),
+    ("evaluate: {boxes: {loss: itm}}", "loss `itm` cannot serve as `loss` of BoxAccuracy: it has no `boxes`"),
+    ("evaluate: {boxes: {data: {type: Text, max_per_image: null}}}", "BoxAccuracy reads batches of $image, $region, $text; Text gives $text"),
+    ("encoders: {text: {type: [RoBERTa]}}", "unknown encoder"),
+    ("plugins: loose.py", "`plugins` must be a list of paths and modules"),
     ("plugins: [no/such.py]", "plugin no/such.py: no such file"),
 ])
 def test_each_mistake_names_its_place_and_the_word_that_was_meant(tmp_path, text, expected):
     found = problems(tmp_path, text)
     assert any(expected in p for p in found), found
+
+
+@pytest.mark.parametrize("override, expected", [
+    ("encoders.vision.heads=5", "width 768 is not a multiple of heads 5"),
+    ("encoders.sim.temperature=0.9", "temperature 0.9 must lie between"),
+    ("losses.itc.sim=vision", "stream `pairs` cannot run"),
+])
+def test_what_only_a_constructor_or_a_pass_can_judge_is_a_line_too(override, expected):
+    found = recipe.load(str(BASE), [override, "encoders.vision.layers=1", "encoders.text.layers=1", "encoders.fusion.layers=1"],
+                        missing_files=False)
+    with pytest.raises(ConfigError, match=expected) as e:
+        make_plan(found)
+    assert "base.yaml:" in str(e.value)
+
+
+def test_a_teacher_may_stand_above_its_student(tmp_path):
+    path = tmp_path / "mine.yaml"
+    text = BASE.read_text().replace("encoders:\n", "encoders:\n  teacher: {type: Teacher, of: vision, mode: ema}\n", 1)
+    path.write_text(text.replace("target: vision}", "target: teacher}"))
+    found = recipe.load(str(path), missing_files=False)
+    assert found.reached.index("vision") < found.reached.index("teacher")
 
 
 def test_a_plugin_that_fails_to_import_is_named(tmp_path):

@@ -2,6 +2,8 @@
 
 import inspect
 
+from torch.nn import ModuleDict
+
 from xtoolkit.config import Config, unknown_keys
 from xtoolkit.engine import optim as optim_module
 from xtoolkit.engine import schedule as schedule_module
@@ -69,6 +71,7 @@ class Checker:
     def _graph(self) -> Graph:
         from xtoolkit.encoders.base import slots
         blocks, specs = self.data["encoders"], {}
+        self._names()
         fields = {f for name in DATASET_REGISTRY.names() for f in DATASET_REGISTRY.get(name).FIELDS}
         for name, block in blocks.items():
             cls = self._class(ENCODER_REGISTRY, block, "encoders", name)
@@ -104,6 +107,17 @@ class Checker:
         self._cycles(specs)
         return Graph(specs, {})
 
+    def _names(self):
+        """Names become attributes of the model and columns of the log, one list for both kinds."""
+        taken = set(dir(ModuleDict)) | {"loss", "norm", "lr", "step"}
+        for kind in ("encoders", "losses"):
+            for name in self.data[kind]:
+                if not name.isidentifier() or name in taken:
+                    self._say((kind, name), f"`{name}` cannot name a part of a model; take another word")
+        for name in self.data["losses"]:
+            if name in self.data["encoders"]:
+                self._say(("losses", name), f"`{name}` names an encoder already; rates and logs could not tell them apart")
+
     def _cycles(self, specs):
         for name in list(specs):
             seen, todo = set(), [name]
@@ -123,6 +137,10 @@ class Checker:
         needs = {}
         for name, block in self.data["losses"].items():
             cls = self._class(LOSS_REGISTRY, block, "losses", name)
+            for key, view in cls.VIEWS.items() if cls is not None else ():
+                if isinstance(block.get(key), str) and Ref.parse(block[key]).view is None:
+                    self._say(("losses", name, key), f"`{key}` of {cls.__name__} must read a masked view: write "
+                              f"`{block[key]}@{view}`")
             if cls is not None and ("losses", name) not in self.bad:
                 needs[name] = self._check_needs(cls.needs(**_filled(cls, block)), block, ("losses", name), graph)
         return needs
@@ -245,7 +263,10 @@ class Checker:
             every = block.get("every")
             if every is not None and (not fits(every, int) or every < 1):
                 self._say(at + ("every",), f"`every` must be a whole number of steps above 0, not {every!r}")
-            self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
+            dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
+            if dataset is not None and cls.FIELDS and dataset.FIELDS != cls.FIELDS:
+                self._say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
+                          + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
             wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
             for key in cls.LOSS_KEYS:
                 loss = block.get(key, schema(cls)[key].default)
@@ -253,6 +274,8 @@ class Checker:
                     continue
                 if loss not in self.data["losses"]:
                     self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                elif (part := cls.LOSS_METHODS.get(key)) and not hasattr(self._loss_class(loss), part):
+                    self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{part}`")
                 elif loss not in trained:
                     self._say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
                               f"train it, or remove this evaluation (`evaluate.{name}: null`)")
@@ -260,6 +283,11 @@ class Checker:
                     wanted += needs.get(loss, [])
             found[name] = wanted
         return found
+
+    def _loss_class(self, loss):
+        block = self.data["losses"][loss]
+        known = isinstance(block, dict) and block.get("type") in LOSS_REGISTRY
+        return LOSS_REGISTRY.get(block["type"]) if known else None
 
     # ---- settings ----------------------------------------------------------------------------------------------------------
     def _settings(self, key, cls):

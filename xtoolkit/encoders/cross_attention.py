@@ -9,7 +9,7 @@ from torch import nn
 
 from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.encoders.positions import token_positions
+from xtoolkit.encoders.positions import positions_on
 from xtoolkit.features import Encoded
 from xtoolkit.registry import ENCODER_REGISTRY
 
@@ -126,7 +126,7 @@ class Heads(nn.Module):
     def project(self, tokens):
         """Keys and values (S, n, D) of tokens (S, n, source width)."""
         if self.positions:
-            places = token_positions(*tokens.shape[1:])
+            places = positions_on(tokens.device, *tokens.shape[1:])
             tokens = tokens if places is None else tokens + (self.positions * places).to(tokens)
         return self.key(tokens), self.value(tokens)
 

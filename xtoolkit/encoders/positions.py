@@ -1,9 +1,17 @@
 """Fixed position embeddings of a square grid of patches."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+
+@lru_cache(maxsize=16)
+def positions_on(device: torch.device, tokens: int, width: int) -> Tensor | None:
+    """``token_positions`` on a device, copied there once."""
+    places = token_positions(tokens, width)
+    return None if places is None else places.to(device)
 
 
 def grid_positions(grid: int, width: int) -> Tensor:

@@ -12,7 +12,12 @@ class Loss(nn.Module):
 
     A subclass takes its YAML keys in ``__init__`` (and by name, if it asks: ``widths: dict[ref, int]``,
     ``vocab_size_of: int``, ``patch_size_of: int``).
+
+    Attributes:
+        VIEWS: {key: view} for keys whose reference must name that view: without it there would be nothing to predict.
     """
+
+    VIEWS: dict = {}
 
     @classmethod
     def needs(cls, **block) -> list[Need]:

@@ -27,6 +27,8 @@ class IMLM(Loss):
     nothing else reads. The paper's count of 327M parameters leaves it out.
     """
 
+    VIEWS = {"feature": "mask_text"}
+
     def __init__(self, feature: str, *, widths: dict, vocab_size_of: int):
         super().__init__()
         self.feature, width = feature, widths[feature]

@@ -37,6 +37,8 @@ class MIM(Loss):
     ``mim_cls_only: True`` is ``summary: false`` (the name says the opposite).
     """
 
+    VIEWS = {"feature": "mask_image"}
+
     def __init__(self, feature: str, target: str, summary: bool = True, *, widths: dict, patch_size_of: int):
         super().__init__()
         self.feature, self.target, self.summary, self.patch_size = feature, target, summary, patch_size_of

@@ -23,6 +23,8 @@ class MLM(Loss):
     Source: X-FM, equation 1. The release averages over the same tokens, but also computes the logits of padded slots.
     """
 
+    VIEWS = {"feature": "mask_text"}
+
     def __init__(self, feature: str):
         super().__init__()
         self.feature = feature

@@ -19,11 +19,15 @@ class Task:
     Attributes:
         ENCODER_KEYS: keys whose value names an encoder.
         LOSS_KEYS: keys whose value names a loss (or null). What that loss needs is built too, trained or not.
+        LOSS_METHODS: {key: the method that this loss must have}.
+        FIELDS: the batch fields that its data must have, exactly; empty: any.
         parts: {key: built encoder or loss, or None}; there from the start of ``evaluate`` on.
     """
 
     ENCODER_KEYS: tuple = ()
     LOSS_KEYS: tuple = ()
+    LOSS_METHODS: dict = {}
+    FIELDS: frozenset = frozenset()
 
     @classmethod
     def needs(cls, **block) -> list[Need]:

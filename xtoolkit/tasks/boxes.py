@@ -31,6 +31,8 @@ class BoxAccuracy(Task):
     """
 
     LOSS_KEYS = ("loss",)
+    LOSS_METHODS = {"loss": "boxes"}
+    FIELDS = frozenset({"image", "text", "region"})
 
     def __init__(self, loss: str = "bbp", threshold: float = 0.5):
         self.loss, self.threshold = loss, threshold

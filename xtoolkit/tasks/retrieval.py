@@ -41,6 +41,8 @@ class Retrieval(Task):
 
     ENCODER_KEYS = ("sim",)
     LOSS_KEYS = ("match",)
+    LOSS_METHODS = {"match": "match"}
+    FIELDS = frozenset({"image", "text"})
 
     def __init__(self, sim: str = "sim", match: str | None = None, k: int = 256, batch_size: int = 64):
         self.sim, self.match, self.k, self.batch_size = sim, match, k, batch_size
