@@ -1,9 +1,10 @@
 """The model of a recipe: the encoders and losses that it reaches, and one forward from a stream's batch to its losses."""
 
 
+import torch
 from torch import nn
 
-from xtoolkit.batch import Batch
+from xtoolkit.batch import Batch, stable_key
 from xtoolkit.features import Features
 from xtoolkit.graph import Ref
 from xtoolkit.recipe import Recipe
@@ -33,6 +34,7 @@ class Model(nn.Module):
         config, where = recipe.config, recipe.source.where
         self.encoders, self.losses = nn.ModuleDict(), nn.ModuleDict()
         for name in recipe.reached:
+            self._seed(name)
             block = config["encoders"][name]
             widths = {slot: self.encoders[source].width for slot, source in self.graph.encoders[name].inputs.items()
                       if not source.startswith("$")}
@@ -40,13 +42,20 @@ class Model(nn.Module):
                 block, where("encoders", name), widths=widths, modules=self.encoders)
         heads = {(Ref.parse(n.ref).name, n.head) for needs in recipe.needs.values() for n in needs if n.head}
         for encoder, head in sorted(heads):
+            self._seed(encoder, head)
             self.encoders[encoder].build_head(head)
         for name, needs in recipe.needs.items():
+            self._seed(name)
             self.losses[name] = LOSS_REGISTRY.build(
                 config["losses"][name], where("losses", name),
                 widths={n.ref: self.encoders[Ref.parse(n.ref).name].width for n in needs if not n.ref.startswith("$")},
                 vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"))
         self._with_graph = {s: {p.node for p in recipe.passes(s) if p.graph} for s in recipe.streams}
+
+    def _seed(self, *name) -> None:
+        """Each part's first weights come from the recipe's seed and its own name: two recipes that differ in one part start
+        the others alike, as a controlled comparison needs."""
+        torch.manual_seed(stable_key(self.recipe.train.seed, *name))
 
     def _below(self, needs, attribute: str):
         """An attribute of the first encoder that has it, among those that ``needs`` are computed from; None without one."""

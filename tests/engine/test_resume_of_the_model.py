@@ -98,3 +98,14 @@ def test_ten_steps_equal_five_a_resume_and_five_more(tmp_path, folder):
     first, last = logged(tmp_path / "whole")[0], logged(tmp_path / "whole")[-1]
     assert {"mlm", "mim", "itc", "itm", "imlm", "bbp", "region.bbp.giou"} <= first.keys()
     assert first["samples.text"] == 3 and last["samples.text"] == 15 and last["samples.region"] == 40
+
+
+def test_parts_start_alike_in_recipes_that_differ_elsewhere(tmp_path, folder):
+    def weights(*overrides):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(CONFIG.format(folder=folder, output=tmp_path / "run"))
+        return Run(recipes.load(str(path), list(overrides))).model.state_dict()
+
+    whole, without, other = weights(), weights("losses.mim=null", "losses.bbp=null"), weights("train.seed=7")
+    assert set(without) < set(whole) and all(torch.equal(value, whole[name]) for name, value in without.items())
+    assert not torch.equal(other["encoders.fusion.layer.0.output.dense.weight"], whole["encoders.fusion.layer.0.output.dense.weight"])

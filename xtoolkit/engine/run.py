@@ -37,8 +37,6 @@ class Run:
 
         self.recipe, self.results = recipe, {}
         self.tokenizer = load_tokenizer(recipe.tokenizer)
-        # Weights without `init` are drawn: alike in each start of a recipe and on each rank.
-        torch.manual_seed(recipe.train.seed)
         self.model = Model(recipe)
         size = self.model.text_vocab_size
         if size is not None and self.tokenizer.vocab_size > size:
