@@ -51,10 +51,10 @@ class Checker:
         task_needs = self._tasks(graph, needs, trained)
         blocks = {key: self._settings(key, cls) for key, cls in
                   (("schedule", ScheduleBlock), ("optim", Optim), ("train", Train))}
-        self._schedule(blocks["schedule"], streams, idle)
+        self._schedule(blocks["schedule"])
         self._rates(blocks["optim"], blocks["train"])
         for path, message in train_problems(blocks["train"]) if blocks["train"] else ():
-            self._say(("train", *path), message)
+            self._say(("train", *path), _named(path, message))
         if self.missing_files:
             self._files(streams)
         if self.problems:
@@ -273,7 +273,8 @@ class Checker:
                 if loss is None:
                     continue
                 if loss not in self.data["losses"]:
-                    self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                    self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
+                              f"evaluation (`evaluate.{name}: null`)")
                 elif (part := cls.LOSS_METHODS.get(key)) and not hasattr(self._loss_class(loss), part):
                     self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{part}`")
                 elif loss not in trained:
@@ -299,15 +300,15 @@ class Checker:
         values = settled(cls, block)
         return cls(**{k: tuple(v) if k == "betas" else v for k, v in values.items()})
 
-    def _schedule(self, block, streams, idle):
+    def _schedule(self, block):
         if block is not None:
-            for path, message in schedule_module.problems(block, sorted({*streams, *idle})):
-                self._say(("schedule", *path), message)
+            for path, message in schedule_module.problems(block, list(self.data["streams"])):
+                self._say(("schedule", *path), _named(path, message))
 
     def _rates(self, optim, train):
         names = [*self.data["encoders"], *self.data["losses"]]
         for path, message in optim_module.problems(optim, names, train.steps if train else None) if optim else ():
-            self._say(("optim", *path), message)
+            self._say(("optim", *path), _named(path, message))
 
     # ---- files -------------------------------------------------------------------------------------------------------------
     def _files(self, streams):
@@ -350,6 +351,11 @@ class Checker:
 
     def _say(self, path, message):
         self.problems.append(f"{self.where(*path)}: {message}")
+
+
+def _named(path, message: str) -> str:
+    """A message that begins with what must be, with the key that it is about."""
+    return f"`{'.'.join(path)}` {message}" if path and message.startswith("must") else message
 
 
 def _filled(cls, block) -> dict:

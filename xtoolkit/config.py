@@ -309,7 +309,7 @@ def _override(config: Config, text: str, problems: list) -> None:
                 elif step != "*":
                     problems.append(f"{where}: `{'.'.join(path + (name,))}` is a value, not a mapping")
         targets = reached
-    if not targets:
+    if not targets and "*" in steps:
         problems.append(f"{where}: `*` matches nothing")
     for path in targets:
         level = _at(config.data, path)

@@ -31,6 +31,9 @@ class Hint:
 HINTS = (
     Hint(("refcoco", "refclef"),
          TOOL + " refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
+    Hint(("objects",), TOOL + " coco-objects --annotations INSTANCES.json --images DIR"
+                              " --exclude-coco-karpathy dataset_coco.json --out {out}"),
+    Hint(("openimages",), TOOL + " coco-objects --annotations BOXES_IN_COCO_FORMAT.json --images DIR --out {out}"),
     Hint(("coco", "mscoco", "karpathy"), TOOL + " coco --annotations dataset_coco.json --images DIR --out {out}"),
     Hint(("vg", "visual"),
          TOOL + " vg --image-data image_data.json --regions region_descriptions.json --objects objects.json"

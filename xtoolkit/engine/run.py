@@ -108,6 +108,8 @@ def evaluate(recipe: Recipe, say=print) -> dict:
     """Runs a recipe's evaluations on the newest checkpoint of its folder, in one process, and writes its report."""
     if distributed.world() > 1:
         raise ConfigError("--eval-only runs in one process: start it without torchrun")
+    if not recipe.evaluate:
+        raise ConfigError("--eval-only: the recipe has no `evaluate` block: there is nothing to run")
     path = checkpoint.latest(recipe.train.output)
     if path is None:
         raise ConfigError(f"--eval-only: {recipe.train.output} holds no checkpoint; train first, or name another folder "

@@ -42,7 +42,7 @@ class Train:
         output: the run's folder.
         precision: bf16 (autocast) or fp32.
         seed: of everything that is drawn.
-        accumulate: micro-batches that a stream's batch is split into.
+        accumulate: micro-batches that a stream's batch is split into; ITC and ITM then see the rows of one micro-batch only.
         log_every: steps between two log lines.
         checkpoint_every: steps between two checkpoints; the last step is always kept.
         keep: checkpoints kept, the newest.

@@ -264,6 +264,8 @@ class Trainer:
         if found:
             raise ConfigError([f"--resume: {path} was written by another recipe; put these back, or start in another "
                                "`train.output`:", *(f"  {line}" for line in found)])
+        if record["step"] > self.train.steps:
+            raise ConfigError(f"train.steps: {self.train.steps}, but {path} has taken {record['step']}; ask for more steps")
         checkpoint.load(path, self.model, self.optimizer)
         self.done, self.seconds, self.resumed_from = record["step"], record["seconds"], path
 
