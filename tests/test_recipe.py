@@ -172,3 +172,30 @@ def test_views_of_a_stream():
     assert base.views("pairs") == {"mask_text", "mask_image"}
     assert base.views("region") == {"mask_text", "whole"}
     assert base.views("image") == {"mask_image"}
+
+
+def missing(purpose, *overrides):
+    with pytest.raises(ConfigError) as e:
+        recipe.load(str(BASE), overrides, purpose=purpose)
+    return [p for p in e.value.problems]
+
+
+def test_only_files_that_will_be_read_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    output = tmp_path / "run"
+    said = {purpose: missing(purpose, f"train.output={output}") for purpose in ("train", "resume", "evaluate")}
+    beit = lambda purpose: any("beitv2_base" in p for p in said[purpose])
+    assert said["resume"] == said["train"] and beit("train")  # nothing to go on from: it starts at step 0
+    assert not beit("evaluate") and all("tokenizer" in p or "data/coco/val" in p or "refcoco+/val" in p for p in said["evaluate"])
+    checkpoint = output / "checkpoints" / "step_00000005"
+    checkpoint.mkdir(parents=True)
+    for name in (".metadata", "checkpoint.json"):
+        (checkpoint / name).write_text("{}")
+    said["resume"] = missing("resume", f"train.output={output}")
+    assert not beit("resume") and any("data/c4" in p for p in said["resume"])
+    # An encoder that nothing reads is not built, and a stream of which no loss is computed is not read.
+    said["train"] = missing("train", "encoders.spare={type: BEiTv2, inputs: {image: $image}, init: weights/spare.pth}",
+                            "streams.text.losses.mlm=0")
+    assert beit("train") and not any("spare" in p or "data/c4" in p for p in said["train"])

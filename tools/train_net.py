@@ -20,7 +20,8 @@ def main(argv=None) -> int:
     args = parser.parse_intermixed_args(argv)
     try:
         from xtoolkit import recipe as recipes
-        recipe = recipes.load(args.config, args.overrides)
+        purpose = "evaluate" if args.eval_only else "resume" if args.resume else "train"
+        recipe = recipes.load(args.config, args.overrides, purpose=purpose)
     except ConfigError as e:
         return answer(args.config, e)
     from xtoolkit.data.errors import BadDataError

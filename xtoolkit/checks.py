@@ -9,7 +9,7 @@ from xtoolkit.engine import optim as optim_module
 from xtoolkit.engine import schedule as schedule_module
 from xtoolkit.engine.settings import Optim, ScheduleBlock, Train, train_problems
 from xtoolkit.graph import VIEWS, EncoderSpec, Graph, Need, Ref
-from xtoolkit.recipe import Recipe, Stream
+from xtoolkit.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.registry import (
     DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
 )
@@ -23,9 +23,9 @@ HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
 class Checker:
     """Collects the problems of one configuration."""
 
-    def __init__(self, config: Config, missing_files: bool):
+    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train"):
         self.config, self.data, self.where = config, config.data, config.where
-        self.missing_files = missing_files
+        self.missing_files, self.purpose = missing_files, purpose
         self.problems: list[str] = []
         self.data_paths: list = []  # (place, path) of every data block without mistakes
         self.bad: set = set()  # places of blocks whose keys are wrong: what they mean is not asked
@@ -56,7 +56,9 @@ class Checker:
         for path, message in train_problems(blocks["train"]) if blocks["train"] else ():
             self._say(("train", *path), _named(path, message))
         if self.missing_files:
-            self._files(streams)
+            # A file with mistakes may not say what it reaches: then every encoder counts.
+            read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
+            self._files(list(self.data["encoders"]) if self.problems else reached(graph, self.data["encoders"], read), idle)
         if self.problems:
             raise ConfigError(self.problems, self.hint)
         if not streams:
@@ -311,7 +313,8 @@ class Checker:
             self._say(("optim", *path), _named(path, message))
 
     # ---- files -------------------------------------------------------------------------------------------------------------
-    def _files(self, streams):
+    def _files(self, encoders, idle):
+        """Reports what is not there of the files that the purpose needs: of ``encoders``, and not of ``idle`` streams."""
         from xtoolkit.data import paths
         from xtoolkit.hub import missing
         found = len(self.problems)
@@ -320,14 +323,24 @@ class Checker:
             local = "://" in tokenizer
             if problem := paths.problem(tokenizer) if local else missing(tokenizer, "tokenizer"):
                 self._say(("tokenizer",), problem)
-        for name, block in self.data["encoders"].items():
+        for name in encoders if self._starts_from_init() else ():
+            block = self.data["encoders"][name]
             if isinstance(block, dict) and isinstance(block.get("init"), str):
                 if problem := missing(block["init"], f"encoders.{name}.init"):
                     self._say(("encoders", name, "init"), problem)
         for place, path in self.data_paths:
-            if problem := paths.problem(path):
+            unread = place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
+            if not unread and (problem := paths.problem(path)):
                 self._say(place, problem)
         self.hint = HINT if len(self.problems) > found else ""
+
+    def _starts_from_init(self) -> bool:
+        """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""
+        if self.purpose != "resume":
+            return self.purpose == "train"
+        from xtoolkit.engine.checkpoint import latest
+        output = self.data["train"].get("output")
+        return not (isinstance(output, str) and latest(output))
 
     # ---- helpers -----------------------------------------------------------------------------------------------------------
     def _class(self, registry, block, *at):

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from xtoolkit import config as config_module
 from xtoolkit.config import Config
@@ -10,6 +11,8 @@ from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
 from xtoolkit.plugins import import_components
 from xtoolkit.registry import ENCODER_REGISTRY, ConfigError, fits
+
+Purpose = Literal["train", "resume", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -67,22 +70,11 @@ class Recipe:
     @cached_property
     def reached(self) -> list[str]:
         """Encoders that an active loss or an evaluation reaches, inputs first; the others are not built."""
-        roots = [Ref.parse(n.ref).name for needs in (*self.needs.values(), *self.task_needs.values()) for n in needs]
-        found = self.graph.below(roots)
-        for name in list(found):  # a teacher's student must exist too
-            found += [n for n in self.graph.below(self._referred(name)) if n not in found]
-        order = []
-        for name in self.graph.below(self.graph.encoders):  # inputs first, and students before their teachers
-            order += [n for n in [*self.graph.below(self._referred(name)), name] if n not in order]
-        return [n for n in order if n in found]
+        return reached(self.graph, self.config["encoders"], [*self.needs.values(), *self.task_needs.values()])
 
     @property
     def left_out(self) -> list[str]:
         return [n for n in self.graph.encoders if n not in self.reached]
-
-    def _referred(self, name):
-        block = self.config["encoders"][name]
-        return [block[k] for k in ENCODER_REGISTRY.get(block["type"]).REFERS if k in block]
 
     def views(self, stream: str) -> frozenset:
         """The views that the losses of a stream read: they decide which masks its loader draws."""
@@ -93,21 +85,54 @@ class Recipe:
         return self.graph.passes({loss: self.needs[loss] for loss in s.losses}, s.regions)
 
 
-def load(path: str, overrides=(), missing_files: bool = True) -> Recipe:
+def reached(graph: Graph, blocks: dict, needs) -> list[str]:
+    """The encoders that are read, directly or not, inputs first.
+
+    Args:
+        blocks: the encoders' blocks by name.
+        needs: lists of Need.
+    """
+    referred = lambda name: [blocks[name][k] for k in ENCODER_REGISTRY.get(blocks[name]["type"]).REFERS if k in blocks[name]]
+    found = graph.below([Ref.parse(n.ref).name for several in needs for n in several])
+    for name in list(found):  # a teacher's student must exist too
+        found += [n for n in graph.below(referred(name)) if n not in found]
+    order = []
+    for name in graph.below(graph.encoders):  # inputs first, and students before their teachers
+        order += [n for n in [*graph.below(referred(name)), name] if n not in order]
+    return [n for n in order if n in found]
+
+
+def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose = "train") -> Recipe:
     """Reads and checks a recipe.
 
     Args:
         path: the YAML file.
         overrides: ``key.path=value`` texts.
         missing_files: also report data, weights and tokenizers that are not there (off for the plan, which needs none).
+        purpose: which files must be there: see ``checked``.
 
     Raises:
         ConfigError: every mistake of the file, one line each with file:line.
     """
     config = config_module.load(path, overrides)
+    return checked(config, os.path.dirname(os.path.abspath(path)), missing_files, purpose)
+
+
+def checked(config: Config, folder: str, missing_files: bool = True, purpose: Purpose = "train") -> Recipe:
+    """The recipe of a resolved configuration.
+
+    Args:
+        folder: what relative paths of ``plugins`` are relative to, before the working folder.
+        missing_files: also report files that are not there and that ``purpose`` needs.
+        purpose: ``evaluate`` reads a checkpoint, so it needs neither the streams' data nor weights to start from;
+            ``resume`` needs weights to start from only where its folder has no checkpoint.
+
+    Raises:
+        ConfigError: every mistake, one line each with its place.
+    """
     plugins = config.data.get("plugins") or []
     if not fits(plugins, list[str]):
         raise ConfigError(f"{config.where('plugins')}: `plugins` must be a list of paths and modules")
-    import_components(plugins, config.where("plugins"), os.path.dirname(os.path.abspath(path)))
+    import_components(plugins, config.where("plugins"), folder)
     from xtoolkit.checks import Checker  # here: it builds a Recipe
-    return Checker(config, missing_files).recipe()
+    return Checker(config, missing_files, purpose).recipe()

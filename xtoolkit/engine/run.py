@@ -21,6 +21,7 @@ class Run:
 
     Args:
         recipe: checked, its files included.
+        streams: False: the streams' data is not touched, there are no ``loaders``: enough to evaluate.
 
     Attributes:
         tokenizer: of all streams.
@@ -31,7 +32,7 @@ class Run:
         results: {evaluation: what its last run returned}.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, streams: bool = True):
         from xtoolkit.data.loader import EvalLoader, Loader
         from xtoolkit.data.text import load_tokenizer
 
@@ -55,7 +56,7 @@ class Run:
             name: Loader(name, self._dataset(stream.data, ("streams", name, "data"), recipe.views(name), True),
                          stream.batch_size, train.seed, train.workers, distributed.rank(), distributed.world(),
                          train.max_bad, train.accumulate, pin)
-            for name, stream in recipe.streams.items()}
+            for name, stream in (recipe.streams if streams else {}).items()}
         self.tasks = {name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name))
                       for name, block in recipe.evaluate.items()}
         self.eval_loaders = {
@@ -105,7 +106,10 @@ def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
 
 
 def evaluate(recipe: Recipe, say=print) -> dict:
-    """Runs a recipe's evaluations on the newest checkpoint of its folder, in one process, and writes its report."""
+    """Runs a recipe's evaluations on the newest checkpoint of its folder, in one process, and writes its report.
+
+    Reads no training data: the report then shows no masked examples.
+    """
     if distributed.world() > 1:
         raise ConfigError("--eval-only runs in one process: start it without torchrun")
     if not recipe.evaluate:
@@ -114,7 +118,7 @@ def evaluate(recipe: Recipe, say=print) -> dict:
     if path is None:
         raise ConfigError(f"--eval-only: {recipe.train.output} holds no checkpoint; train first, or name another folder "
                           "(train.output=...)")
-    run = Run(recipe)
+    run = Run(recipe, streams=False)
     try:
         checkpoint.load(path, run.model)
         run.model.to(pick_device(recipe.train.device))
