@@ -77,18 +77,37 @@ def count_parameters(model: Model) -> dict:
 
 
 def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> StreamPlan:
-    from torch.utils.flop_counter import FlopCounterMode
-
     stream = recipe.streams[name]
     tokens = None
     if "text" in stream.fields:
         tokens = length or _max_tokens(stream.data)
     plan = StreamPlan(name, stream.batch_size, tokens, dict(stream.losses))
-    entries = {}
+    batch, rows = _meta_batch(model, stream, tokens)
+    plan.passes, plan.head_gflops = count(model, recipe, name, batch, rows)
+    plan.gflops = trained(plan.passes, plan.head_gflops)
+    return plan
+
+
+def trained(passes: list[PassPlan], head_gflops: float) -> float:
+    """GFLOPs a row of forward and backward: each pass once, and twice more where it has a graph; heads always have one."""
+    return sum(p.gflops * (3 if p.graph else 1) for p in passes) + 3 * head_gflops
+
+
+def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> tuple[list[PassPlan], float]:
+    """The passes of a stream on one batch, each with the forward GFLOPs of a row; and those of the losses' heads.
+
+    Args:
+        model: on the meta device.
+        batch: on the meta device.
+        rows: what counts are per.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    passes, entries = [], {}
     for p in recipe.passes(name):
         entry = PassPlan(p.node.label, list(p.readers), p.graph, p.runs, p.cuts)
         entries[(p.node, p.by_run)] = entry
-        plan.passes.append(entry)
+        passes.append(entry)
 
     class Watch:
         """Adds a pass's operations to its entry. Inputs are computed before the watch begins, so nothing is counted twice."""
@@ -103,17 +122,13 @@ def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> Stre
         def __exit__(self, *exc):
             self.entry.gflops += (counter.get_total_flops() - self.before) / rows / 1e9
 
-    batch, rows = _meta_batch(model, stream, tokens)
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.device("meta"):
             model.train()(name, batch, observer=Watch)
     except (AttributeError, KeyError, TypeError, ValueError) as e:  # parts that do not fit each other
         raise ConfigError(f"{recipe.source.where('streams', name)}: stream `{name}` cannot run: {e}") from e
-    total = counter.get_total_flops() / rows / 1e9
-    plan.head_gflops = total - sum(p.gflops for p in plan.passes)
-    plan.gflops = sum(p.gflops * (3 if p.graph else 1) for p in plan.passes) + 3 * plan.head_gflops
-    return plan
+    return passes, counter.get_total_flops() / rows / 1e9 - sum(p.gflops for p in passes)
 
 
 def _max_tokens(data: dict) -> int:

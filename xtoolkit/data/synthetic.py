@@ -10,7 +10,7 @@ from xtoolkit.data import blocks, items, regions
 from xtoolkit.data.base import Patches, StreamDataset
 from xtoolkit.data.masking import ImageMask, TextMask, mask_text
 from xtoolkit.data.order import Order
-from xtoolkit.registry import DATASET_REGISTRY
+from xtoolkit.registry import DATASET_REGISTRY, ConfigError
 
 
 class Synthetic(StreamDataset):
@@ -19,13 +19,20 @@ class Synthetic(StreamDataset):
     Args:
         size: samples.
         tokens: length of every text, its two specials counted.
+        min_tokens: lengths are drawn evenly from this to ``tokens``; null: all are ``tokens`` long.
+
+    Raises:
+        ConfigError: ``min_tokens`` is below 3 or above ``tokens``.
     """
 
     def __init__(self, size, views, train, tokenizer=None, tokens=0, mask=None, image_size=None, patch_size=None,
-                 image_mask=None):
+                 image_mask=None, min_tokens=None):
+        if min_tokens is not None and not 3 <= min_tokens <= tokens:
+            raise ConfigError(f"data.min_tokens: must be from 3 (a token between two specials) to `tokens` {tokens}, "
+                              f"not {min_tokens}")
         self.train, self._size = train, size
         views = frozenset(views) if train else frozenset()
-        self._tokenizer, self._tokens = tokenizer, tokens
+        self._tokenizer, self._tokens, self._least = tokenizer, tokens, min_tokens
         self.pad = tokenizer and tokenizer.pad
         self._mask = blocks.make(TextMask, mask, "mask") if mask and views & {"mask_text", "mask_both"} else None
         if image_size is not None:
@@ -51,11 +58,12 @@ class Synthetic(StreamDataset):
 
     def _text(self, sample: int, rng: random.Random) -> items.Text:
         plain, words = self._tokenizer.plain, random.Random(sample)
-        drawn = [plain[words.randrange(len(plain))] for _ in range(self._tokens - 2)]
+        length = self._tokens if self._least is None else words.randint(self._least, self._tokens)
+        drawn = [plain[words.randrange(len(plain))] for _ in range(length - 2)]
         ids = np.array([self._tokenizer.bos, *drawn, self._tokenizer.eos], np.int64)
         if self._mask is None:
             return items.Text(ids)
-        starts = np.array([-1, *[1] * (self._tokens - 2), -1], np.int8)
+        starts = np.array([-1, *[1] * (length - 2), -1], np.int8)
         return items.Text(ids, mask_text(ids, starts, plain, self._tokenizer.mask, self._mask, rng))
 
     def _shown(self, sample: int, rng: random.Random) -> items.Shown:
@@ -75,8 +83,8 @@ class SyntheticText(Synthetic):
     BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, size: int = 1024,
-                 tokens: int = 32, mask: dict | None = None):
-        super().__init__(size, views, train, tokenizer, tokens, mask)
+                 tokens: int = 32, min_tokens: int | None = None, mask: dict | None = None):
+        super().__init__(size, views, train, tokenizer, tokens, mask, min_tokens=min_tokens)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         return items.Item(texts=[self._text(sample, rng)])
@@ -111,8 +119,9 @@ class SyntheticPairs(Synthetic):
     BLOCKS = {"mask": TextMask, "image_mask": ImageMask}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 size: int = 1024, tokens: int = 12, mask: dict | None = None, image_mask: dict | None = None):
-        super().__init__(size, views, train, tokenizer, tokens, mask, image_size, patch_size, image_mask)
+                 size: int = 1024, tokens: int = 12, min_tokens: int | None = None, mask: dict | None = None,
+                 image_mask: dict | None = None):
+        super().__init__(size, views, train, tokenizer, tokens, mask, image_size, patch_size, image_mask, min_tokens)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         return items.Item(self._shown(sample, rng), [self._text(sample, rng)])
@@ -132,8 +141,9 @@ class SyntheticRegions(Synthetic):
     BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 size: int = 1024, tokens: int = 12, max_per_image: int = 5, mask: dict | None = None):
-        super().__init__(size, views, train, tokenizer, tokens, mask, image_size, patch_size)
+                 size: int = 1024, tokens: int = 12, min_tokens: int | None = None, max_per_image: int = 5,
+                 mask: dict | None = None):
+        super().__init__(size, views, train, tokenizer, tokens, mask, image_size, patch_size, min_tokens=min_tokens)
         self._max = max_per_image
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
