@@ -37,6 +37,16 @@ def test_vectors_and_scores_stay_float32_under_autocast():
     torch.testing.assert_close(scores.local.diagonal() * 0.07, torch.ones(3))
 
 
+def test_a_model_in_float64_is_compared_in_float64():
+    """Rounding vectors to float32 on the way would hide every difference below 1e-7 from a numerical check."""
+    projection, sim = Projection(widths={"x": 16}, dim=8).double(), similarity().double()
+    out = projection(view=None, x=Encoded.of(torch.randn(3, 5, 16, dtype=torch.float64)))
+    scores = sim(view=None, image=out, text=out)
+    assert out.dtype == scores.image_to_text.dtype == scores.text_to_image.dtype == torch.float64
+    assert (out.norm(dim=1) - 1).abs().max() < 1e-15
+    assert (scores.local.diagonal() * sim.temperature - 1).abs().max() < 1e-14
+
+
 def test_scores_are_dot_products_over_temperature():
     image, text, sim = unit(3), unit(3), similarity(temperature=0.1)
     scores = sim(view=None, image=image, text=text)

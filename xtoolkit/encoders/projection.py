@@ -1,5 +1,6 @@
 """Projection: a summary token as a unit vector in the space where images and texts are compared."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,5 +34,6 @@ class Projection(Encoder):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, *, view: str | None, x: Encoded) -> Tensor:
-        """Returns (B, dim) float32 of unit length; normalised in float32 under autocast too."""
-        return F.normalize(self.linear(x.pooled).float(), dim=-1)
+        """Returns (B, dim) of unit length, float32 or better; normalised in float32 under autocast too."""
+        x = self.linear(x.pooled)
+        return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)

@@ -20,8 +20,8 @@ class Scores:
     """Similarities over temperature. Columns are the rows of all ranks in rank order.
 
     Attributes:
-        image_to_text: (B, W * B) float32, this rank's images against all texts.
-        text_to_image: (B, W * B) float32, this rank's texts against all images.
+        image_to_text: (B, W * B) float32 or better, this rank's images against all texts.
+        text_to_image: (B, W * B), this rank's texts against all images.
         first: the column of this rank's row 0: row b's own partner is column ``first + b``.
         temperature: (1,), what the similarities were divided by.
     """
@@ -88,7 +88,7 @@ class Similarity(Encoder):
         self.temperature.clamp_(self.min, self.max)
 
     def forward(self, *, view: str | None, image: Tensor, text: Tensor) -> Scores:
-        """Scores of images (B, dim) and texts (B, dim), in float32 under autocast too."""
+        """Scores of images (B, dim) and texts (B, dim), in float32 or better, under autocast too."""
         self.after_update()
         # A copy: what backward needs must not change when the next stream's forward clamps the parameter in place.
         temperature = self.temperature.clone()
@@ -98,8 +98,9 @@ class Similarity(Encoder):
             images, texts = GatherRows.apply(torch.stack([image, text], 1)).unbind(1)
             first = dist.get_rank() * image.shape[0]
         with full_precision(image):
-            return Scores(image.float() @ texts.float().t() / temperature,
-                          text.float() @ images.float().t() / temperature, first, temperature)
+            image, text, images, texts = (t.to(torch.promote_types(t.dtype, torch.float32))
+                                          for t in (image, text, images, texts))
+            return Scores(image @ texts.t() / temperature, text @ images.t() / temperature, first, temperature)
 
 
 class GatherRows(torch.autograd.Function):
