@@ -77,6 +77,10 @@ class StreamDataset(abc.ABC):
         """{file: what is wrong with it}, found when it was indexed."""
         return {}
 
+    def place(self, source: int, sample: int) -> str:
+        """Where a sample lies, for a person who looks for it."""
+        return f"sample {sample}"
+
     @abc.abstractmethod
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         """Which samples the batches of this stream hold."""
@@ -120,6 +124,10 @@ class Sharded(StreamDataset):
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         return Order(seed, stream, batch_size, self.sizes, self._weights)
+
+    def place(self, source: int, sample: int) -> str:
+        shards = self._shards[source]
+        return f"{self._names[source]}: {shards.file(sample)}, {shards.name(sample)}"
 
     def close(self) -> None:
         for shards in self._shards:

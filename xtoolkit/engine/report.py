@@ -45,12 +45,24 @@ def write_report(output, gallery: dict) -> Path:
 def page(run: Run, name: str) -> str:
     """The whole document."""
     parts = (_results, _curves, _retrieved, _boxes, _masked, _behind, _recipe, _data, _record)
+    return document(name, f"{_header(run, name)}{''.join(part(run) for part in parts)}"
+                    f"<footer>Written by xtoolkit {escape(_version(run))}. Hold the pointer over a hidden word to read "
+                    "it.</footer>")
+
+
+def document(title: str, body: str, css: str = "") -> str:
+    """A page in the report's look: no script, nothing fetched.
+
+    Args:
+        title: plain.
+        body: HTML, escaped already.
+        css: rules beyond the report's own.
+    """
     return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             '<meta name="color-scheme" content="light dark">'
-            f"<title>{escape(name)} · xtoolkit</title><style>{CSS}</style></head><body><main>{_header(run, name)}"
-            f"{''.join(part(run) for part in parts)}<footer>Written by xtoolkit {escape(_version(run))}. "
-            "Hold the pointer over a hidden word to read it.</footer></main></body></html>\n")
+            f"<title>{escape(title)} · xtoolkit</title><style>{CSS}{css}</style></head><body><main>{body}"
+            "</main></body></html>\n")
 
 
 def section(title: str, lead: str, body: str) -> str:

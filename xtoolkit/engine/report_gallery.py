@@ -77,13 +77,13 @@ def find_pictures(loader, names: set, mean=CLIP_MEAN, std=CLIP_STD) -> dict[str,
     return found
 
 
-def jpeg(pixels: Tensor, mean=CLIP_MEAN, std=CLIP_STD) -> bytes:
-    """A normalised picture (3, H, W) as the bytes of a JPEG, made smaller where it is larger than ``SIDE``."""
+def jpeg(pixels: Tensor, mean=CLIP_MEAN, std=CLIP_STD, side: int = SIDE) -> bytes:
+    """A normalised picture (3, H, W) as the bytes of a JPEG, made smaller where it is larger than ``side``."""
     scale = lambda values: torch.tensor(values, dtype=torch.float32)[:, None, None]
     levels = (pixels.float().cpu() * scale(std) + scale(mean)).mul(255).round().clamp(0, 255).to(torch.uint8)
     image = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
-    if max(image.size) > SIDE:
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
     return out.getvalue()

@@ -33,14 +33,15 @@ def _query(query):
 def boxes(examples: list[dict]) -> str:
     """Predicted and true boxes on their pictures."""
     shown = "".join(
-        f'<figure>{picture(e["picture"], e["text"], _box(e["true"], "true") + _box(e["predicted"], "predicted"))}'
+        f'<figure>{picture(e["picture"], e["text"], box(e["true"], "true") + box(e["predicted"], "predicted"))}'
         f'<figcaption>{escape(e["text"])}<span>IoU {e["iou"]:.2f}</span></figcaption></figure>' for e in examples)
     return ('<p class="how"><span><i class="t"></i>true box</span><span><i class="p"></i>predicted box</span></p>'
             f'<div class="boxes">{shown}</div>')
 
 
-def _box(box, kind):
-    cx, cy, w, h = box
+def box(where, kind: str) -> str:
+    """The overlay of a box cx, cy, w, h in [0, 1]; ``kind`` is the class of its line."""
+    cx, cy, w, h = where
     place = f'x="{cx - w / 2:.4f}" y="{cy - h / 2:.4f}" width="{max(w, 0):.4f}" height="{max(h, 0):.4f}"'
     return f'<rect class="halo" {place}/><rect class="box {kind}" {place}/>'
 
@@ -52,13 +53,18 @@ def masked(examples: list[dict]) -> str:
     return "".join(words(e["words"]) for e in examples)
 
 
-def _masked_figure(example):
-    side = math.isqrt(len(example["mask"]))
+def patches(mask: list, kind: str = "patch") -> str:
+    """The overlay of patches, row by row: a square of class ``kind`` for each that is True."""
+    side = math.isqrt(len(mask))
     size = 1.01 / side  # a hair larger than a patch, or the seams between patches would show the picture
-    patches = "".join(f'<rect class="patch" x="{i % side / side:.4f}" y="{i // side / side:.4f}" width="{size:.4f}" '
-                      f'height="{size:.4f}"/>' for i, hidden in enumerate(example["mask"]) if hidden)
+    return "".join(f'<rect class="{kind}" x="{i % side / side:.4f}" y="{i // side / side:.4f}" width="{size:.4f}" '
+                   f'height="{size:.4f}"/>' for i, hidden in enumerate(mask) if hidden)
+
+
+def _masked_figure(example):
     text = words(example["words"]) if example["words"] else ""
-    return f'<figure>{picture(example["picture"], "a picture with masked patches", patches)}{text}</figure>'
+    shown = picture(example["picture"], "a picture with masked patches", patches(example["mask"]))
+    return f"<figure>{shown}{text}</figure>"
 
 
 def words(tokens: list) -> str:
