@@ -6,8 +6,11 @@ import random
 from xtoolkit.batch import Batch
 from xtoolkit.data import blocks, items, paths
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
+from xtoolkit.data.cache import GB, Cache
+from xtoolkit.data.errors import DeadShard
 from xtoolkit.data.order import Order
 from xtoolkit.data.shards import Shards
+from xtoolkit.data.shuffle import Mixed, Windowed
 from xtoolkit.data.text import clean_caption
 from xtoolkit.registry import ConfigError
 
@@ -81,6 +84,26 @@ class StreamDataset(abc.ABC):
         """Where a sample lies, for a person who looks for it."""
         return f"sample {sample}"
 
+    @property
+    def shard_count(self) -> int:
+        """Files that it reads, dead ones included."""
+        return 0
+
+    @property
+    def dead(self) -> list[DeadShard]:
+        """The remote shards of which nothing is known, not even how many samples they have."""
+        return []
+
+    def samples_of(self, file: str) -> int:
+        """Samples of one file."""
+        return 0
+
+    def give_up_dead(self) -> None:
+        """The run goes on without its ``dead`` shards: from now on they stay out, that a visit keep its meaning."""
+
+    def expect(self, order: Order, visit: int) -> None:
+        """Says that a visit is about to be loaded, so that what the next ones read can be fetched meanwhile."""
+
     @abc.abstractmethod
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         """Which samples the batches of this stream hold."""
@@ -98,21 +121,41 @@ class StreamDataset(abc.ABC):
 
 
 class Sharded(StreamDataset):
-    """A dataset whose sources are shards."""
+    """A dataset whose sources are shards.
 
-    def __init__(self, path, sources, views, train, **nested):
-        given = {"path": path, "sources": sources} | nested
+    Args:
+        path: see ``paths.resolve``.
+        sources: several, {name: {path, weight}}, instead of ``path``.
+        shards: how they are gone through and fetched, see ShardBlock.
+        views: that losses read.
+        train: whether its samples are trained on, or evaluated as they are.
+        nested: the other blocks of the dataset, by name.
+    """
+
+    def __init__(self, path, sources, shards, views, train, **nested):
+        given = {"path": path, "sources": sources, "shards": shards} | nested
         if found := self.check(given, views if train else frozenset()):
             raise ConfigError([f"data.{key}: {message}" for key, message in found])
         if found := [f"data.{key}: {p}" for key, name in self.paths(given) if (p := paths.problem(name))]:
             raise ConfigError(found)
         self.train, self.views = train, frozenset(views) if train else frozenset()
-        self._weights, self._shards, self._names = [], [], []
+        self._how = blocks.make(blocks.ShardBlock, shards or {}, "shards")
+        self._weights, self._shards, self._names, self._cache = [], [], [], None
         for name, source in blocks.sources(path, sources).items():
             self._names.append(name)
             listed = [source.path] if isinstance(source.path, str) else source.path
-            self._shards.append(Shards([file for one in listed for file in paths.resolve(one)]))
+            files = [file for one in listed for file in paths.resolve(one)]
+            if self._cache is None and any(map(paths.is_remote, files)):
+                self._cache = Cache(self._how)
+            self._shards.append(Shards(files, self._cache))
             self._weights.append(source.weight)
+
+    @classmethod
+    def check_source(cls, block: dict) -> list[tuple[str, str]]:
+        found = super().check_source(block)
+        if block.get("shards") is not None:
+            found += blocks.problems(blocks.ShardBlock, block["shards"], "shards")
+        return found
 
     @property
     def sizes(self) -> list[int]:
@@ -122,8 +165,46 @@ class Sharded(StreamDataset):
     def damaged(self) -> dict[str, str]:
         return {file: what for s in self._shards for file, what in s.damaged.items()}
 
+    @property
+    def shard_count(self) -> int:
+        return sum(len(s.files) for s in self._shards)
+
+    @property
+    def dead(self) -> list[DeadShard]:
+        return [dead for s in self._shards for dead in s.dead]
+
+    def samples_of(self, file: str) -> int:
+        return sum(s.samples_of(file) for s in self._shards)
+
+    def give_up_dead(self) -> None:
+        for dead in self.dead:
+            self._cache.give_up(dead)
+
+    def expect(self, order: Order, visit: int) -> None:
+        if self._cache is not None:
+            listed = zip(self._shards, order.shards(visit))
+            self._cache.ahead([wanted for shards, numbers in listed for wanted in shards.ahead(numbers)])
+
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
-        return Order(seed, stream, batch_size, self.sizes, self._weights)
+        return Order(seed, stream, batch_size, self.sizes, self._weights, shuffles=self._shuffles(batch_size))
+
+    def _shuffles(self, span: int) -> list[Mixed | Windowed]:
+        """How an epoch goes through each source. ``span``: samples that are needed at a time.
+
+        Raises:
+            ConfigError: the cache cannot hold what is needed at a time and what comes next.
+        """
+        found, needed = [], 0
+        for shards in self._shards:
+            window = self._how.window or (blocks.REMOTE_WINDOW if shards.remote else None)
+            found.append(Mixed(len(shards)) if window is None else Windowed(shards.counts, window))
+            if shards.remote and len(shards):
+                blocks_at_once = 2 + span * len(shards.files) // (len(shards) * window)
+                needed += shards.bytes_of_largest(blocks_at_once * window)
+        if self._cache is not None and needed > self._cache.limit:
+            raise ConfigError(f"data.shards.cache_gb: {self._how.cache_gb:g}, but the shards that are read at a time "
+                              f"have {needed / GB:.2g} GB; raise it, or lower `shards.window`")
+        return found
 
     def place(self, source: int, sample: int) -> str:
         shards = self._shards[source]

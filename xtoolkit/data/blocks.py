@@ -5,6 +5,8 @@ import typing
 
 from xtoolkit.registry import ConfigError, describe, fits, nearest
 
+REMOTE_WINDOW = 8  # shards; `shards.window` where it is not given and a shard is remote
+
 
 def problems(cls, block, place: str) -> list[tuple[str, str]]:
     """Every mistake of a nested block: (dotted key, what is wrong). ``cls`` is a dataclass with ``problems``."""
@@ -50,6 +52,38 @@ class SourceBlock:
 
     def problems(self) -> list[tuple[str, str]]:
         return [] if self.weight > 0 else [("weight", f"must be above 0, not {self.weight}; `null` removes a source")]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardBlock:
+    """How the shards of a stream are gone through, and how those that are not on this machine's disks are fetched.
+
+    Attributes:
+        window: shards whose samples are mixed with each other; an epoch goes from one such group to the next. Null: all
+            samples of a source are mixed, or groups of REMOTE_WINDOW where a shard of it is remote.
+        cache: folder of fetched shards; by default `remote` in $XTOOLKIT_HOME (~/.cache/xtoolkit). A folder in /dev/shm
+            keeps them in memory.
+        cache_gb: most GB of shards in it; those not read for longest go first. It must hold two windows.
+        timeout: seconds without a byte after which a connection or a command counts as failed.
+        retries: failures in a row, none with a new byte, after which a shard counts as dead.
+        backoff: seconds before the first new try, doubled for each that follows, at most 60.
+    """
+
+    window: int | None = None
+    cache: str | None = None
+    cache_gb: float = 64.0
+    timeout: float = 30.0
+    retries: int = 6
+    backoff: float = 1.0
+
+    def problems(self) -> list[tuple[str, str]]:
+        found = [(key, f"must be above 0, not {value}") for key in ("cache_gb", "timeout")
+                 if (value := getattr(self, key)) <= 0]
+        found += [(key, f"must not be below 0, not {value}") for key in ("retries", "backoff")
+                  if (value := getattr(self, key)) < 0]
+        if self.window is not None and self.window < 1:
+            found.append(("window", f"must be at least 1 (shard), not {self.window}; null mixes all"))
+        return found
 
 
 def sources(path, several) -> dict[str, SourceBlock]:

@@ -28,6 +28,7 @@ class Text(Sharded):
     Args:
         path: .jsonl, .jsonl.gz ({"text": ...} a line) or .txt (one text a line).
         sources: several, {name: {path, weight}}, instead of `path`.
+        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         max_tokens: longest text, its two specials counted; what is longer is cut.
         mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
         clean: clean as captions are.
@@ -38,15 +39,15 @@ class Text(Sharded):
     BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 128,
-                 mask: dict | None = None, clean: bool = False, window: int = 32):
-        super().__init__(path, sources, views, train, mask=mask)
+                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
+                 max_tokens: int = 128, mask: dict | None = None, clean: bool = False, window: int = 32):
+        super().__init__(path, sources, shards, views, train, mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
         self.pad, self._window = tokenizer.pad, window
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
-        lengths = [s.column("text", "size") for s in self._shards]
-        return Order(seed, stream, batch_size, self.sizes, self._weights, lengths=lengths, window=self._window)
+        return Order(seed, stream, batch_size, self.sizes, self._weights, lengths=[s.lengths for s in self._shards],
+                     window=self._window, shuffles=self._shuffles(batch_size * self._window))
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]
@@ -57,9 +58,9 @@ class Text(Sharded):
 class Pictures(Sharded):
     """What the datasets with pictures share: reading, augmenting and naming them."""
 
-    def __init__(self, path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask=None,
-                 **nested):
-        super().__init__(path, sources, views, train, augment=augment, image_mask=image_mask, **nested)
+    def __init__(self, path, sources, shards, views, train, image_size, patch_size, mean, std, augment,
+                 image_mask=None, **nested):
+        super().__init__(path, sources, shards, views, train, augment=augment, image_mask=image_mask, **nested)
         self._patches = Patches(image_mask, self.views, image_size, patch_size)
         self._size, self._normalize = image_size, Normalize(mean, std)
         self._augment = self.BLOCKS["augment"](**(augment or {})) if train else None
@@ -101,6 +102,7 @@ class Images(Pictures):
     Args:
         path: tars with pictures; what else is in them is not read.
         sources: several, {name: {path, weight}}, instead of `path`.
+        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         image_mask: {patches, min_block}, see ImageMask.
         augment: {crop_scale, flip, randaugment}, see Augment.
         mean: of the channels, in [0, 1]; CLIP's by default.
@@ -111,9 +113,10 @@ class Images(Pictures):
     BLOCKS = {"image_mask": ImageMask, "augment": Augment}
 
     def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, image_mask: dict | None = None,
-                 augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
-        super().__init__(path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask)
+                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
+                 image_mask: dict | None = None, augment: dict | None = None, mean: list[float] = CLIP_MEAN,
+                 std: list[float] = CLIP_STD):
+        super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, image_mask)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]
@@ -129,6 +132,7 @@ class Pairs(Pictures):
     Args:
         path: tars in the layout of img2dataset; captions from `captions` or `caption` of the json, else from the .txt.
         sources: several, {name: {path, weight}}, instead of `path`.
+        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         max_tokens: longest caption, its two specials counted; what is longer is cut.
         clean: lower case, no punctuation (X-FM's release); false: as it is.
         mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
@@ -142,10 +146,11 @@ class Pairs(Pictures):
     BLOCKS = {"mask": TextMask, "image_mask": ImageMask, "augment": Augment}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 30,
-                 clean: bool = True, mask: dict | None = None, image_mask: dict | None = None,
+                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
+                 max_tokens: int = 30, clean: bool = True, mask: dict | None = None, image_mask: dict | None = None,
                  augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
-        super().__init__(path, sources, views, train, image_size, patch_size, mean, std, augment, image_mask, mask=mask)
+        super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, image_mask,
+                         mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
         self.pad = tokenizer.pad
 
@@ -199,6 +204,7 @@ class Regions(Pictures):
     Args:
         path: tars whose json has `regions: [{box: [x, y, w, h], caption, attributes}]`.
         sources: several, {name: {path, weight}}, instead of `path`.
+        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         max_tokens: longest caption, its two specials counted; what is longer is cut.
         max_per_image: most rows of one picture in a batch.
         clean: lower case, no punctuation (X-FM's release); false: as it is.
@@ -212,16 +218,17 @@ class Regions(Pictures):
     BLOCKS = {"mask": TextMask, "augment": RegionAugment}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, max_tokens: int = 30,
-                 max_per_image: int = 5, clean: bool = True, mask: dict | None = None, augment: dict | None = None,
-                 mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
-        super().__init__(path, sources, views, train, image_size, patch_size, mean, std, augment, mask=mask)
+                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
+                 max_tokens: int = 30, max_per_image: int = 5, clean: bool = True, mask: dict | None = None,
+                 augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
+        super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
         self.pad, self._max = tokenizer.pad, max_per_image
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         elements = [s.column("elements").clip(max=self._max) for s in self._shards]
-        return Order(seed, stream, batch_size, self.sizes, self._weights, elements=elements)
+        return Order(seed, stream, batch_size, self.sizes, self._weights, elements=elements,
+                     shuffles=self._shuffles(batch_size))
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]

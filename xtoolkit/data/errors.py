@@ -1,6 +1,9 @@
 """What can be wrong with data: one sample (skipped and counted), or so much of it that a run must stop."""
 
 
+DEAD = "dead shard"  # the kind of a sample whose shard cannot be fetched
+
+
 class BadSample(Exception):
     """A sample that cannot be used; it is replaced by another and counted under ``kind``.
 
@@ -17,3 +20,16 @@ class BadSample(Exception):
 
 class BadDataError(RuntimeError):
     """More of a stream than `train.max_bad` allows is unreadable, or a batch of it cannot be learned from."""
+
+
+class DeadShard(Exception):
+    """A remote shard that could not be fetched, however often it was tried; its samples are replaced by others.
+
+    Attributes:
+        name: the shard.
+        reason: what the last try met.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason

@@ -1,7 +1,7 @@
 """The byte index of one shard: where each sample lies in the file, built once and kept beside it.
 
-An index file is one line of JSON (what it was built from, and what was damaged), then the records, which are mapped
-into memory: neither their number nor the number of workers makes Python objects.
+An index file is one line of JSON (what it was built from, and what was damaged), then the records. They stay on disk
+and are read one at a time, so that memory and open files grow neither with their number nor with that of the shards.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import tarfile
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,70 +20,121 @@ VERSION = 1
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 KEY_BYTES = 64
 CHUNK = 1 << 24  # bytes of lines looked at in one go
+MAX_HEADER = 1 << 16  # bytes; what is no index has no end of line
 SPAN = [("at", "<u8"), ("size", "<u4")]
 # One record a sample. A size of 0 means that the sample has no such member.
 TAR = np.dtype([("key", f"S{KEY_BYTES}"), ("image", SPAN), ("json", SPAN), ("txt", SPAN), ("elements", "<u2")])
 LINE = np.dtype([("text", SPAN)])
 
 
-def load(path: str, build) -> tuple[np.ndarray, dict]:
-    """The records of a shard's index and its header; built by ``build(path) -> (records, header)`` where none is valid.
+@dataclass(frozen=True)
+class Index:
+    """Where the samples of one shard are.
 
-    The index lies beside the shard as ``NAME.idx``, or in the cache folder where the shard's own cannot be written.
+    Attributes:
+        header: ``size`` (bytes of the shard), ``count`` (of samples), ``damage`` (what is wrong with it, or None).
+        dtype: TAR or LINE.
+        file: holds the records from byte ``start`` on; None where no place could be written.
+        records: the records themselves where there is no file.
+    """
+
+    header: dict
+    dtype: np.dtype
+    file: str | None
+    start: int = 0
+    records: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.header["count"]
+
+    def column(self, *names: str) -> np.ndarray:
+        """A copy of one column, such as ``elements`` or (``text``, ``size``)."""
+        records = self.records
+        if records is None:
+            records = np.memmap(self.file, self.dtype, mode="r", offset=self.start, shape=(len(self),)) if len(self) \
+                else np.empty(0, self.dtype)
+        for name in names:
+            records = records[name]
+        return np.array(records)
+
+
+def load(path: str, build) -> Index:
+    """The index of a shard on disk; built by ``build(path) -> (records, header)`` where none is valid.
+
+    It lies beside the shard as ``NAME.idx``, or in the cache folder where the shard's own cannot be written.
     """
     stamp = os.stat(path)
     made_from = {"version": VERSION, "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
     for file in beside(path, ".idx"):
-        found = _read(file, made_from)
+        found = read(file, made_from)
         if found is not None:
             return found
     records, header = build(path)
-    header = made_from | header | {"dtype": "line" if records.dtype == LINE else "tar", "count": len(records)}
-    write_beside(path, ".idx", lambda f: (f.write(json.dumps(header).encode() + b"\n"), f.write(records.tobytes())))
-    return records, header
+    header = describe(records, made_from | header)
+    file = write_beside(path, ".idx", lambda f: write(f, records, header))
+    return (file and read(file, made_from)) or Index(header, records.dtype, None, records=records)
 
 
-def _read(file: Path, made_from: dict):
+def read(file: Path, made_from: dict) -> Index | None:
+    """The index in a file; None where there is none that is whole and was made from just that."""
     try:
         with open(file, "rb") as f:
-            header = json.loads(f.readline())
-            start = f.tell()
+            header = json.loads(f.readline(MAX_HEADER))
+            start, end = f.tell(), os.fstat(f.fileno()).st_size
     except (OSError, ValueError):
         return None
     if not isinstance(header, dict) or any(header.get(k) != v for k, v in made_from.items()):
         return None
-    dtype = LINE if header["dtype"] == "line" else TAR
-    if file.stat().st_size != start + header["count"] * dtype.itemsize:
+    count, dtype = header.get("count"), LINE if header.get("dtype") == "line" else TAR
+    if type(count) is not int or type(header.get("size")) is not int or end != start + count * dtype.itemsize:
         return None
-    if header["count"] == 0:
-        return np.empty(0, dtype), header
-    return np.memmap(file, dtype, mode="r", offset=start, shape=(header["count"],)), header
+    return Index(header, dtype, str(file), start)
+
+
+def describe(records: np.ndarray, header: dict) -> dict:
+    """The header of an index with what its reader must know of the records."""
+    return header | {"dtype": "line" if records.dtype == LINE else "tar", "count": len(records)}
+
+
+def write(f, records: np.ndarray, header: dict) -> None:
+    f.write(json.dumps(header).encode() + b"\n")
+    f.write(records.tobytes())
+
+
+def home() -> Path:
+    """The folder of what the toolkit keeps on this machine."""
+    return Path(os.environ.get("XTOOLKIT_HOME") or Path.home() / ".cache" / "xtoolkit").expanduser()
 
 
 def beside(path: str, ending: str) -> tuple[Path, Path]:
     """The two places of a file that belongs to a shard: beside it, and in the cache folder."""
-    home = Path(os.environ.get("XTOOLKIT_HOME") or Path.home() / ".cache" / "xtoolkit").expanduser()
     real = os.path.realpath(path)
-    return Path(path + ending), home / "index" / f"{stable_key(real):016x}-{os.path.basename(path)}{ending}"
+    return Path(path + ending), home() / "index" / f"{stable_key(real):016x}-{os.path.basename(path)}{ending}"
 
 
 def write_beside(path: str, ending: str, write) -> Path | None:
     """Writes a file that belongs to a shard, whole or not at all; returns where. None: neither place can be written."""
     for file in beside(path, ending):
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-        except OSError:
-            continue
-        try:
-            with os.fdopen(handle, "wb") as f:
-                write(f)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, file)
+            replace(file, write)
             return file
         except OSError:
-            os.unlink(temporary)
+            continue
     return None
+
+
+def replace(file: Path, write) -> None:
+    """Writes a file by ``write(f)`` under another name and renames it, so that no reader ever meets half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            write(f)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def build_tar(path: str) -> tuple[np.ndarray, dict]:
@@ -92,50 +144,54 @@ def build_tar(path: str) -> tuple[np.ndarray, dict]:
     sample without a picture. A tar that is cut off or damaged serves the samples before the damage.
     """
     end = os.path.getsize(path)
-    samples, damage = {}, None
+    rows, records, damage = {}, np.zeros(1024, TAR), None
     with open(path, "rb") as raw:
         if raw.read(2) == b"\x1f\x8b":
             raise ValueError(f"{path}: a compressed tar cannot be read at any place: gunzip it")
         raw.seek(0)
         try:
             with tarfile.open(fileobj=raw, mode="r:") as tar:
-                for member in tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # else tarfile keeps an object of each
                     if member.offset_data + member.size > end:
                         damage = f"cut off inside {member.name}"
                         break
-                    _add(samples, member)
+                    key, part = _member(member)
+                    if part is not None:
+                        row = rows.setdefault(key, len(rows))
+                        if row == len(records):
+                            records = np.concatenate([records, np.zeros(len(records), TAR)])
+                        if not records[row]["key"]:
+                            records[row]["key"] = key[-KEY_BYTES:]
+                        if not records[row][part]["at"]:
+                            records[row][part] = member.offset_data, member.size
                 # tarfile takes a header that it cannot read for the end; the real end is a block of zeros.
                 raw.seek(tar.offset)
                 if damage is None and raw.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     damage = f"no header at byte {tar.offset}"
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as e:
             damage = str(e)
-        records = np.zeros(len(samples), TAR)
-        n = 0
-        for key, parts in samples.items():
-            if "image" not in parts:
-                continue
-            records[n]["key"] = key.encode()[-KEY_BYTES:]
-            for part, span in parts.items():
-                records[n][part] = span
-            if "json" in parts:
-                raw.seek(parts["json"][0])
-                records[n]["elements"] = _elements(raw.read(parts["json"][1]))
-            n += 1
-    return records[:n], {"damage": damage}
+        records = records[:len(rows)]
+        records = records[records["image"]["at"] > 0].copy()
+        for record in records:
+            if record["json"]["at"]:
+                raw.seek(record["json"]["at"])
+                record["elements"] = _elements(raw.read(record["json"]["size"]))
+    return records, {"damage": damage}
 
 
-def _add(samples: dict, member: tarfile.TarInfo) -> None:
+def _member(member: tarfile.TarInfo) -> tuple[bytes, str | None]:
+    """The key of the sample that a member belongs to, and which part of it; None: it is none that is read."""
     name = member.name
     if not member.isreg() or member.sparse is not None or name.startswith("/") or ".." in name.split("/"):
-        return
+        return b"", None
     folder, _, base = name.rpartition("/")
-    stem, dot, ending = base.partition(".")
+    stem, _, ending = base.partition(".")
     ending = ending.lower()
     part = "image" if ending in IMAGES else ending
     if not stem or part not in ("image", "json", "txt") or member.size >= 2**32:
-        return
-    samples.setdefault(f"{folder}/{stem}" if folder else stem, {}).setdefault(part, (member.offset_data, member.size))
+        return b"", None
+    return (f"{folder}/{stem}" if folder else stem).encode("utf-8", "surrogateescape"), part
 
 
 def _elements(raw: bytes) -> int:
@@ -156,39 +212,51 @@ def _elements(raw: bytes) -> int:
 
 def build_lines(path: str) -> tuple[np.ndarray, dict]:
     """The index of a text file: the bytes of each line that is not blank. A ``.gz`` is unpacked once, beside it."""
-    damage, unpacked = None, None
-    if path.endswith(".gz"):
-        data, damage = _gunzip(path)
-        unpacked = write_beside(path, ".unpacked", lambda f: f.write(data))
-        if unpacked is None:
-            raise OSError(f"{path}: cannot be unpacked: neither its folder nor XTOOLKIT_HOME can be written")
+    if not path.endswith(".gz"):
+        return lines(path), {"damage": None, "unpacked": None}
+    damage = []
+    unpacked = write_beside(path, ".unpacked", lambda f: damage.append(gunzip(path, f)))
+    if unpacked is None:
+        raise OSError(f"{path}: cannot be unpacked: neither its folder nor XTOOLKIT_HOME can be written")
+    return lines(unpacked), {"damage": damage[-1], "unpacked": str(unpacked)}
+
+
+def lines(path: str | Path) -> np.ndarray:
+    """The records of the lines of a text file."""
     spans = []
-    with open(unpacked or path, "rb") as f:
+    with open(path, "rb") as f:
         at = 0
-        while lines := f.readlines(CHUNK):
-            sizes = np.fromiter((len(line) if line.strip() else 0 for line in lines), np.int64, len(lines))
-            starts = at + np.concatenate([[0], np.cumsum([len(line) for line in lines])])
+        while found := f.readlines(CHUNK):
+            sizes = np.fromiter((len(line) if line.strip() else 0 for line in found), np.int64, len(found))
+            starts = at + np.concatenate([[0], np.cumsum([len(line) for line in found])])
             spans.append((starts[:-1][sizes > 0], sizes[sizes > 0]))
             at = int(starts[-1])
     records = np.zeros(sum(len(s) for s, _ in spans), LINE)
     if spans:
         records["text"]["at"], records["text"]["size"] = map(np.concatenate, zip(*spans))
-    return records, {"damage": damage, "unpacked": str(unpacked) if unpacked else None}
+    return records
 
 
-def _gunzip(path: str) -> tuple[bytes, str | None]:
-    """What can be unpacked, cut after the last whole line if the file is damaged; and the damage."""
-    whole, damage, member = bytearray(), None, None
+def gunzip(path: str | Path, out) -> str | None:
+    """Unpacks a file into an open one, cut after the last whole line if it is damaged; returns the damage."""
+    damage = member = None
+    whole = 0  # bytes up to the end of the last whole line
     with open(path, "rb") as f:
         while damage is None and (block := f.read(1 << 16)):
             while block:
                 member = member or zlib.decompressobj(wbits=31)  # 31: a gzip header and its checksum
                 try:
-                    whole += member.decompress(block)
+                    data = member.decompress(block)
                 except zlib.error as e:
                     damage = str(e)
                     break
+                if b"\n" in data:
+                    whole = out.tell() + data.rindex(b"\n") + 1
+                out.write(data)
                 block, member = member.unused_data, None if member.eof else member
     if damage is None and member is not None:
         damage = "cut off"
-    return bytes(whole[:whole.rfind(b"\n") + 1] if damage else whole), damage
+    if damage:
+        out.seek(whole)
+        out.truncate()
+    return damage

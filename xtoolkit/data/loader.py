@@ -41,6 +41,7 @@ class _Visits(Dataset):
         visit, part = unit
         first = (self._first + part) * self._rows
         last, loaded, read, bad = first + self._rows, [], 0, []
+        self._dataset.expect(self._order, visit)
         slots = self._order.slots(visit)
         for slot in slots:
             if slot.row >= last or slot.row + slot.rows <= first:
@@ -138,7 +139,7 @@ class Loader:
 
     Raises:
         ConfigError: ``batch_size`` does not divide by ``world * parts``.
-        BadDataError: there is nothing to read.
+        BadDataError: there is nothing to read, or too many remote shards cannot be had.
     """
 
     def __init__(self, stream: str, dataset: StreamDataset, batch_size: int, seed: int, workers: int, rank: int = 0,
@@ -148,7 +149,8 @@ class Loader:
                              f"{parts} micro-batches")
         self.dataset = dataset
         self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts)
-        self._tally = Tally(stream, len(dataset), dataset.damaged, max_bad)
+        self._tally = Tally(stream, dataset, max_bad, speaks=rank == 0)
+        dataset.give_up_dead()
         self._stream, self._parts, self._workers, self._pin = stream, parts, workers, pin
         self._ahead, self._loader, self._running, self._next = _Ahead(parts), None, None, None
         self.wait_s = 0.0
@@ -187,6 +189,14 @@ class Loader:
     def report(self) -> dict:
         """Samples read and bad ones so far: ``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``."""
         return self._tally.report()
+
+    def counted(self) -> dict:
+        """What ``report`` is made of, as JSON has it: kept in a checkpoint, for ``count_on``."""
+        return self._tally.counted()
+
+    def count_on(self, counted: dict) -> None:
+        """Goes on counting from what the loader of an earlier process had counted."""
+        self._tally.count_on(counted)
 
     def close(self) -> None:
         """Ends the workers. The next ``at`` would start new ones."""
@@ -242,7 +252,7 @@ class EvalLoader:
     def __init__(self, dataset: StreamDataset, batch_size: int, workers: int = 0, name: str = "evaluation",
                  max_bad: float = 0.01, pin: bool = False):
         self._made, self._workers, self._pin = _Once(dataset, batch_size), workers, pin
-        self._fresh = functools.partial(Tally, name, len(dataset), dataset.damaged, max_bad)
+        self._fresh = functools.partial(Tally, name, dataset, max_bad)
         self._tally = self._fresh()
 
     def __len__(self) -> int:

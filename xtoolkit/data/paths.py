@@ -1,9 +1,10 @@
-"""From a path in a YAML file to the files that it names: folders, globs, braces and ``sample://`` names. No torch."""
+"""From a path in a YAML file to what it names: files, folders, globs, braces, ``sample://``, URLs, pipes. No torch."""
 
 import glob
 import os
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 SCHEME = "sample://"
 
@@ -17,6 +18,12 @@ PACKS = {
 KINDS = (("*.tar",), ("*.jsonl", "*.jsonl.gz"), ("*.txt",))
 
 TOOL = "python tools/prepare_data.py"
+
+PIPE = "pipe:"
+REMOTE = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
+# The shards that there are, by the end of their name; in a pipe's command by the first word that ends so.
+ENDINGS = (".tar", ".jsonl.gz", ".jsonl", ".txt")
+ENDING = re.compile(r"\.(?:tar|jsonl\.gz|jsonl|txt)(?![\w.])")
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,9 @@ def resolve(path: str) -> list[str]:
 
     Args:
         path: a file; a folder (its ``*.tar``, else ``*.jsonl[.gz]``, else ``*.txt``); a pattern with ``*``, ``?``,
-            ``[...]``, ``{00000..00042}`` or ``{a,b}``; or ``sample://picturebook/NAME``, which is unpacked and
-            prepared on first use. The tokenizer of a pack resolves to its folder.
+            ``[...]``, ``{00000..00042}`` or ``{a,b}``; ``sample://picturebook/NAME``, which is unpacked and prepared
+            on first use (the tokenizer of a pack resolves to its folder); a URL or ``pipe:COMMAND``, of which only
+            the braces are expanded.
 
     Raises:
         FileNotFoundError: with the line of ``problem``.
@@ -61,7 +69,7 @@ def resolve(path: str) -> list[str]:
         pack, name = _sample(path)
         from xtoolkit.data.convert.sample import prepared  # only here: it imports the converters
         return prepared(pack, name)
-    files, trouble = _find(path)
+    files, trouble = _remote(path) if is_remote(path) else _find(path)
     if trouble:
         raise FileNotFoundError(trouble)
     return files
@@ -70,7 +78,8 @@ def resolve(path: str) -> list[str]:
 def problem(path: str) -> str | None:
     """One line that says what of a path is missing and what command prepares it; None where it is all there.
 
-    Reads folders only: a ``sample://`` path is held against the list of names, and nothing is unpacked.
+    Reads folders only: a ``sample://`` path is held against the list of names, and nothing is unpacked. URLs and pipes
+    are held against their syntax alone: a recipe is often checked where the network of the training machines is not.
     """
     if path.startswith(SCHEME):
         try:
@@ -78,7 +87,21 @@ def problem(path: str) -> str | None:
         except FileNotFoundError as error:
             return str(error)
         return None
-    return _find(path)[1]
+    return (_remote(path) if is_remote(path) else _find(path))[1]
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL or a pipe: not on a disk of this machine, so that it is read through a cache."""
+    return REMOTE.match(path) is not None and not path.startswith(SCHEME)
+
+
+def ending(path: str) -> str:
+    """Which of ``ENDINGS`` a shard is. A pipe whose command names none gives a tar; another path without one is ''."""
+    if path.startswith(PIPE):
+        found = ENDING.search(path)
+        return found.group() if found else ".tar"
+    name = urlsplit(path).path if is_remote(path) else path
+    return next((e for e in ENDINGS if name.endswith(e)), "")
 
 
 def hint(path: str) -> str:
@@ -150,6 +173,52 @@ def _find(path: str) -> tuple[list[str], str | None]:
     if missing:
         return [], f"{path}: no such file; {hint(path)}"
     return sorted(set(files)), None
+
+
+def _remote(path: str) -> tuple[list[str], str | None]:
+    """The shards that a URL or a pipe with braces names, and what is wrong with how it is written."""
+    try:
+        names = expand_braces(path)
+    except ValueError as error:
+        return [], str(error)
+    for name in names:
+        if trouble := _malformed(name):
+            return [], trouble
+    return sorted(set(names)), None
+
+
+def _malformed(name: str) -> str | None:
+    if name.startswith(PIPE):
+        return None if name.removeprefix(PIPE).strip() else f"{name} has no command; write `pipe:cat data/00000.tar`"
+    try:
+        parts = urlsplit(name)
+        parts.port
+    except ValueError as error:
+        return f"{name}: no URL: {error}"
+    if not parts.netloc:
+        return f"{name}: no host; write `https://HOST/PATH.tar`"
+    if "*" in name:
+        return f"{name}: a URL cannot be listed; name its shards: {{00000..00331}} instead of `*`"
+    if "@" in parts.netloc and parts.scheme in ("http", "https"):
+        return f"{name}: a password would stand in every log; use `pipe:curl -sfn URL`, which reads ~/.netrc"
+    if not ending(name):
+        return (f"{name}: ends in none of {', '.join(ENDINGS)}; what is packed otherwise can be read through a "
+                "pipe: `pipe:curl -sf URL | gunzip`")
+    return None if parts.scheme in ("http", "https") else _no_backend(name, parts.scheme)
+
+
+def _no_backend(name: str, scheme: str) -> str | None:
+    """What is missing to read a scheme other than http(s). Looks for the package of its file system, imports none."""
+    import importlib.util
+    from fsspec.registry import known_implementations, registry  # only here: this takes a second
+    if scheme in registry:
+        return None
+    if scheme not in known_implementations:
+        return f"{name}: unknown scheme `{scheme}`{_nearest(scheme, ('http', 'https', *known_implementations))}"
+    known = known_implementations[scheme]
+    if importlib.util.find_spec(known["class"].split(".")[0]) is None:
+        return f"{name}: {known.get('err') or 'install ' + known['class'].split('.')[0]}"
+    return None
 
 
 def _in_folder(folder: str) -> list[str]:

@@ -1,33 +1,67 @@
 """Counts what was read of a stream and what was bad, and stops a run whose data is worse than it allows."""
 
+import logging
 from collections import Counter
 
-from xtoolkit.data.errors import BadDataError
+from xtoolkit.data.errors import DEAD, BadDataError
 
 FEWEST_READ = 100  # samples read before the share of bad ones can stop a run
 TRUNCATED = "truncated shard"
+LOG = logging.getLogger(__name__)
 
 
 class Tally:
     """Samples read and bad ones, by kind and by shard.
 
+    A shard that is cut off counts as one bad sample of all there are. A dead one counts, whatever was drawn of it, with
+    all its samples of all there are: where shards are read one after the other, its share of the last ones says little.
+
     Args:
         name: of the stream, for messages.
-        size: samples of the stream.
-        damaged: {file: what is wrong with it}: each counts as one bad sample of ``size``.
+        dataset: the StreamDataset that is read.
         max_bad: largest share of bad samples.
+        speaks: warn of each dead shard, once.
+
+    Raises:
+        BadDataError: more shards than ``max_bad`` allows are dead from the start.
     """
 
-    def __init__(self, name: str, size: int, damaged: dict[str, str], max_bad: float):
-        self._name, self._size, self._max_bad, self._bad = name, size, max_bad, 0
-        self._read, self._kinds, self._shards, self._last = 0, Counter(), Counter(), {}
-        for file, what in damaged.items():
-            self._count(TRUNCATED, file, what)
+    def __init__(self, name: str, dataset, max_bad: float, speaks: bool = True):
+        self._name, self._dataset, self._max_bad, self._speaks = name, dataset, max_bad, speaks
+        self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
+        self._kinds, self._shards, self._last = Counter(), Counter(), {}
+        self._begin({})
+        if dataset.dead and self._share() > max_bad:
+            raise BadDataError(self.complaint())
+
+    def _begin(self, before: dict) -> None:
+        """Counts what was wrong with shards before a sample was read of them, but for those counted ``before``."""
+        for file, what in self._dataset.damaged.items():
+            if file not in before:
+                self._count(TRUNCATED, file, what)
+        for dead in self._dataset.dead:
+            if dead.name not in before:
+                self._count(DEAD, dead.name, dead.reason)
+            self._lose(dead.name, dead.reason, None)
 
     def _count(self, kind: str, path: str, detail: str) -> None:
         self._kinds[kind] += 1
         self._shards[path] += 1
         self._last[path] = f"{kind}: {detail}"
+
+    def _lose(self, path: str, reason: str, samples: int | None) -> None:
+        if path not in self._lost:
+            self._lost[path] = samples
+            if self._speaks:
+                LOG.warning("stream `%s`: dead shard %s: %s. Other samples take the place of its %s", self._name, path,
+                            reason, "samples" if samples is None else f"{samples} samples")
+
+    def _share(self) -> float:
+        """Bad samples of those read; and of all there are, those that are behind a cut or in dead shards."""
+        lost = sum(samples for samples in self._lost.values() if samples is not None)
+        unknown = sum(samples is None for samples in self._lost.values())  # as large as the others, on average
+        return (self._bad / max(1, self._read) + self._kinds[TRUNCATED] / max(1, self._read, self._size)
+                + lost / max(1, self._size) + unknown / max(1, self._dataset.shard_count))
 
     def add(self, read: int, bad: list[tuple[str, str, str]]) -> None:
         """Adds what one batch cost: samples read, and (kind, shard, detail) of each bad one.
@@ -36,13 +70,26 @@ class Tally:
             BadDataError: the share of bad samples is above ``max_bad``.
         """
         self._read += read
-        self._bad += len(bad)
         for kind, path, detail in bad:
             self._count(kind, path, detail)
-        if self._read >= FEWEST_READ:
-            share = self._bad / self._read + self._kinds[TRUNCATED] / max(self._read, self._size)
-            if share > self._max_bad:
-                raise BadDataError(self.complaint())
+            if kind == DEAD:
+                self._lose(path, detail, self._dataset.samples_of(path))
+            else:
+                self._bad += 1
+        if self._read >= FEWEST_READ and self._share() > self._max_bad:
+            raise BadDataError(self.complaint())
+
+    def counted(self) -> dict:
+        """All counts, as JSON has them."""
+        return {"read": self._read, "bad": self._bad, "kinds": dict(self._kinds), "shards": dict(self._shards),
+                "last": dict(self._last), "lost": dict(self._lost)}
+
+    def count_on(self, counted: dict) -> None:
+        """Goes on from the counts of an earlier process; this one has read nothing yet."""
+        self._read, self._bad = counted["read"], counted["bad"]
+        self._kinds, self._shards, self._last = Counter(counted["kinds"]), Counter(counted["shards"]), counted["last"]
+        self._lost = counted["lost"] | self._lost
+        self._begin(counted["shards"])
 
     def complaint(self) -> str:
         """What is wrong with the stream's data, in one line."""
@@ -53,6 +100,7 @@ class Tally:
                 "Mend or remove it, or raise train.max_bad")
 
     def report(self) -> dict:
-        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``."""
+        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``; ``"dead_shards": [...]`` if there are any."""
         worst = self._shards.most_common(1)
-        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None}
+        dead = {"dead_shards": sorted(self._lost)} if self._lost else {}
+        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None} | dead
