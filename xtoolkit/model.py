@@ -8,7 +8,7 @@ from xtoolkit.batch import Batch, stable_key
 from xtoolkit.features import Features
 from xtoolkit.graph import Ref
 from xtoolkit.recipe import Recipe
-from xtoolkit.registry import ENCODER_REGISTRY, LOSS_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, LOSS_REGISTRY, ConfigError
 
 
 class Losses(dict):
@@ -67,6 +67,17 @@ class Model(nn.Module):
         """The smallest vocabulary of an encoder that reads token ids: a tokenizer must not be larger."""
         sizes = [e.vocab_size for e in self.encoders.values() if hasattr(e, "vocab_size")]
         return min(sizes) if sizes else None
+
+    def check_tokenizer(self, tokenizer) -> None:
+        """Raises ConfigError where the ids of a tokenizer are not those that the encoders of texts expect."""
+        where, name, size = self.recipe.source.where, tokenizer.name, self.text_vocab_size
+        if size is not None and tokenizer.vocab_size > size:
+            raise ConfigError(f"{where('tokenizer')}: tokenizer `{name}` has {tokenizer.vocab_size} tokens, the text encoder a "
+                              f"vocabulary of {size}: set its `vocab_size`")
+        for encoder, module in self.encoders.items():
+            if hasattr(module, "pad_id") and module.pad_id != tokenizer.pad:
+                raise ConfigError(f"{where('encoders', encoder)}: tokenizer `{name}` pads with id {tokenizer.pad}, encoder "
+                                  f"`{encoder}` expects {module.pad_id}: set its `pad_id: {tokenizer.pad}`")
 
     def image_spec(self) -> tuple[int, int] | None:
         """(pixels a side, pixels a patch) of the encoder that reads ``$image``: data is made to this size."""

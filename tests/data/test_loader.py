@@ -169,6 +169,19 @@ def test_bad_samples_are_replaced_and_counted(broken, tokenizer):
     assert report["worst_shard"] == str(broken / "b.tar")
 
 
+def test_counts_go_on_in_another_process_and_count_a_cut_shard_once(broken, tokenizer):
+    make = lambda: Loader("pairs", Pairs(tokenizer, **SIZES, path=str(broken / "*.tar")), 8, 1, 0, max_bad=1.0)
+    whole, first, second = make(), make(), make()
+    for visit in range(9):
+        whole.at(visit)
+    for visit in range(5):
+        first.at(visit)
+    second.count_on(json.loads(json.dumps(first.counted())))  # as it comes from a checkpoint
+    for visit in range(5, 9):
+        second.at(visit)
+    assert second.report() == whole.report() and whole.report()["bad"]["truncated shard"] == 1
+
+
 def test_one_pass_counts_each_bad_sample_once(broken, tokenizer):
     data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"), train=False)
     for workers in (0, 1):

@@ -36,6 +36,22 @@ def test_ids_are_those_of_the_library_with_its_own_template(tokenizer, tokenizer
     assert tokenizer.decode(tokenizer.encode("a red dog")) == "a red dog"
 
 
+def test_a_saved_tokenizer_is_the_same_whatever_it_was_read_from(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "run" / "tokenizer")
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    tokenizer._backend.model.save(str(pair))
+    from_pair = load_tokenizer(str(pair))
+    from_pair.save(tmp_path / "again")
+    text = "Two zebras, quietly <mask> 42 über"
+    for first, folder in ((tokenizer, tmp_path / "run" / "tokenizer"), (from_pair, tmp_path / "again")):
+        again = load_tokenizer(str(folder))
+        assert [p.name for p in folder.iterdir()] == ["tokenizer.json"]
+        assert again.encode(text) == first.encode(text) and again.mask in again.encode(text)
+        assert (again.vocab_size, again.special, again.pad) == (first.vocab_size, first.special, first.pad)
+        assert again.decode(again.encode(text)) == first.decode(first.encode(text))
+
+
 def test_words_start_where_the_byte_level_tokens_have_a_space_or_a_new_kind(tokenizer):
     text = "two zebras, quietly 42"
     ids, starts = tokenizer.encode_words(text)

@@ -60,22 +60,29 @@ class ToyModel(nn.Module):
 
 
 class ToyLoader:
-    """Batches that are a function of (stream, visit) and, over ranks, slices of one global batch."""
+    """Batches that are a function of (stream, visit) and, over ranks, slices of one global batch; faulty: each third has a bad sample."""
 
-    def __init__(self, stream, rows, rank=0, world=1, parts=1):
-        self.stream, self.rows, self.rank, self.world, self.parts = stream, rows, rank, world, parts
-        self.wait_s, self.visits, self.dataset = 0.0, [], range(64)
+    def __init__(self, stream, rows, rank=0, world=1, parts=1, faulty=False):
+        self.stream, self.rows, self.rank, self.world, self.parts, self.faulty = stream, rows, rank, world, parts, faulty
+        self.wait_s, self.visits, self.dataset, self.bad = 0.0, [], range(64), 0
 
     def at(self, visit, part=0):
         if part == 0:
             self.visits.append(visit)
+            self.bad += self.faulty and visit % 3 == 0
         generator = torch.Generator().manual_seed(1000 * ord(self.stream) + visit)
         x = torch.randn(self.rows, WIDTH, generator=generator)
         place = self.rank * self.parts + part
         return Batch(extra={"x": x.chunk(self.world * self.parts)[place]})
 
     def report(self):
-        return {"bad": {}}
+        return {"bad": {"odd": self.bad} if self.bad else {}}
+
+    def counted(self):
+        return {"bad": self.bad}
+
+    def count_on(self, counted):
+        self.bad = counted["bad"]
 
     def close(self):
         pass
@@ -95,5 +102,5 @@ def recipe(output, steps=10, schedule=None, optim=None, evaluate=None, rows=8, *
                            evaluate=evaluate or {})
 
 
-def loaders(rows=8, rank=0, world=1, parts=1):
-    return {name: ToyLoader(name, rows, rank, world, parts) for name in ("a", "b")}
+def loaders(rows=8, rank=0, world=1, parts=1, faulty=False):
+    return {name: ToyLoader(name, rows, rank, world, parts, faulty) for name in ("a", "b")}

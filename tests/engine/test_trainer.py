@@ -15,8 +15,8 @@ from xtoolkit.engine.trainer import NonFiniteError, Trainer
 from xtoolkit.registry import ConfigError
 
 
-def run(output, resume=False, until=None, hooks=None, model=None, **changes):
-    trainer = Trainer(model or ToyModel(), recipe(output, **changes), loaders(),
+def run(output, resume=False, until=None, hooks=None, model=None, faulty=False, **changes):
+    trainer = Trainer(model or ToyModel(), recipe(output, **changes), loaders(faulty=faulty),
                       hooks=hooks or [Log(), JsonLines(), Checkpoint()], resume=resume)
     if until is None:
         trainer.fit()
@@ -51,17 +51,18 @@ def without_times(line):
                                       ScheduleBlock(sample={"a": 2, "b": 1})])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_ten_steps_equal_five_a_resume_and_five_more(tmp_path, schedule, precision):
-    whole = run(tmp_path / "whole", schedule=schedule, precision=precision)
-    # Two steps beyond the checkpoint are lost, and must not leave a trace.
-    run(tmp_path / "parts", until=7, schedule=schedule, precision=precision)
-    resumed = run(tmp_path / "parts", resume=True, schedule=schedule, precision=precision)
+    changes = {"schedule": schedule, "precision": precision, "faulty": True}
+    whole = run(tmp_path / "whole", **changes)
+    # Two steps beyond the checkpoint are lost, and must not leave a trace: nor the bad samples that they met.
+    run(tmp_path / "parts", until=7, **changes)
+    resumed = run(tmp_path / "parts", resume=True, **changes)
     assert resumed.resumed_from.name == "step_00000005"
     assert resumed.loaders["a"].visits[0] == resumed.schedule.visit("a", 5)
     expected, found = state_of(whole), state_of(resumed)
     assert expected.keys() == found.keys() and any("exp_avg_sq" in name for name in found)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     logged = {part: [without_times(line) for line in lines(tmp_path / part)] for part in ("whole", "parts")}
-    assert logged["whole"] == logged["parts"]
+    assert logged["whole"] == logged["parts"] and logged["whole"][-1]["bad.a"] > logged["whole"][4]["bad.a"] > 0
     assert [x["step"] for x in lines(tmp_path / "parts")] == list(range(1, 11))
 
 

@@ -75,14 +75,16 @@ class Picture:
     """A picture whose header is read and whose pixels are not: its size is known before it is decoded.
 
     Args:
-        data: the file's bytes.
+        data: the file's bytes; or an open picture, which is left as it is.
         bad: ``bad(kind, detail)`` makes the BadSample that names the place.
     """
 
-    def __init__(self, data: bytes, bad):
+    def __init__(self, data: bytes | Image.Image, bad):
         self._bad = bad
         try:
-            self._image = Image.open(io.BytesIO(data))
+            self._image = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else data
+            if self._image is data:
+                data.load()  # all of it: a JPEG that is still unread would be decoded smaller, for its owner too
         except CORRUPT as e:
             raise bad("corrupt image", str(e))
         self.width, self.height = self._image.size

@@ -67,6 +67,13 @@ class Tokenizer:
         """The text of ids, specials left out."""
         return self._backend.decode([int(i) for i in ids if int(i) not in self.special])
 
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes ``tokenizer.json`` into a folder, which ``load_tokenizer`` then reads; whatever this was read from."""
+        os.makedirs(folder, exist_ok=True)
+        unfinished = os.path.join(folder, ".unfinished.json")
+        self._backend.save(unfinished)
+        os.replace(unfinished, os.path.join(folder, "tokenizer.json"))
+
 
 def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a hub name (``roberta-base``), a folder, a ``tokenizer.json``, or a part of a sample pack.

@@ -12,10 +12,14 @@ from xtoolkit.engine.trainer import Hook, Stopped
 from xtoolkit.engine.writers import Console, JsonLines, Results, RunRecord, TensorBoard
 
 
-def default_hooks() -> list[Hook]:
+def default_hooks(tokenizer=None) -> list[Hook]:
     """The hooks of a full run, in the order that matters: numbers are written before the checkpoint from which a
-    resumed run goes on, a signal is obeyed before an evaluation begins, and the results come last."""
-    return [RunRecord(), JsonLines(), TensorBoard(), Console(), Log(), Checkpoint(), Signals(), Evaluate(), Results()]
+    resumed run goes on, a signal is obeyed before an evaluation begins, and the results come last.
+
+    Args:
+        tokenizer: of the run, to be kept in its folder; None: it is not.
+    """
+    return [RunRecord(tokenizer), JsonLines(), TensorBoard(), Console(), Log(), Checkpoint(), Signals(), Evaluate(), Results()]
 
 
 class Log(Hook):

@@ -9,6 +9,8 @@ from xtoolkit.registry import ConfigError
 BINDING = frozenset({"seed", "precision", "accumulate"})
 FREE_BLOCKS = frozenset({"evaluate", "plugins"})
 
+TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
+
 
 def check_folder(output, resume: bool) -> None:
     """Raises ConfigError where a new run would write over an old one."""

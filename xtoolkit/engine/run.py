@@ -39,16 +39,7 @@ class Run:
         self.recipe, self.results = recipe, {}
         self.tokenizer = load_tokenizer(recipe.tokenizer)
         self.model = Model(recipe)
-        size = self.model.text_vocab_size
-        if size is not None and self.tokenizer.vocab_size > size:
-            raise ConfigError(f"{recipe.source.where('tokenizer')}: tokenizer `{recipe.tokenizer}` has "
-                              f"{self.tokenizer.vocab_size} tokens, the text encoder a vocabulary of {size}: "
-                              "set its `vocab_size`")
-        for name, encoder in self.model.encoders.items():
-            if hasattr(encoder, "pad_id") and encoder.pad_id != self.tokenizer.pad:
-                raise ConfigError(f"{recipe.source.where('encoders', name)}: tokenizer `{recipe.tokenizer}` pads with id "
-                                  f"{self.tokenizer.pad}, encoder `{name}` expects {encoder.pad_id}: set its "
-                                  f"`pad_id: {self.tokenizer.pad}`")
+        self.model.check_tokenizer(self.tokenizer)
         if recipe.train.threads is not None:
             torch.set_num_threads(recipe.train.threads)
         train, pin = recipe.train, pick_device(recipe.train.device).type == "cuda"
@@ -95,7 +86,7 @@ def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
         if not (resume and checkpoint.latest(recipe.train.output)):
             run.model.load_init()
         trainer = Trainer(run.model, recipe, run.loaders, {name: run.evaluator(name) for name in run.tasks},
-                          default_hooks(), resume=resume)
+                          default_hooks(run.tokenizer), resume=resume)
         trainer.fit()
         if distributed.is_main():
             finish(run, recipe.train.output, say)

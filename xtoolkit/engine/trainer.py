@@ -229,7 +229,8 @@ class Trainer:
         self.check_finite()
         if distributed.is_main():
             record = {"config": self.recipe.config, "versions": versions(), "git": git_hash(),
-                      "data": self.data_manifest(), "seconds": self.seconds, "kernels": self.kernels}
+                      "data": self.data_manifest(), "seconds": self.seconds, "kernels": self.kernels,
+                      "counted": {name: loader.counted() for name, loader in self.loaders.items()}}
             checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
         distributed.barrier()
 
@@ -268,6 +269,10 @@ class Trainer:
             raise ConfigError(f"train.steps: {self.train.steps}, but {path} has taken {record['step']}; ask for more steps")
         checkpoint.load(path, self.model, self.optimizer)
         self.done, self.seconds, self.resumed_from = record["step"], record["seconds"], path
+        # What the first process counted; checkpoints of before 2026-11-22 do not have it.
+        for name, counted in record["counted"].items() if distributed.is_main() and "counted" in record else ():
+            if name in self.loaders:
+                self.loaders[name].count_on(counted)
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xtoolkit.config import Config
 from xtoolkit.engine import distributed, environment
+from xtoolkit.engine.output import TOKENIZER
 from xtoolkit.engine.trainer import Hook
 
 
@@ -147,10 +148,16 @@ class TensorBoard(Hook):
 
 
 class RunRecord(Hook):
-    """``config.yaml`` (resolved) and ``environment.json``, written when a run starts.
+    """``config.yaml`` (resolved), ``environment.json`` and the tokenizer, written when a run starts.
 
     A run that is resumed keeps what earlier starts ran on under ``earlier``.
+
+    Args:
+        tokenizer: has ``save(folder)``; None: none is kept.
     """
+
+    def __init__(self, tokenizer=None):
+        self._tokenizer = tokenizer
 
     def before_train(self, trainer):
         if not distributed.is_main():
@@ -158,6 +165,8 @@ class RunRecord(Hook):
         folder = Path(trainer.output)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
+        if self._tokenizer is not None:
+            self._tokenizer.save(folder / TOKENIZER)
         path = folder / "environment.json"
         earlier = []
         if path.exists():
