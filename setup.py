@@ -19,7 +19,8 @@ setup(
         "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow", "tokenizers", "safetensors", "huggingface_hub",
     ],
     extras_require={
-        "test": ["pytest"],
+        "test": ["pytest", "pyarrow"],
+        "parquet": ["pyarrow"],  # text and downloads that come as Parquet files; nothing else imports it
         # Exact, since the pack is rebuilt byte for byte: only for whoever rebuilds it, never for whoever uses it.
         "sample-build": ["resvg-py==0.5.0", "pillow==13.0.0", "numpy==2.4.6", "tokenizers==0.23.3"],
     },

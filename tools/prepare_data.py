@@ -1,13 +1,17 @@
 """Turns a dataset's own official release into the shards of docs/data.md."""
 
 import argparse
+import os
+import re
 import sys
 from pathlib import Path
 
 from xtoolkit.data import paths
-from xtoolkit.data.convert import coco, images, img2dataset, instances, refcoco, text, vg
+from xtoolkit.data.convert import coco, images, img2dataset, instances, openimages, refcoco, text, vg
 from xtoolkit.data.convert.official import BadFile, BadRecord
+from xtoolkit.data.convert.run import WorkerDied
 from xtoolkit.data.convert.writer import Options
+from xtoolkit.engine.report_data import write_summary
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,12 +26,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--exclude-refs", type=Path, nargs="+", default=[], metavar="REFS",
                    help="leave the pictures of these refs' val and test splits out of the train split")
 
-    p = _source(sources, "coco-objects", run_instances, "detection boxes in COCO's format -> regions: train",
-                "Download annotations_trainval2014.zip (instances_train2014.json) and train2014.zip from "
-                "cocodataset.org.")
-    p.add_argument("--annotations", type=Path, required=True, help="instances_train2014.json")
-    p.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
+    p = _source(sources, "coco-objects", run_instances,
+                "detection boxes in COCO's format (COCO, Objects365) -> regions: train",
+                "COCO: annotations_trainval2014.zip (instances_train2014.json) and train2014.zip from cocodataset.org. "
+                "Objects365: zhiyuan_objv2_train.tar.gz (zhiyuan_objv2_train.json) and patch0.tar.gz to patch50.tar.gz "
+                "of its training split; unpack the patches into one folder.")
+    p.add_argument("--annotations", type=Path, required=True, help="instances_train2014.json, zhiyuan_objv2_train.json")
+    p.add_argument("--images", type=Path, required=True, help="the folder of its pictures, or of its patches")
     _exclusions(p)
+
+    p = _source(sources, "openimages", run_openimages, "Open Images' boxes -> regions: train",
+                "Download oidv6-train-annotations-bbox.csv and class-descriptions-boxable.csv from the Open Images "
+                "page, train_0.tar.gz to train_f.tar.gz from its bucket; unpack the pictures into one folder.")
+    p.add_argument("--boxes", type=Path, required=True, help="oidv6-train-annotations-bbox.csv")
+    p.add_argument("--classes", type=Path, required=True, help="class-descriptions-boxable.csv")
+    p.add_argument("--images", type=Path, required=True, help="the folder of the pictures, or of train_0 to train_f")
 
     p = _source(sources, "vg", run_vg, "Visual Genome regions and objects -> regions: train",
                 "Download image_data.json, region_descriptions.json, objects.json, attributes.json and images.zip, "
@@ -46,20 +59,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", type=Path, required=True, help="the folder of COCO's pictures")
     p.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these splits (default: all that the file has)")
 
-    p = _source(sources, "img2dataset", run_img2dataset, "img2dataset's tars (CC3M, CC12M, SBU, LAION) -> pairs: train",
-                "Download with `img2dataset --output_format webdataset`. Without --out the tars are only checked.",
-                out=False)
-    p.add_argument("--shards", required=True, nargs="+", help="tars, folders or patterns: 'raw/{00000..00331}.tar'")
+    p = _source(sources, "img2dataset", run_img2dataset,
+                "what img2dataset downloaded (CC3M, CC12M, SBU, LAION) -> pairs: train",
+                "Download with `img2dataset --output_format webdataset`; `files` and `parquet` are read too. Without "
+                "--out it is only checked.", out=False)
+    p.add_argument("--shards", required=True, nargs="+",
+                   help="the folder of the download, or tars or Parquet files: 'raw/{00000..00331}.tar'")
 
     p = _source(sources, "images", run_images, "a folder of pictures (ImageNet-21k) -> image-only samples: train",
-                "Unpack the release, the tars of its classes included, into one folder.")
-    p.add_argument("--images", type=Path, required=True, help="the folder, searched to the bottom")
+                "Tars (n01440764.tar, or a tar of such) are read where they lie; compressed ones must be unpacked.")
+    p.add_argument("--images", type=Path, required=True, help="the folder or tar, searched to the bottom")
 
-    p = _source(sources, "text", run_text, "text, paragraphs or JSON Lines (C4, Wikipedia, books) -> texts: train",
-                "C4 comes as c4-train.?????-of-01024.json.gz; anything else as .jsonl, .txt or the same gzipped.",
-                shard_size=text.SHARD_SIZE)
+    p = _source(sources, "text", run_text,
+                "text, paragraphs, JSON Lines or Parquet (C4, Wikipedia, CC-News, books) -> texts: train",
+                "C4 comes as c4-train.?????-of-01024.json.gz; anything else as .jsonl, .txt, the same gzipped, or "
+                ".parquet (which needs `pip install 'xtoolkit[parquet]'`).", shard_size=text.SHARD_SIZE)
     p.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
-    p.add_argument("--field", default="text", help="the key of the text in JSON Lines (default: text)")
+    p.add_argument("--field", default="text",
+                   help="the key of the text in JSON Lines, its column in Parquet (default: text)")
     p.add_argument("--paragraphs", action="store_true", help="in plain text an empty line ends a text, not every line")
 
     p = sources.add_parser("sample", help="unpack and prepare every part of the sample pack")
@@ -71,10 +88,14 @@ def _source(sources, name, run, help, download, out=True, shard_size=1000):
     p = sources.add_parser(name, help=help, description=f"{help}. {download} The schema: docs/data.md.")
     p.add_argument("--out", type=Path, required=out, help="the folder of the shards")
     p.add_argument("--shard-size", type=_positive, default=shard_size, help="samples a shard (default: %(default)s)")
-    p.add_argument("--workers", type=_positive, default=4, help="threads that read pictures (default: %(default)s)")
+    p.add_argument("--workers", type=_positive, default=min(16, len(os.sched_getaffinity(0))),
+                   help="processes; the shards do not depend on them (default: a core each, %(default)s here)")
     p.add_argument("--skip-bad", action="store_true", help="count wrong records and go on; else the first one stops")
-    if name in ("coco-objects", "vg", "img2dataset", "images", "text"):
-        p.add_argument("--name", default="train", help="shards are called NAME-00000 (default: %(default)s)")
+    if name != "text":
+        p.add_argument("--verify", action="store_true", help="decode every picture, to find those that are cut off")
+    if name not in ("coco", "refcoco"):
+        p.add_argument("--name", type=_name, default="train",
+                       help="shards are called NAME-00000 (default: %(default)s)")
     p.set_defaults(run=run)
     return p
 
@@ -92,8 +113,14 @@ def _positive(word: str) -> int:
     return int(word)
 
 
+def _name(word: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", word):
+        raise argparse.ArgumentTypeError(f"{word!r} cannot begin the name of a file: use letters, digits and . _ + -")
+    return word
+
+
 def _options(args) -> Options:
-    return Options(args.out, args.shard_size, args.workers, args.skip_bad)
+    return Options(args.out, args.shard_size, args.workers, args.skip_bad, getattr(args, "verify", False), True)
 
 
 def _excluded(args) -> frozenset:
@@ -110,6 +137,10 @@ def run_instances(args):
     return instances.convert(args.annotations, args.images, _options(args), _excluded(args), args.name)
 
 
+def run_openimages(args):
+    return openimages.convert(args.boxes, args.classes, args.images, _options(args), args.name)
+
+
 def run_vg(args):
     return vg.convert(args.image_data, args.regions, args.images, _options(args), args.objects, args.attributes,
                       _excluded(args), args.name)
@@ -121,8 +152,9 @@ def run_refcoco(args):
 
 
 def run_img2dataset(args):
-    shards = [file for pattern in args.shards for file in paths.resolve(pattern)]
-    return img2dataset.convert(shards, _options(args) if args.out else None, args.name, args.skip_bad)
+    shards = [file for pattern in args.shards
+              for file in ([pattern] if Path(pattern).is_dir() else paths.resolve(pattern))]
+    return img2dataset.convert(shards, _options(args), args.name)
 
 
 def run_images(args):
@@ -130,7 +162,10 @@ def run_images(args):
 
 
 def run_text(args):
-    files = [file for pattern in args.input for file in paths.resolve(pattern)]
+    files = []
+    for pattern in args.input:
+        parquets = sorted(map(str, Path(pattern).glob("*.parquet"))) if Path(pattern).is_dir() else []
+        files += parquets or paths.resolve(pattern)
     return text.convert(files, _options(args), args.name, args.field, args.paragraphs)
 
 
@@ -143,14 +178,19 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     try:
         print(args.run(args))
+        if args.source != "sample" and args.out:
+            print(f"see {write_summary(args.out)}")
     except BadRecord as error:
         can_skip = args.source != "sample" and not isinstance(error, BadFile)
         again = " (`--skip-bad` counts wrong records and goes on)" if can_skip else ""
         print(f"prepare_data.py: {error}{again}", file=sys.stderr)
         return 1
-    except (FileNotFoundError, FileExistsError) as error:
+    except (OSError, WorkerDied) as error:
         print(f"prepare_data.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("prepare_data.py: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,5 +1,6 @@
 """Miniatures of the official releases, written by hand in their structure; pictures are of 40x30."""
 
+import gzip
 import io
 import json
 import pickle
@@ -29,6 +30,11 @@ def read(path):
             data = tar.extractfile(member).read()
             samples.setdefault(key, {})[ending] = json.loads(data) if ending == "json" else data
     return samples
+
+
+def shards(folder):
+    """The names of the shards in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (".tar", ".jsonl"))
 
 
 def karpathy(root, change=None):
@@ -91,19 +97,80 @@ def refer(root, change=lambda refs, found: None, protocol=2):
             put(root / "refcoco+/instances.json", found), root / "coco/images")
 
 
-def downloaded(path, samples):
+def packed(path, files):
+    """A tar of {name: bytes, or an object for JSON}."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for key, files in samples.items():
-            for ending, data in files.items():
-                data = data if isinstance(data, bytes) else json.dumps(data).encode()
-                entry = tarfile.TarInfo(f"{key}.{ending}")
-                entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
+        for name, data in files.items():
+            data = data if isinstance(data, bytes) else json.dumps(data).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
     return path
+
+
+def downloaded(path, samples):
+    return packed(path, {f"{key}.{ending}": data for key, files in samples.items() for ending, data in files.items()})
 
 
 def good(n, status="success", caption="a  thing"):
     info = {"caption": caption, "url": f"https://x/{n}", "key": f"{n:09d}", "status": status, "width": 40, "height": 30,
             "error_message": None, "exif": "{}"}
     return {"jpg": jpeg(colour=(n, 50, n)), "json": info, "txt": b"a thing"}
+
+
+def stats(successes, download=0, resize=0):
+    """img2dataset's 00000_stats.json."""
+    return {"count": successes + download + resize, "successes": successes, "failed_to_download": download,
+            "failed_to_resize": resize, "duration": 1.5, "start_time": 1.0, "end_time": 2.5,
+            "status_dict": {"success": successes, "HTTP Error 404: Not Found": download}}
+
+
+def parquet(path, rows):
+    """A Parquet file of rows, two a row group."""
+    import pyarrow
+    from pyarrow import parquet as pq
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+    return path
+
+
+def objects365(root, change=lambda found: None):
+    """zhiyuan_objv2_train.json, and its pictures as the patches unpack: without the images/v1 of their names."""
+    listed = [(420917, "images/v1/patch8/objects365_v1_00420917.jpg"),
+              (908726, "images/v2/patch16/objects365_v2_00908726.jpg")]
+    for n, name in listed:
+        put(root / "objects365/train" / name.split("/", 2)[2], jpeg(colour=(n % 200, 9, 9)))
+    found = {"images": [{"height": 30, "id": n, "license": 5, "width": 40, "file_name": name, "url": "https://x"}
+                        for n, name in listed],
+             "annotations": [{"id": n, "iscrowd": crowd, "isfake": 0, "isreflected": 0, "area": 12.5, "image_id": image,
+                              "category_id": category, "bbox": [1.5, 2, 10.25, 8]}
+                             for n, image, category, crowd in ((5, 908726, 2, 0), (6, 420917, 1, 0), (7, 908726, 1, 1),
+                                                               (8, 908726, 1, 0))],
+             "categories": [{"name": "Person", "id": 1}, {"name": "Cabinet/shelf", "id": 2}],
+             "licenses": [{"name": "CC"}]}
+    change(found)
+    return put(root / "objects365/zhiyuan_objv2_train.json", found), root / "objects365/train"
+
+
+HEADING = ("ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,"
+           "IsInside,XClick1X,XClick2X,XClick3X,XClick4X,XClick1Y,XClick2Y,XClick3Y,XClick4Y")
+
+
+def openimages(root, change=lambda rows: None, classes="/m/01g317,Person\n/m/0cnyhnx,\"Bull, or ox\"\n"):
+    """The two files of the release, and pictures as the archives unpack: train_0 and train_f."""
+    for image in ("000002b66c9c498e", "0000a1b2f3c4d5e6", "f00000b66c9c498e"):
+        put(root / f"openimages/train_{image[0]}/{image}.jpg", jpeg())
+    clicks = ",0.1" * 8
+    rows = [HEADING, f"000002b66c9c498e,xclick,/m/01g317,1,0.025000,0.525000,0.100000,0.500000,0,1,0,0,0{clicks}",
+            f"000002b66c9c498e,xclick,/m/0cnyhnx,1,0.5,1.001,0.5,1,0,1,0,0,0{clicks}",
+            f"0000a1b2f3c4d5e6,xclick,/m/01g317,1,0,1,0,1,0,0,1,0,0{clicks}",
+            f"f00000b66c9c498e,activemil,/m/01g317,1,0.25,0.75,0,0.5,0,0,0,0,0{clicks}"]
+    change(rows)
+    boxes = put(root / "openimages/oidv6-train-annotations-bbox.csv", ("\n".join(rows) + "\n").encode())
+    return boxes, put(root / "openimages/class-descriptions-boxable.csv", classes.encode()), root / "openimages"
+
+
+def gzipped(path, lines):
+    """JSON Lines as C4 comes: ``c4-train.00000-of-01024.json.gz``."""
+    return put(path, gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))

@@ -28,7 +28,7 @@ def test_img2dataset_keeps_successes_and_numbers_anew(tmp_path):
     assert first["captions"] == ["a thing"] and first["url"] == "https://x/1" and second["captions"] == ["words"]
     assert first["image_id"] != second["image_id"]
     assert report.left_out["downloads with status failed_to_download"] == [1, "00000.tar: 000000001"]
-    assert img2dataset.convert(tars, None).written["checked"]["samples"] == 2
+    assert img2dataset.convert(tars, Options(None)).written["checked"]["samples"] == 2
 
 
 @pytest.mark.parametrize("files, said", [
@@ -68,7 +68,7 @@ def test_a_folder_of_pictures(tmp_path):
     with pytest.raises(BadRecord, match="n00/bad.jpg: .*not a picture"):
         images.convert(tmp_path / "in", Options(tmp_path / "out2"))
     with pytest.raises(BadRecord, match="no .jpg"):
-        images.convert(tmp_path / "out", Options(tmp_path / "out3"))
+        images.convert(put(tmp_path / "none/readme.txt", b"x").parent, Options(tmp_path / "out3"))
 
 
 def lines(path):

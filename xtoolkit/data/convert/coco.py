@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from xtoolkit.data.convert.official import BadRecord, Report, clean, elements, field
-from xtoolkit.data.convert.writer import Draft, Options, write_pictures
+from xtoolkit.data.convert.run import write_pictures
+from xtoolkit.data.convert.writer import Draft, Options
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
@@ -23,19 +24,24 @@ def convert(annotations: Path, images: Path, options: Options, names: dict | Non
         BadRecord: names ``dataset_coco.json`` and the image.
     """
     report = Report(options.skip_bad)
+    label = "-".join(["coco", *(names or {}).values()])
     names = {name: name for name in SPLITS.values()} if names is None else names
-    return write_pictures(_drafts(Path(annotations), Path(images), names, exclude, report), options, report)
+    return write_pictures(label, _drafts(Path(annotations), Path(images), names, exclude, report), options, report)
 
 
 def _drafts(annotations, images, names, exclude, report):
+    seen = set()
     for index, record in elements(annotations, "images"):
         where = f"{annotations.name}: image {index}"
         try:
             draft = _draft(record, where, annotations.name, images, names, exclude, report)
+            if draft is not None and draft.key in seen:
+                raise BadRecord(f"{draft.where}: this picture comes a second time")
         except BadRecord as error:
             report.bad(str(error))
             continue
         if draft is not None:
+            seen.add(draft.key)
             yield draft
 
 

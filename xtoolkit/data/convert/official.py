@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 CHUNK = 1 << 20
+MAX_PIXELS = 64_000_000  # the reader's own limit: a larger picture is taken for a decompression bomb
 FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # MPO: a JPEG with a second picture behind it
 
 
@@ -50,6 +51,16 @@ class Report:
         if not self.skip_bad:
             raise BadRecord(case)
         self.leave_out("wrong records", case)
+
+    def add(self, other: dict):
+        """Adds what ``as_dict`` gave, of a later part of the work: first cases stay the first."""
+        for prefix, counts in other["written"].items():
+            mine = self.written.setdefault(prefix, {"samples": 0, "captions": 0, "boxes": 0})
+            for name, number in counts.items():
+                mine[name] += number
+        for mine, kinds in ((self.left_out, other["left_out"]), (self.changed, other["changed"])):
+            for kind, (count, case) in kinds.items():
+                mine.setdefault(kind, [0, case])[0] += count
 
     def as_dict(self) -> dict:
         return {"written": self.written, "left_out": self.left_out, "changed": self.changed}
@@ -239,11 +250,14 @@ def fit(box, size: tuple, where: str, report: Report) -> list | None:
     return box
 
 
-def picture(source: Path | bytes, where: str) -> tuple[str, bytes, tuple]:
+def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str, bytes, tuple]:
     """The bytes of a picture as they are, its file ending by content, and its width and height from its header.
 
+    Args:
+        verify: decode it to its last row, which finds one that is cut off and takes ten times as long.
+
     Raises:
-        BadRecord: no such file, or not a JPEG, PNG or WebP picture.
+        BadRecord: no such file, not a JPEG, PNG or WebP picture, or one so large that no reader takes it.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
@@ -253,6 +267,12 @@ def picture(source: Path | bytes, where: str) -> tuple[str, bytes, tuple]:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             found, size = opened.format, opened.size
+            if size[0] * size[1] > MAX_PIXELS:
+                raise BadRecord(f"{where}: {name}: {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}")
+            if verify:
+                opened.load()
+    except BadRecord:
+        raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRecord(f"{where}: {name}: not a picture that can be read ({type(error).__name__})") from None
     if found not in FORMATS:

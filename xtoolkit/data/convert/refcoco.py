@@ -4,7 +4,8 @@ import pickle
 from pathlib import Path
 
 from xtoolkit.data.convert.official import BadFile, BadRecord, Report, clean, elements, field, fit
-from xtoolkit.data.convert.writer import Draft, Options, write_pictures
+from xtoolkit.data.convert.run import write_pictures
+from xtoolkit.data.convert.writer import Draft, Options
 
 
 def convert(refs: Path, instances: Path, images: Path, options: Options, names: dict | None = None) -> Report:
@@ -25,18 +26,22 @@ def convert(refs: Path, instances: Path, images: Path, options: Options, names: 
     grouped, wanted = _grouped(refs, names, report)
     pictures, boxes = _annotated(instances, wanted, report)
     found = _drafts(grouped, pictures, boxes, refs.name, instances.name, Path(images), report)
-    return write_pictures(found, options, report)
+    label = "-".join(["refcoco", *(names or {}).values()])
+    return write_pictures(label, found, options, report)
 
 
 def _grouped(refs, names, report):
     """(prefix, image) -> its refs, in the order of the file; and the images that have any."""
-    grouped, wanted = {}, set()
+    grouped, wanted, seen = {}, set(), set()
     for index, ref in load(refs):
         where = f"{refs.name}: ref {ref.get('ref_id', index) if isinstance(ref, dict) else index}"
         try:
             split, image = field(ref, "split", str, where), field(ref, "image_id", int, where)
             for name, kind in (("ref_id", int), ("ann_id", int), ("sentences", list)):
                 field(ref, name, kind, where)
+            if ref["ref_id"] in seen:
+                raise BadRecord(f"{where}: this ref_id comes a second time")
+            seen.add(ref["ref_id"])
         except BadRecord as error:
             report.bad(str(error))
             continue

@@ -60,13 +60,13 @@ def _make(pack, name, out, done):
     staged = out / f".preparing-{name}"
     shutil.rmtree(staged, ignore_errors=True)
     reports = _convert(pack, name, Options(staged))
-    files = sorted(path.name for path in staged.iterdir())
+    files = sorted(path.name for path in staged.iterdir() if path.suffix in (".tar", ".jsonl"))
     for file in files:
         os.replace(staged / file, out / file)
     note = staged / "note.json"
     note.write_text(json.dumps({"format": FORMAT, "files": files, "reports": [r.as_dict() for r in reports]}, indent=1))
     os.replace(note, done)
-    staged.rmdir()
+    shutil.rmtree(staged)
     return files
 
 

@@ -1,14 +1,28 @@
-"""Plain text: lines, paragraphs or JSON Lines, also gzipped -> JSON Lines shards."""
+"""Plain text: lines, paragraphs, JSON Lines or Parquet, also gzipped -> JSON Lines shards."""
 
 import gzip
 import json
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.data.convert import parquet
 from xtoolkit.data.convert.official import BadFile, BadRecord, Report, field
-from xtoolkit.data.convert.writer import LineShards, Options
+from xtoolkit.data.convert.run import run
+from xtoolkit.data.convert.spans import grouped
+from xtoolkit.data.convert.staging import Job
+from xtoolkit.data.convert.writer import LinePart, Options
 
 SHARD_SIZE = 100_000  # lines
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What one job reads, and how."""
+
+    spans: tuple
+    key: str
+    paragraphs: bool
 
 
 def convert(inputs: list, options: Options, prefix: str = "train", key: str = "text",
@@ -16,37 +30,54 @@ def convert(inputs: list, options: Options, prefix: str = "train", key: str = "t
     """Writes one line a text: ``{"text": ...}``, as raw as it is but for white space at its ends.
 
     Args:
-        inputs: files, read one after the other. ``.jsonl`` and ``.json`` have an object a line (C4: ``.json.gz``);
-            everything else is text.
+        inputs: files, read one after the other. ``.jsonl`` and ``.json`` have an object a line (C4: ``.json.gz``),
+            ``.parquet`` a column; everything else is text.
         prefix: of the shards.
-        key: the key of the text in JSON Lines.
+        key: the key of the text in JSON Lines, the column in Parquet.
         paragraphs: a text ends at an empty line (books, Wikipedia) rather than at the end of each line.
 
     Raises:
         BadRecord: names the file and the line.
     """
-    report = Report(options.skip_bad)
-    with LineShards(options) as shards:
-        for path in map(Path, inputs):
-            for where, text in _texts(path, key, paragraphs, report):
-                text = text.strip()
-                if text:
-                    shards.write(prefix, {"text": text})
-                    report.wrote(prefix)
-                else:
-                    report.leave_out("empty texts", where)
-    return report
+    jobs = [Job(prefix, LinePart, write_texts, Texts(spans, key, paragraphs)) for spans in grouped(inputs, _cuttable)]
+    return run(f"text-{prefix}", jobs, options, Report(options.skip_bad), len(jobs))
 
 
-def _texts(path, key, paragraphs, report):
-    plain = path.name.removesuffix(".gz")
+def _cuttable(path):
+    return path.suffix not in (".gz", ".parquet")
+
+
+def write_texts(payload: Texts, part: LinePart):
+    """The work of one job."""
+    for span in payload.spans:
+        for where, text in _texts(span, payload, part.report):
+            text = text.strip()
+            if text:
+                part.write(text)
+            else:
+                part.report.leave_out("empty texts", where)
+
+
+def _texts(span, payload, report):
+    plain = Path(span.path).name.removesuffix(".gz")
+    if plain.endswith(".parquet"):
+        return _from_parquet(Path(span.path), payload.key, report)
     if plain.endswith((".jsonl", ".json", ".ndjson")):
-        return _from_json(path, key, report)
-    return _paragraphs(path, report) if paragraphs else _lines(path, report)
+        return _from_json(span, payload.key, report)
+    return _paragraphs(span, report) if payload.paragraphs else ((w, t) for w, t, _ in _lines(span, report))
 
 
-def _from_json(path, key, report):
-    for where, line in _lines(path, report):
+def _from_parquet(path, key, report):
+    for row, values in parquet.rows(path, (key,)):
+        where = f"{path.name}: row {row}"
+        try:
+            yield where, parquet.text(values[key], key, where)
+        except BadRecord as error:
+            report.bad(str(error))
+
+
+def _from_json(span, key, report):
+    for where, line, _ in _lines(span, report):
         if not line.strip():
             continue
         try:
@@ -57,31 +88,52 @@ def _from_json(path, key, report):
             report.bad(str(error))
 
 
-def _paragraphs(path, report):
-    begun, words = None, []
-    for where, line in _lines(path, report):
+def _paragraphs(span, report):
+    """The paragraphs after the span's first empty line, to the first empty line behind its end.
+
+    The first span of a file begins at the file's beginning: so each paragraph is read once, however a file is cut.
+    """
+    begun, words, ours = None, [], span.start == 0
+    for where, line, start in _lines(span, report, behind=True):
         if line.strip():
-            begun = begun or where
-            words.append(line.strip())
-        elif words:
+            if ours:
+                begun = begun or where
+                words.append(line.strip())
+            continue
+        if words:
             yield begun, " ".join(words)
             begun, words = None, []
+        if span.end is not None and start >= span.end:
+            return
+        ours = True
     if words:
         yield begun, " ".join(words)
 
 
-def _lines(path, report):
-    """(file: line n, text) of a file; a line that is not UTF-8 and an archive that is cut are wrong records."""
-    number = 0
+def _lines(span, report, behind=False):
+    """(file: line n, text, place of its first byte) of the lines that begin in a span, or ``behind`` it as well.
+
+    A line that is not UTF-8 and an archive that is cut are wrong records.
+    """
+    path, number = Path(span.path), 0
+    after = f" after byte {span.start}" if span.start else ""
     try:
         with (gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            if span.start:  # the line that is under way belongs to the span before
+                file.seek(span.start - 1)
+                file.readline()
+            place = file.tell() if span.start else 0
             for number, raw in enumerate(file, 1):
+                start, place = place, place + len(raw)
+                if span.end is not None and start >= span.end and not behind:
+                    return
+                where = f"{path.name}: line {number}{after}"
                 try:
                     text = raw.decode()
                 except UnicodeDecodeError as error:
-                    report.bad(f"{path.name}: line {number}: not UTF-8 at byte {error.start} of the line")
+                    report.bad(f"{where}: not UTF-8 at byte {error.start} of the line")
                     continue
-                yield f"{path.name}: line {number}", text
+                yield where, text, start
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         report.bad(f"{path.name}: broken after line {number}: {error}")
     except OSError as error:

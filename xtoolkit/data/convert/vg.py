@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from xtoolkit.data.convert.official import BadRecord, Report, clean, elements, field, fit, join
-from xtoolkit.data.convert.writer import Draft, Options, write_pictures
+from xtoolkit.data.convert.run import write_pictures
+from xtoolkit.data.convert.writer import Draft, Options
 
 
 def convert(image_data: Path, regions: Path, images: Path, options: Options, objects: Path | None = None,
@@ -28,10 +29,11 @@ def convert(image_data: Path, regions: Path, images: Path, options: Options, obj
     files = {name: Path(path) for name, path in files.items() if path is not None}
     sources = {name: _by_image(path, report) for name, path in files.items()}
     found = _drafts(join(sources), pictures, files, _Finder(Path(images)), exclude, prefix, report)
-    return write_pictures(found, options, report)
+    return write_pictures(f"vg-{prefix}", found, options, report)
 
 
 def _pictures(path, report):
+    seen = set()
     for index, record in elements(path):
         where = f"{path.name}: record {index}"
         try:
@@ -40,6 +42,10 @@ def _pictures(path, report):
         except BadRecord as error:
             report.bad(str(error))
             continue
+        if image in seen:
+            report.bad(f"{where}: image {image} comes a second time")
+            continue
+        seen.add(image)
         yield image, (size, record.get("coco_id"))
 
 

@@ -1,17 +1,14 @@
-"""Writing shards: deterministic tars and JSON Lines, staged in a hidden folder and moved into place at the end."""
+"""Writing shards: what one job of a conversion writes, in deterministic tars and JSON Lines, and counts beside it."""
 
-import glob
 import io
 import json
 import os
-import shutil
 import tarfile
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtoolkit.data.convert.official import BadRecord, Report, picture
+from xtoolkit.data.convert.official import BadRecord, Report, fit, picture
+from xtoolkit.data.convert.stats import Stats, texts
 
 
 @dataclass(frozen=True)
@@ -19,16 +16,28 @@ class Options:
     """Where and how every converter writes.
 
     Attributes:
-        out: the folder of the shards; made where there is none.
-        shard_size: samples (text: lines) a shard.
-        workers: threads that read pictures; what is written does not depend on them.
+        out: the folder of the shards; made where there is none. None: nothing is written, records are checked only.
+        shard_size: samples (text: lines) a shard at most.
+        workers: processes; what is written does not depend on them. 1 works in the process that calls.
         skip_bad: count wrong records and go on, rather than stop at the first.
+        verify: decode every picture to its last row, so that one which is cut off is found; otherwise headers are read.
+        progress: print how far it is to the standard error.
     """
 
-    out: Path
+    out: Path | None
     shard_size: int = 1000
-    workers: int = 4
+    workers: int = 1
     skip_bad: bool = False
+    verify: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A picture in a tar that is not unpacked: the place of its header."""
+
+    tar: Path
+    at: int
 
 
 @dataclass(frozen=True)
@@ -38,143 +47,163 @@ class Draft:
     Attributes:
         prefix: the shards that it belongs to: ``prefix-00000.tar``.
         key: its name in the shard; None numbers it.
-        picture: the file, or its bytes.
+        picture: the file.
         info: its ``.json``.
         where: file and record, for messages.
         size: width and height that the annotations say; None where they say none.
+        relative: the boxes of ``info`` are left, top, right, bottom as shares of the picture, with a ``where`` each.
     """
 
     prefix: str
     key: str | None
-    picture: Path | bytes
+    picture: Path | Inside
     info: dict
     where: str
     size: tuple | None = None
+    relative: bool = False
 
 
-class Shards:
-    """Files ``PREFIX-00000.SUFFIX`` of at most ``shard_size`` samples; a with block moves them into place at its end.
+class Part:
+    """What one job writes: files of at most ``shard_size`` samples, a report and statistics.
 
-    They are written in a hidden folder inside ``out``, so that no reader ever sees half a data set, and left nothing of
-    after an error. Equal samples give equal bytes.
+    Nothing of it depends on other jobs, so any process may write it, and equal input gives equal bytes. Files are
+    on the disk, not only in its cache, when the with block ends.
 
-    Raises:
-        FileExistsError: ``out`` has shards of that prefix already.
+    Attributes:
+        report: counts what is written and left out.
+        files: [name, samples, bytes] of each file, in order.
     """
 
-    def __init__(self, options: Options, suffix: str):
-        self.out, self.size, self.suffix = Path(options.out), options.shard_size, suffix
-        self.staged = self.out / f".unfinished-{os.getpid()}"
-        self.open, self.counts, self.names = {}, {}, []
+    suffix = ""
+
+    def __init__(self, options: Options, folder: Path | None, prefix: str, number: int):
+        self.options, self.folder, self.prefix, self.number = options, folder, prefix, number
+        self.report, self.stats, self.files, self.count = Report(options.skip_bad), Stats(), [], 0
+        self._raw = None
 
     def __enter__(self):
-        self.out.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.staged, ignore_errors=True)
-        self.staged.mkdir()
         return self
 
     def __exit__(self, kind, value, trace):
-        for file in self.open.values():
-            file.close()
-        if kind is None:
-            for name in self.names:
-                os.replace(self.staged / name, self.out / name)
-        shutil.rmtree(self.staged, ignore_errors=True)
+        self._close()
 
-    def number(self, prefix: str) -> tuple[int, int]:
-        """Shard and place of the prefix's next sample; opens the shard that it begins."""
-        count = self.counts.get(prefix, 0)
-        shard, place = divmod(count, self.size)
-        if place == 0:
-            self._begin(prefix, shard)
-        self.counts[prefix] = count + 1
-        return shard, place
+    def next(self) -> tuple[int, int]:
+        """The number of the next sample's file, from that of the job on, and its place there; opens that file."""
+        (file, place), self.count = divmod(self.count, self.options.shard_size), self.count + 1
+        if self.folder is not None and place == 0:
+            self._close()
+            name = f"{self.prefix}-{self.number:05d}-{len(self.files):04d}.{self.suffix}"
+            self.files.append([name, 0, 0])
+            self._raw = (self.folder / name).open("wb")
+            self._begin()
+        return self.number + file, place
 
-    def _begin(self, prefix, shard):
-        if shard == 0:
-            there = glob.glob(os.path.join(glob.escape(str(self.out)), glob.escape(prefix) + "-[0-9]*." + self.suffix))
-            if there:
-                raise FileExistsError(f"{min(there)} is there already: remove {self.out / prefix}-*.{self.suffix} "
-                                      "or give another --out")
-        else:
-            self.open[prefix].close()
-        name = f"{prefix}-{shard:05d}.{self.suffix}"
-        self.names.append(name)
-        self.open[prefix] = self._file(self.staged / name)
+    def _begin(self):
+        """Called when a file is opened."""
+
+    def _end(self):
+        """Called before a file is closed."""
+
+    def _close(self):
+        if self._raw is not None:
+            self._end()
+            self._raw.flush()
+            os.fsync(self._raw.fileno())
+            self.files[-1][1:] = [(self.count - 1) % self.options.shard_size + 1, self._raw.tell()]
+            self._raw.close()
+            self._raw = None
+
+    def result(self) -> dict:
+        return {"files": self.files, "report": self.report.as_dict(), "stats": self.stats.as_dict()}
 
 
-class TarShards(Shards):
+class TarPart(Part):
     """Tar shards in the webdataset layout: the files of a sample are neighbours and share a key."""
 
-    def __init__(self, options: Options):
-        super().__init__(options, "tar")
+    suffix = "tar"
 
-    def _file(self, path):
-        return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+    def _begin(self):
+        self._tar = tarfile.open(fileobj=self._raw, mode="w", format=tarfile.USTAR_FORMAT)
 
-    def write(self, prefix: str, key: str | None, files: dict[str, bytes]):
-        """Adds one sample: ``files`` maps a file ending to its bytes."""
-        shard, place = self.number(prefix)
-        key = key or f"{shard:05d}{place:04d}"
-        for ending, data in files.items():
-            entry = tarfile.TarInfo(f"{key}.{ending}")
-            entry.size, entry.mtime, entry.mode = len(data), 0, 0o644
-            self.open[prefix].addfile(entry, io.BytesIO(data))
+    def _end(self):
+        self._tar.close()
+
+    def write(self, key: str | None, ending: str, data: bytes, info: dict, size: tuple):
+        """Adds one sample: the picture's bytes and the object of its json."""
+        file, place = self.next()
+        key, shown = key or f"{file:05d}{place:04d}", {"at": place}
+        if self.folder is not None:
+            shown = {"file": self.files[-1][0], "at": self._tar.offset + tarfile.BLOCKSIZE, "bytes": len(data)}
+            for name, content in ((f"{key}.{ending}", data), (f"{key}.json", dumps(info))):
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mtime, entry.mode = len(content), 0, 0o644
+                self._tar.addfile(entry, io.BytesIO(content))
+        regions = info.get("regions", ())
+        self.stats.picture(self.prefix, size, info, shown)
+        captions = len(info.get("captions", ())) + sum(len(texts(r)) for r in regions)
+        self.report.wrote(self.prefix, captions, len(regions))
 
 
-class LineShards(Shards):
+class LinePart(Part):
     """JSON Lines shards, uncompressed: a line is found by its byte offset."""
 
-    def __init__(self, options: Options):
-        super().__init__(options, "jsonl")
+    suffix = "jsonl"
 
-    def _file(self, path):
-        return path.open("wb")
-
-    def write(self, prefix: str, record: dict):
-        self.number(prefix)
-        self.open[prefix].write(dumps(record) + b"\n")
+    def write(self, text: str):
+        self.next()
+        self._raw.write(dumps({"text": text}) + b"\n")
+        self.stats.text(self.prefix, text)
+        self.report.wrote(self.prefix)
 
 
 def dumps(record: dict) -> bytes:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def write_pictures(drafts, options: Options, report: Report) -> Report:
-    """Reads the picture of each draft, in threads and in order, and writes the samples into tar shards.
+def write_drafts(drafts: list, part: TarPart):
+    """Reads the pictures of drafts and writes their samples.
 
     A picture that is not there, is none or has another size than its annotations say is a wrong record.
     """
-    with TarShards(options) as shards:
-        for draft, loaded in _in_order(_load, drafts, options.workers):
-            try:
-                ending, data = loaded.result()
-            except BadRecord as error:
-                report.bad(str(error))
-                continue
-            files = {ending: data, "json": dumps(draft.info)}
-            shards.write(draft.prefix, draft.key, files)
-            regions = draft.info.get("regions", ())
-            captions = len(draft.info.get("captions", ())) + sum(
-                len(r["caption"]) if isinstance(r["caption"], list) else 1 for r in regions)
-            report.wrote(draft.prefix, captions, len(regions))
-    return report
+    for draft in drafts:
+        try:
+            ending, data, size = picture(_source(draft), draft.where, part.options.verify)
+            if draft.size is not None and tuple(draft.size) != size:
+                raise BadRecord(f"{draft.where}: the picture {draft.picture} is {size[0]}x{size[1]}, its annotations "
+                                f"are for {draft.size[0]}x{draft.size[1]}: the boxes would not fit")
+            info = _in_pixels(draft.info, size, part.report) if draft.relative else draft.info
+        except BadRecord as error:
+            part.report.bad(str(error))
+            continue
+        if "regions" in info and not info["regions"]:
+            part.report.leave_out("pictures without regions", draft.where)
+            continue
+        part.write(draft.key, ending, data, info, size)
 
 
-def _load(draft: Draft) -> tuple[str, bytes]:
-    ending, data, size = picture(draft.picture, draft.where)
-    if draft.size is not None and tuple(draft.size) != size:
-        raise BadRecord(f"{draft.where}: the picture {draft.picture} is {size[0]}x{size[1]}, its annotations are for "
-                        f"{draft.size[0]}x{draft.size[1]}: the boxes would not fit")
-    return ending, data
+def _source(draft: Draft) -> Path | bytes:
+    if not isinstance(draft.picture, Inside):
+        return draft.picture
+    tar, at = draft.picture.tar, draft.picture.at
+    try:
+        with open(tar, "rb") as raw:
+            raw.seek(at)
+            with tarfile.open(fileobj=raw, mode="r:") as inside:
+                member = inside.next()
+                if member is None or not member.isreg():
+                    raise tarfile.ReadError("no file there: the tar has changed")
+                return inside.extractfile(member).read()
+    except (OSError, tarfile.TarError) as error:
+        raise BadRecord(f"{draft.where}: {tar}: cannot be read at byte {at}: {error}") from None
 
 
-def _in_order(function, items, workers: int):
-    """(item, future) in the order of ``items``, a few of them ahead in threads."""
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        window = deque()
-        for item in items:
-            window.append((item, pool.submit(function, item)))
-            if len(window) > 4 * workers:
-                yield window.popleft()
-        yield from window
+def _in_pixels(info: dict, size: tuple, report: Report) -> dict:
+    """``info`` with its boxes in pixels: shares of the picture can be turned into them once its size is known."""
+    regions = []
+    for region in info["regions"]:
+        (left, top, right, bottom), (width, height) = region["box"], size
+        box = [round(v, 2) for v in (left * width, top * height, (right - left) * width, (bottom - top) * height)]
+        box = fit(box, size, region["where"], report)
+        if box:
+            regions.append({"box": box, "caption": region["caption"]})
+    return {**info, "width": size[0], "height": size[1], "regions": regions}
