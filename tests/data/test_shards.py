@@ -83,7 +83,7 @@ def test_a_truncated_tar_serves_what_lies_before_the_damage(tmp_path, shards, wh
     assert Shards([tar]).damaged == found.damaged, "the damage is in the index too"
 
 
-def test_what_is_no_file_or_leads_out_is_not_a_sample(tmp_path):
+def test_what_is_no_file_or_leads_out_is_a_bad_sample(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for name, kind in (("0.jpg", tarfile.REGTYPE), ("1.jpg", tarfile.SYMTYPE), ("2.jpg", tarfile.LNKTYPE),
                            ("3.jpg", tarfile.FIFOTYPE), ("../4.jpg", tarfile.REGTYPE), ("/5.jpg", tarfile.REGTYPE),
@@ -93,7 +93,11 @@ def test_what_is_no_file_or_leads_out_is_not_a_sample(tmp_path):
             info.size = 3 if kind == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(b"abc"))
     found = Shards([str(tmp_path / "x.tar")])
-    assert [found.name(i) for i in range(len(found))] == ["0", "8"]
+    assert [found.name(i) for i in range(len(found))] == ["0", "1", "2", "3", "../4", "/5", "8"]
+    assert found.read(0, "image") == found.read(6, "image") == b"abc"
+    for i in range(1, 6):
+        with pytest.raises(BadSample, match="refused member"):
+            found.read(i, "image")
 
 
 def test_something_else_than_a_tar(tmp_path, shards):

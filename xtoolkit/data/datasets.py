@@ -294,7 +294,7 @@ def _elements(meta: dict) -> list[tuple[list, list[str]]]:
 
 
 def _is_box(box) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
+    return isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 1e9 for v in box)
 
 
 def _biggest(meta: dict, drawn: list, picture: Picture) -> Tensor:

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from xtoolkit.batch import stable_key
+from xtoolkit.data import limits
 
 VERSION = 1
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 KEY_BYTES = 64
 CHUNK = 1 << 24  # bytes of lines looked at in one go
 MAX_HEADER = 1 << 16  # bytes; what is no index has no end of line
+REFUSED = 2**64 - 1  # the place of a member that is not read: a link, a device, or a name that leads out of the archive
 SPAN = [("at", "<u8"), ("size", "<u4")]
 # One record a sample. A size of 0 means that the sample has no such member.
 TAR = np.dtype([("key", f"S{KEY_BYTES}"), ("image", SPAN), ("json", SPAN), ("txt", SPAN), ("elements", "<u2")])
@@ -67,7 +69,7 @@ def load(path: str, build) -> Index:
     made_from = {"version": VERSION, "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
     for file in beside(path, ".idx"):
         found = read(file, made_from)
-        if found is not None:
+        if found is not None and _serves(found, path):
             return found
     records, header = build(path)
     header = describe(records, made_from | header)
@@ -85,10 +87,18 @@ def read(file: Path, made_from: dict) -> Index | None:
         return None
     if not isinstance(header, dict) or any(header.get(k) != v for k, v in made_from.items()):
         return None
+    if not isinstance(header.setdefault("damage", None), str | None):
+        return None
     count, dtype = header.get("count"), LINE if header.get("dtype") == "line" else TAR
     if type(count) is not int or type(header.get("size")) is not int or end != start + count * dtype.itemsize:
         return None
     return Index(header, dtype, str(file), start)
+
+
+def _serves(found: Index, path: str) -> bool:
+    """Whether an index is of the shard's kind, and names no other file as its text: it may have come with the shard."""
+    return (found.dtype == TAR) == path.endswith(".tar") and \
+        found.header.get("unpacked") in (None, *map(str, beside(path, ".unpacked")))
 
 
 def describe(records: np.ndarray, header: dict) -> dict:
@@ -140,8 +150,9 @@ def replace(file: Path, write) -> None:
 def build_tar(path: str) -> tuple[np.ndarray, dict]:
     """The index of a tar in the webdataset layout. Members that share a name up to the first dot are one sample.
 
-    Only regular files count: a link, a device, or a name that leads out of the archive is passed over, and so is a
-    sample without a picture. A tar that is cut off or damaged serves the samples before the damage.
+    A link, a device, or a name that leads out of the archive has no place to be read from (``REFUSED``): its sample is
+    drawn, found bad and counted. A sample without a picture is passed over. A tar that is cut off or damaged serves the
+    samples before the damage.
     """
     end = os.path.getsize(path)
     rows, records, damage = {}, np.zeros(1024, TAR), None
@@ -153,7 +164,7 @@ def build_tar(path: str) -> tuple[np.ndarray, dict]:
             with tarfile.open(fileobj=raw, mode="r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # else tarfile keeps an object of each
-                    if member.offset_data + member.size > end:
+                    if member.isreg() and member.offset_data + member.size > end:
                         damage = f"cut off inside {member.name}"
                         break
                     key, part = _member(member)
@@ -164,34 +175,43 @@ def build_tar(path: str) -> tuple[np.ndarray, dict]:
                         if not records[row]["key"]:
                             records[row]["key"] = key[-KEY_BYTES:]
                         if not records[row][part]["at"]:
-                            records[row][part] = member.offset_data, member.size
+                            records[row][part] = _span(member)
                 # tarfile takes a header that it cannot read for the end; the real end is a block of zeros.
                 raw.seek(tar.offset)
-                if damage is None and raw.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    damage = f"no header at byte {tar.offset}"
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as e:
+                after = raw.read(tarfile.BLOCKSIZE)
+                if damage is None and (not after or after.strip(b"\0")):
+                    damage = f"no header at byte {tar.offset}" if after else f"cut off at byte {tar.offset}: no end"
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as e:
             damage = str(e)
         records = records[:len(rows)]
         records = records[records["image"]["at"] > 0].copy()
         for record in records:
-            if record["json"]["at"]:
-                raw.seek(record["json"]["at"])
-                record["elements"] = _elements(raw.read(record["json"]["size"]))
+            at, size = record["json"].tolist()
+            if at == REFUSED:
+                record["elements"] = 1
+            elif at:
+                raw.seek(at)
+                record["elements"] = _elements(raw.read(min(size, limits.MAX_TEXT)))
     return records, {"damage": damage}
 
 
 def _member(member: tarfile.TarInfo) -> tuple[bytes, str | None]:
     """The key of the sample that a member belongs to, and which part of it; None: it is none that is read."""
-    name = member.name
-    if not member.isreg() or member.sparse is not None or name.startswith("/") or ".." in name.split("/"):
-        return b"", None
-    folder, _, base = name.rpartition("/")
+    folder, slash, base = member.name.rpartition("/")
     stem, _, ending = base.partition(".")
     ending = ending.lower()
     part = "image" if ending in IMAGES else ending
-    if not stem or part not in ("image", "json", "txt") or member.size >= 2**32:
+    if not stem or part not in ("image", "json", "txt") or member.isdir():
         return b"", None
-    return (f"{folder}/{stem}" if folder else stem).encode("utf-8", "surrogateescape"), part
+    return f"{folder}{slash}{stem}".encode("utf-8", "surrogateescape"), part
+
+
+def _span(member: tarfile.TarInfo) -> tuple[int, int]:
+    """Where the bytes of a member are, and how many."""
+    outside = member.name.startswith("/") or ".." in member.name.split("/")
+    if outside or not member.isreg() or member.sparse is not None:
+        return REFUSED, 1
+    return member.offset_data, min(member.size, 2**32 - 1)
 
 
 def _elements(raw: bytes) -> int:
@@ -200,7 +220,7 @@ def _elements(raw: bytes) -> int:
     A broken json counts as one, so that it is drawn, found and reported.
     """
     try:
-        meta = json.loads(raw)
+        meta = limits.parse(raw)
     except ValueError:
         return 1
     if not isinstance(meta, dict):
@@ -222,18 +242,24 @@ def build_lines(path: str) -> tuple[np.ndarray, dict]:
 
 
 def lines(path: str | Path) -> np.ndarray:
-    """The records of the lines of a text file."""
-    spans = []
+    """The records of the lines of a text file; no more than ``CHUNK`` bytes of it are in memory, however long a line is."""
+    spans, at = [], 0
+    begun, said = 0, False  # the line that is under way: where it began, and whether it says anything
     with open(path, "rb") as f:
-        at = 0
-        while found := f.readlines(CHUNK):
-            sizes = np.fromiter((len(line) if line.strip() else 0 for line in found), np.int64, len(found))
-            starts = at + np.concatenate([[0], np.cumsum([len(line) for line in found])])
-            spans.append((starts[:-1][sizes > 0], sizes[sizes > 0]))
-            at = int(starts[-1])
-    records = np.zeros(sum(len(s) for s, _ in spans), LINE)
+        while block := f.read(CHUNK):
+            pieces = block.split(b"\n")
+            filled = np.fromiter((bool(piece.strip()) for piece in pieces), bool, len(pieces))
+            filled[0] |= said
+            ends = at + np.cumsum([len(piece) + 1 for piece in pieces])
+            starts = np.concatenate([[begun], ends[:-1]])
+            spans.append(np.stack([starts, ends - starts], 1)[:-1][filled[:-1]])
+            at, begun, said = at + len(block), int(starts[-1]), bool(filled[-1])
+    if said:
+        spans.append(np.array([[begun, at - begun]]))
+    records = np.zeros(sum(map(len, spans)), LINE)
     if spans:
-        records["text"]["at"], records["text"]["size"] = map(np.concatenate, zip(*spans))
+        records["text"]["at"], size = np.concatenate(spans).T
+        records["text"]["size"] = size.clip(max=2**32 - 1)
     return records
 
 
@@ -253,6 +279,9 @@ def gunzip(path: str | Path, out) -> str | None:
                 if b"\n" in data:
                     whole = out.tell() + data.rindex(b"\n") + 1
                 out.write(data)
+                if out.tell() > max(limits.UNPACKED, limits.RATIO * f.tell()):
+                    damage = f"unpacks to more than {limits.RATIO} times its size: taken for a decompression bomb"
+                    break
                 block, member = member.unused_data, None if member.eof else member
     if damage is None and member is not None:
         damage = "cut off"

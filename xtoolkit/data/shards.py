@@ -1,12 +1,11 @@
 """Reads samples out of shards at any place: tars of pictures, and files of one text a line, here or remote."""
 
-import json
 import os
 from collections import OrderedDict
 
 import numpy as np
 
-from xtoolkit.data import index, paths
+from xtoolkit.data import index, limits, paths
 from xtoolkit.data.cache import Cache
 from xtoolkit.data.errors import DEAD, BadSample, DeadShard
 
@@ -103,17 +102,21 @@ class Shards:
         """The bytes of one member (``image``, ``json``, ``txt`` or ``text``); None where the sample has none.
 
         Raises:
-            BadSample: the file ended before them, or cannot be had.
+            BadSample: the file ended before them, or cannot be had; they are refused, or too many.
         """
         shard, row = self._find(sample)
         at, size = self._record(shard, row)[part].tolist()
         if not size:
             return None
+        if at == index.REFUSED:
+            raise self.bad("refused member", sample, f"its {part} is a link, a device, or named so that it leads out of the tar")
+        if size > limits.largest(part):
+            raise self.bad("too large", sample, f"its {part} has {size:,} bytes, more than {limits.largest(part):,}")
         try:
             data = self._bytes(shard, at, size)
         except DeadShard as e:
             raise self.bad(DEAD, sample, e.reason)
-        except OSError as e:
+        except (OSError, OverflowError) as e:
             raise self.bad("unreadable shard", sample, str(e))
         if len(data) != size:
             raise self.bad("unreadable shard", sample, f"{size} bytes expected at {at}, {len(data)} found")
@@ -150,7 +153,7 @@ class Shards:
 
     def _parse(self, raw: bytes, sample: int) -> dict:
         try:
-            value = json.loads(raw)
+            value = limits.parse(raw)
         except ValueError as e:
             raise self.bad("broken json", sample, str(e))
         if not isinstance(value, dict):
@@ -202,7 +205,8 @@ def _load(path: str) -> index.Index:
     if path.endswith(".tar"):
         return index.load(path, index.build_tar)
     found = index.load(path, index.build_lines)
-    if found.header["unpacked"] and not os.path.exists(found.header["unpacked"]):
+    unpacked = found.header.get("unpacked")
+    if unpacked and not os.path.exists(unpacked):
         index.build_lines(path)
     return found
 
