@@ -1,15 +1,19 @@
 """MLM and IMLM against a float64 computation written plainly from the encoders' states."""
 
+import importlib
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xtoolkit.batch import Batch
 from xtoolkit.registry import LOSS_REGISTRY
 
 from .tiny import VOCAB, Tiny, make_batch
+
+kernel = importlib.import_module("xtoolkit.kernels.linear_cross_entropy")
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +73,44 @@ def test_nothing_masked_is_exactly_zero_and_attached(model, loss, stream):
         assert g is None or (g == 0).all()
 
 
-def test_logits_are_made_for_the_masked_tokens_only(model, monkeypatch):
-    batch, seen = make_batch("pairs"), []
-    decoder = model.losses["imlm"].decoder
-    monkeypatch.setattr(decoder, "forward", lambda x: seen.append(x.shape) or torch.nn.functional.linear(
-        x, decoder.weight, decoder.bias))
-    model.run(batch, "imlm")
-    assert seen == [(len(batch.text.labels), model.encoders["fusion"].width)]
+@pytest.mark.parametrize("loss, stream", [("mlm", "text"), ("imlm", "pairs"), ("imlm", "region")])
+def test_scores_are_made_for_the_masked_tokens_only(model, loss, stream):
+    batch, shapes = make_batch(stream), []
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten.addmm.default:
+                shapes.append(tuple(out.shape))
+            return out
+
+    with Shapes():
+        model.run(batch, loss)
+    assert [s for s in shapes if s[1] == VOCAB] == [(len(batch.text.labels), VOCAB)]
+
+
+@pytest.mark.parametrize("loss, stream", [("mlm", "text"), ("imlm", "pairs"), ("imlm", "region")])
+def test_in_parts_the_loss_and_every_gradient_are_the_same(model, loss, stream, monkeypatch):
+    found = []
+    for size in (1 << 40, -1):
+        monkeypatch.setattr(kernel, "PLAIN_BYTES", size)
+        monkeypatch.setattr(kernel, "WORDS", 16)
+        value = model.run(make_batch(stream), loss)[0][loss]
+        found.append((value, torch.autograd.grad(value, list(model.parameters().values()), allow_unused=True)))
+    (plain, gradients), (parts, others) = found
+    assert parts.item() == pytest.approx(plain.item(), rel=1e-6)
+    for name, a, b in zip(model.parameters(), gradients, others, strict=True):
+        assert (a is None) == (b is None), name
+        if a is not None:
+            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_an_encoder_that_only_gives_scores_will_do(model, monkeypatch):
+    batch = make_batch("text")
+    want = model.run(batch, "mlm")[0]["mlm"]
+    head = model.encoders["text"].lm_logits
+    monkeypatch.setattr(type(model.encoders["text"]), "lm_logits", lambda self, hidden: head(hidden))
+    assert torch.equal(model.run(batch, "mlm")[0]["mlm"], want)
 
 
 def test_a_feature_without_the_texts_tokens_is_refused():

@@ -3,6 +3,8 @@
 Shape letters: B rows, L tokens, M masked tokens, D width, V vocabulary.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,11 +68,16 @@ class RoBERTa(Encoder):
         if self.lm_head is None:
             self.lm_head = LMHead(self.width, self.vocab_size, self.roberta.config.layer_norm_eps)
 
-    def lm_logits(self, hidden: Tensor) -> Tensor:
-        """Scores of every word: (M, D) -> (M, V)."""
+    @property
+    def lm_logits(self) -> "TiedHead":
+        """The output layer, called with states (M, D); it can also tell their cross-entropy without all the scores.
+
+        Raises:
+            ValueError: no loss has declared it.
+        """
         if self.lm_head is None:
             raise ValueError("this RoBERTa has no output layer: the loss must declare Need(head='lm_logits')")
-        return self.lm_head(hidden, self.roberta.embeddings.word_embeddings.weight)
+        return TiedHead(self.lm_head, self.roberta.embeddings.word_embeddings.weight)
 
     def forward(self, *, view: str | None, text: TextField) -> Encoded:
         """Returns the last hidden states (B, L, D) and the text's mask; row 0 is ``<s>``, the summary."""
@@ -105,7 +112,8 @@ class RoBERTa(Encoder):
 class LMHead(nn.Module):
     """Linear, GELU, LayerNorm, then the word embeddings as output matrix: (M, D) -> (M, V).
 
-    The embeddings come as an argument, so that the tied matrix is one parameter under one name.
+    The embeddings come as an argument, so that the tied matrix is one parameter under one name. With ``labels`` (M,) it
+    returns the mean cross-entropy instead.
     """
 
     def __init__(self, width, vocab_size, eps):
@@ -116,8 +124,29 @@ class LMHead(nn.Module):
         nn.init.normal_(self.dense.weight, std=0.02)
         nn.init.zeros_(self.dense.bias)
 
-    def forward(self, hidden, embeddings):
-        return F.linear(self.layer_norm(F.gelu(self.dense(hidden))), embeddings, self.bias)
+    def forward(self, hidden, embeddings, labels=None):
+        hidden = self.layer_norm(F.gelu(self.dense(hidden)))
+        if labels is None:
+            return F.linear(hidden, embeddings, self.bias)
+        from xtoolkit.kernels.linear_cross_entropy import linear_cross_entropy
+
+        return linear_cross_entropy(hidden, embeddings, self.bias, labels)
+
+
+@dataclass(frozen=True)
+class TiedHead:
+    """``lm_logits``: an output layer together with the embeddings that it is tied to."""
+
+    head: LMHead
+    embeddings: Tensor
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Scores of every word: (M, D) -> (M, V)."""
+        return self.head(hidden, self.embeddings)
+
+    def cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Mean over M states (M, D) of -log softmax(scores)[label]: ``kernels.linear_cross_entropy``."""
+        return self.head(hidden, self.embeddings, labels)
 
 
 def _download(name):

@@ -4,7 +4,7 @@ from torch import nn
 
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_cross_entropy, masked_hidden
+from xtoolkit.losses.masked_tokens import masked_hidden
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -15,8 +15,9 @@ class IMLM(Loss):
         loss = 1 / M  sum_m  -log p(w_m | text with the M tokens masked, picture)
 
     The head is this loss's own: dense, GELU, LayerNorm (1e-5), and an output matrix that is not tied to the text
-    encoder's embeddings, so with ``text -> fusion`` cut nothing of the text encoder moves. Logits (M, vocabulary) for
-    the masked tokens only; no masked token: exactly 0. Drawn as N(0, 0.02), biases 0.
+    encoder's embeddings, so with ``text -> fusion`` cut nothing of the text encoder moves. It is applied to the masked
+    tokens only, and a large step's logits (M, vocabulary) never exist as a whole (``kernels.linear_cross_entropy``); no
+    masked token: exactly 0. Drawn as N(0, 0.02), biases 0.
 
     YAML: {type: IMLM, feature: fusion@mask_text}
 
@@ -31,6 +32,9 @@ class IMLM(Loss):
 
     def __init__(self, feature: str, *, widths: dict, vocab_size_of: int):
         super().__init__()
+        from xtoolkit.kernels.linear_cross_entropy import linear_cross_entropy
+
+        self.cross_entropy = linear_cross_entropy
         self.feature, width = feature, widths[feature]
         self.dense = nn.Linear(width, width)
         self.layer_norm = nn.LayerNorm(width, eps=1e-5)
@@ -45,5 +49,5 @@ class IMLM(Loss):
 
     def forward(self, f, batch):
         hidden = masked_hidden(f[self.feature], batch.text)
-        logits = self.decoder(self.layer_norm(nn.functional.gelu(self.dense(hidden))))
-        return masked_cross_entropy(logits, batch.text.labels)
+        hidden = self.layer_norm(nn.functional.gelu(self.dense(hidden)))
+        return self.cross_entropy(hidden, self.decoder.weight, self.decoder.bias, batch.text.labels)

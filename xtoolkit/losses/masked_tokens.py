@@ -1,7 +1,6 @@
-"""What MLM and IMLM share: the hidden states of the masked tokens, and the cross-entropy over them."""
+"""What MLM and IMLM share: the hidden states of the masked tokens."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtoolkit.batch import TextField
 from xtoolkit.features import Encoded
@@ -22,14 +21,3 @@ def masked_hidden(encoded: Encoded, text: TextField) -> Tensor:
         raise ValueError(f"`feature` must name a text or fusion encoder, with one token for each of the text's "
                          f"{tuple(text.ids.shape)}; this one has {tuple(tokens.shape[:2])}")
     return tokens.flatten(0, 1).index_select(0, text.masked_pos)
-
-
-def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the M masked tokens of -log softmax(logits)[label], in float32 or better; M = 0: exactly 0, attached.
-
-    Args:
-        logits: (M, vocabulary).
-        labels: (M,) int64.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return nn.functional.cross_entropy(logits, labels, reduction="sum") / max(labels.shape[0], 1)

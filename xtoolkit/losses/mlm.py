@@ -2,7 +2,7 @@
 
 from xtoolkit.graph import Need, Ref
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_cross_entropy, masked_hidden
+from xtoolkit.losses.masked_tokens import masked_hidden
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -12,8 +12,9 @@ class MLM(Loss):
 
         loss = 1 / M  sum_m  -log p(w_m | text with the M tokens masked)
 
-    Logits are computed for the M masked tokens only, (M, vocabulary), by the output layer that the text encoder owns
-    (``lm_logits``: dense, GELU, LayerNorm, and a matrix tied to its word embeddings). No masked token: exactly 0.
+    The output layer that the text encoder owns (``lm_logits``: dense, GELU, LayerNorm, and a matrix tied to its word
+    embeddings) is applied to the M masked tokens only. If it offers ``cross_entropy``, as RoBERTa's does, a large step's
+    logits (M, vocabulary) never exist as a whole. No masked token: exactly 0.
 
     YAML: {type: MLM, feature: text@mask_text}
 
@@ -27,12 +28,17 @@ class MLM(Loss):
 
     def __init__(self, feature: str):
         super().__init__()
-        self.feature = feature
+        from xtoolkit.kernels.linear_cross_entropy import cross_entropy
+
+        self.feature, self.cross_entropy = feature, cross_entropy
 
     @classmethod
     def needs(cls, feature: str) -> list[Need]:
         return [Need(feature, head="lm_logits")]
 
     def forward(self, f, batch):
-        logits = f.head(Ref.parse(self.feature).name, "lm_logits")(masked_hidden(f[self.feature], batch.text))
-        return masked_cross_entropy(logits, batch.text.labels)
+        head = f.head(Ref.parse(self.feature).name, "lm_logits")
+        hidden = masked_hidden(f[self.feature], batch.text)
+        if hasattr(head, "cross_entropy"):
+            return head.cross_entropy(hidden, batch.text.labels)
+        return self.cross_entropy(head(hidden), batch.text.labels)
