@@ -60,6 +60,7 @@ def test_a_missing_path_names_the_command_that_prepares_it():
 @pytest.mark.parametrize("path, source", [
     ("data/vg/train-*.tar", "vg"), ("data/refcoco+/train-*.tar", "refcoco"),
     ("data/cc3m/{00000..00331}.tar", "img2dataset"),
+    ("data/objects365/*.tar", "coco-objects"), ("data/openimages/*.tar", "openimages"),
     ("data/sbu", "img2dataset"), ("data/imagenet21k/train-*.tar", "images"), ("data/c4", "text"),
     ("data/roberta/train-*.jsonl.gz", "text")])
 def test_hints_go_by_the_words_of_the_path(path, source):

@@ -38,18 +38,21 @@ class Hint:
 HINTS = (
     Hint(("refcoco", "refclef"),
          TOOL + " refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
+    Hint(("objects365",), TOOL + " coco-objects --annotations zhiyuan_objv2_train.json --images DIR --out {out}"),
     Hint(("objects",), TOOL + " coco-objects --annotations INSTANCES.json --images DIR"
                               " --exclude-coco-karpathy dataset_coco.json --out {out}"),
-    Hint(("openimages",), TOOL + " coco-objects --annotations BOXES_IN_COCO_FORMAT.json --images DIR --out {out}"),
+    Hint(("openimages", "oid"), TOOL + " openimages --boxes oidv6-train-annotations-bbox.csv"
+                                       " --classes class-descriptions-boxable.csv --images DIR --out {out}"),
     Hint(("coco", "mscoco", "karpathy"), TOOL + " coco --annotations dataset_coco.json --images DIR --out {out}"),
     Hint(("vg", "visual"),
          TOOL + " vg --image-data image_data.json --regions region_descriptions.json --objects objects.json"
                 " --images DIR --exclude-coco-karpathy dataset_coco.json --out {out}"),
     Hint(("cc3m", "cc12m", "conceptual", "sbu", "laion", "coyo", "web"),
-         TOOL + " img2dataset --shards 'DOWNLOADED/*.tar' --out {out}"),
+         TOOL + " img2dataset --shards DOWNLOADED --out {out}"),
     Hint(("imagenet", "image"), TOOL + " images --images DIR --out {out}"),
-    Hint(("c4", "roberta", "wiki", "book", "openwebtext", "ccnews", "cc", "stories", "text"),
-         TOOL + " text --input 'FILES*.jsonl.gz' --out {out}"),
+    Hint(("c4",), TOOL + " text --input 'c4-train.*.json.gz' --out {out}"),
+    Hint(("roberta", "wiki", "book", "openwebtext", "ccnews", "cc", "stories", "text"),
+         TOOL + " text --input FILES --out {out}"),
 )
 
 
