@@ -14,6 +14,7 @@ from xtoolkit.engine.report_style import CSS
 
 NAME = "summary.html"
 SIDE, QUALITY = 320, 82  # of a picture on the page: pixels at most, and of its JPEG
+SIGNED = ("aspect", "box area")  # their bins go below 0
 FLOOR = HEIGHT - 26  # where the bars of a histogram stand
 LAST = {"caption words": WORDS, "boxes": MANY}  # bins that hold everything from there on
 STYLE = """
@@ -81,8 +82,8 @@ def _run(run, folder, several):
     head = f"<h2>{escape(run['label'])}</h2>" if several else ""
     return (f"{head}<h2>Written</h2>{table(written)}"
             f"<h2>Left out and changed</h2>{table(lost, (2,)) if len(lost) > 1 else '<p class=lead>Nothing.</p>'}"
-            '<h2>Samples</h2><p class="lead">Drawn by a hash of their names, not picked; the first twelve boxes of a '
-            f'picture at most.</p>{_grid("samples", samples)}{_grid("texts", texts)}'
+            '<h2>Samples</h2><p class="lead">Drawn by a hash of their names, not picked; the first twelve regions of '
+            f'a picture at most.</p>{_grid("samples", samples)}{_grid("texts", texts)}'
             f'<h2>Histograms</h2><p class="lead">Of all samples.</p><div class="charts">{charts}</div>')
 
 
@@ -108,11 +109,14 @@ def _sample(shown, folder):
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     out, info, (width, height) = io.BytesIO(), shown["info"], shown["size"]
     image.save(out, "JPEG", quality=QUALITY)
-    regions = info.get("regions", ())
-    boxes = "".join(_box(r["box"], width, height, n % 8) for n, r in enumerate(regions))
+    texts = {}  # of each box: regions of one place are drawn once
+    for region in info.get("regions", ()):
+        texts.setdefault(tuple(region["box"]), []).append(region["caption"])
+    boxes = "".join(_box(box, width, height, n % 8) for n, box in enumerate(texts))
     captions = "".join(f"<li>{escape(c)}</li>" for c in info.get("captions", ()))
-    named = "".join(f'<li><i class="c{n % 8}"></i>{escape(r["caption"])}</li>' for n, r in enumerate(regions))
-    left = info.get("all", 0) - len(regions)
+    named = "".join(f'<li><i class="c{n % 8}"></i>{escape(" · ".join(said))}</li>'
+                    for n, said in enumerate(texts.values()))
+    left = info.get("all", 0) - len(info.get("regions", ()))
     more = f"<li><small>and {left:,} more</small></li>" if left > 0 else ""
     return (f'<figure>{picture(out.getvalue(), str(info["image_id"]), boxes)}<ul>{captions}{named}{more}'
             f'<li><small>{escape(str(info["image_id"]))} · {width} x {height} · {escape(shown["prefix"])}</small>'
@@ -129,6 +133,8 @@ def _histogram(kind, bins):
     """Bars from the lowest to the highest bin that holds something; ticks stand at lower edges."""
     what, edge = KINDS[kind]
     first, last, total = min(bins), max(bins), sum(bins.values())
+    while last - first < 4:  # a bar as wide as the chart would say nothing
+        first, last = (first - 1 if first > 0 or kind in SIGNED else first), last + 1
     axis = Axis.over([0, max(bins.values())], linear=True)
     step = (WIDTH - LEFT - RIGHT) / (last - first + 1)
     top = lambda count: TOP + (FLOOR - TOP) * (1 - axis.share(count))

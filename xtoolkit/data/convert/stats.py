@@ -4,7 +4,7 @@ import math
 import zlib
 
 SHOWN = 12   # samples on the page
-OF_A_JOB = 3  # candidates that one job hands in
+OF_A_JOB = 6  # candidates that one job hands in
 REGIONS = 12  # regions of a sample that are drawn
 WORDS = 40    # captions this long or longer are counted together
 MANY = 50     # likewise boxes of one picture
