@@ -12,11 +12,13 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from xtoolkit.data.errors import BadSample
+from xtoolkit.data.limits import MAX_PIXELS
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-MAX_PIXELS = 64_000_000  # a larger picture is taken for a decompression bomb
 GREY = (128, 128, 128)
+# Not every format that Pillow knows: its readers are many, and one of them starts a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # What Pillow raises on bytes that are not the picture they claim to be.
 CORRUPT = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -82,7 +84,7 @@ class Picture:
     def __init__(self, data: bytes | Image.Image, bad):
         self._bad = bad
         try:
-            self._image = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else data
+            self._image = Image.open(io.BytesIO(data), formats=FORMATS) if isinstance(data, bytes) else data
             if self._image is data:
                 data.load()  # all of it: a JPEG that is still unread would be decoded smaller, for its owner too
         except CORRUPT as e:

@@ -5,6 +5,7 @@ import re
 
 MAX_TEXT = 1 << 24  # bytes of one json, caption or line of text
 MAX_IMAGE = 1 << 26  # bytes of one picture's file
+MAX_PIXELS = 64_000_000  # of one picture: a larger one is taken for a decompression bomb
 UNPACKED = 1 << 28  # bytes that any gzip file may unpack to
 RATIO = 200  # beyond that: how many times its size a gzip file may unpack to; text stays below 20, a bomb reaches 1000
 CHARACTERS = 1024  # a text is cut to so many for each token that is kept of it: the words of no language are longer

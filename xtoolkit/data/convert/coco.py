@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xtoolkit.data.convert.official import BadRecord, Report, clean, elements, field
+from xtoolkit.data.convert.official import BadRecord, Report, below, clean, elements, field
 from xtoolkit.data.convert.run import write_pictures
 from xtoolkit.data.convert.writer import Draft, Options
 
@@ -69,7 +69,8 @@ def _draft(record, where, file, images, names, exclude, report):
     if coco is not None:
         key, image_id = f"{coco:012d}", f"coco-{coco}"
     info = {"image_id": image_id, "captions": captions}
-    return Draft(names[split], key, images / record.get("filepath", "") / filename, info, where)
+    folder = field(record, "filepath", str, where) if "filepath" in record else "."
+    return Draft(names[split], key, below(images, f"{folder}/{filename}", where), info, where)
 
 
 def held_out(annotations: Path) -> frozenset:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.data.convert.official import BadFile, BadRecord, Report
+from xtoolkit.data.convert.official import BadFile, BadRecord, Report, outside
 from xtoolkit.data.convert.run import write_pictures
 from xtoolkit.data.convert.writer import Draft, Inside, Options
 
@@ -107,6 +107,8 @@ def _in_tar(raw, name: str, end: int, place: str) -> list:
             for member in tar:
                 if member.offset_data + member.size > end:
                     raise tarfile.ReadError("cut off inside it")
+                if outside(member):
+                    raise tarfile.ReadError(f"{member.name} is a link, a device, or named so that it leads out of the tar")
                 if not member.isreg():
                     continue
                 path = "/".join(p for p in (name, *member.name.split("/")) if p not in ("", ".", ".."))
@@ -119,7 +121,7 @@ def _in_tar(raw, name: str, end: int, place: str) -> list:
             raw.seek(tar.offset)  # tarfile takes a header that it cannot read for the end, which is a block of zeros
             if tar.offset < end and raw.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError(f"no header at byte {tar.offset}")
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         after = f" after {member.name}" if member else ""
         raise BadRecord(f"{place}: broken{after}: {error}") from None
     return found

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.data import limits
 from xtoolkit.data.convert import parquet
-from xtoolkit.data.convert.official import BadFile, BadRecord, Report, clean, picture
+from xtoolkit.data.convert.official import BadFile, BadRecord, Report, clean, outside, picture
 from xtoolkit.data.convert.run import run
 from xtoolkit.data.convert.spans import SPAN, Span
 from xtoolkit.data.convert.staging import Job
@@ -122,7 +123,10 @@ def _in_tar(path, report):
     try:
         with tarfile.open(path, "r|") as tar:
             for member in tar:
-                if not member.isfile():
+                if outside(member):
+                    report.bad(f"{path.name}: {member.name}: refused: a link, a device, or a name that leads out of the tar")
+                    continue
+                if member.isdir():
                     continue
                 found, _, ending = member.name.rpartition("/")[2].partition(".")
                 if found != key:
@@ -131,10 +135,16 @@ def _in_tar(path, report):
                     key, files = found, {}
                 if ending.lower() in files:
                     report.bad(f"{path.name}: {key}: {member.name} comes a second time")
-                files[ending.lower()] = tar.extractfile(member).read()
+                wanted = ending.lower() in (*ENDINGS, "json", "txt")
+                if wanted and member.size > limits.MAX_IMAGE:
+                    report.bad(f"{path.name}: {member.name}: {member.size:,} bytes, more than {limits.MAX_IMAGE:,}")
+                    continue
+                files[ending.lower()] = tar.extractfile(member).read() if wanted else b""
         if files:
             yield key, files
-    except (tarfile.TarError, EOFError) as error:
+    except BadRecord:
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         report.bad(f"{path.name}: broken after {key or 'its beginning'}: {error}")
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror or error}") from None
@@ -167,7 +177,7 @@ def _sample(files, where, part):
     info = files.get("json", {})
     if isinstance(info, bytes):
         try:
-            info = json.loads(info)
+            info = limits.parse(info)
         except ValueError as error:
             raise BadRecord(f"{where}.json: broken JSON: {error}") from None
     if not isinstance(info, dict):

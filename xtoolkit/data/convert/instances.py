@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.data.convert.official import BadRecord, Report, clean, elements, field, fit
+from xtoolkit.data.convert.official import BadRecord, Report, below, clean, elements, field, fit
 from xtoolkit.data.convert.run import write_pictures
 from xtoolkit.data.convert.writer import Draft, Options
 
@@ -100,6 +100,7 @@ def _drafts(annotations, finder, names, boxes, exclude, prefix, report):
         try:
             image, name = field(record, "id", int, where), field(record, "file_name", str, where)
             size = field(record, "width", int, where), field(record, "height", int, where)
+            below(finder.root, name, where)
             if image in seen:
                 raise BadRecord(f"{where}: image {image} comes a second time")
         except BadRecord as error:

@@ -2,14 +2,16 @@
 
 import io
 import json
-import math
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from xtoolkit.data import limits
+
 CHUNK = 1 << 20
-MAX_PIXELS = 64_000_000  # the reader's own limit: a larger picture is taken for a decompression bomb
 FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # MPO: a JPEG with a second picture behind it
+OTHERS = ("GIF", "BMP", "TIFF")  # read so far as to be named when they are refused
+READ = ("JPEG", "PNG", "WEBP", *OTHERS)  # the JPEG reader finds out what is an MPO
 
 
 class BadRecord(ValueError):
@@ -170,6 +172,9 @@ class _Scanner:
                     continue
                 what = "the file is truncated" if cut else error.msg
                 raise BadFile(f"{self.name}: record {self.index}: broken JSON at character {place}: {what}") from None
+            except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+                what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+                raise BadFile(f"{self.name}: record {self.index}: {what}") from None
             if end == len(self.text) and self.more():  # a number may go on
                 continue
             self.at = end
@@ -208,7 +213,28 @@ def field(record, name: str, kind, where: str):
     value = record[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BadRecord(f"{where}: `{name}` is {_short(value)}")
-    return value
+    return _writable(value, where) if isinstance(value, str) else value
+
+
+def _writable(text: str, where: str) -> str:
+    """The text itself. Raises BadRecord where it holds half a character, which JSON can say and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRecord(f"{where}: half a character (a lone surrogate) in {_short(text)}") from None
+    return text
+
+
+def below(root: Path, name: str, where: str) -> Path:
+    """The file ``name`` in a folder. Raises BadRecord where the name leads out of it."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise BadRecord(f"{where}: refused: {_short(name)} leads out of the folder of pictures")
+    return root / name
+
+
+def outside(member) -> bool:
+    """Whether a member of a tar is a link or a device, or has a name that leads out of the archive."""
+    return not (member.isreg() or member.isdir()) or member.name.startswith("/") or ".." in member.name.split("/")
 
 
 def clean(text, where: str, report: Report) -> str | None:
@@ -216,7 +242,11 @@ def clean(text, where: str, report: Report) -> str | None:
     if not isinstance(text, str):
         report.bad(f"{where}: the caption is {_short(text)}, not text")
         return None
-    text = " ".join(text.split())
+    try:
+        text = _writable(" ".join(text.split()), where)
+    except BadRecord as error:
+        report.bad(str(error))
+        return None
     if not text:
         report.leave_out("empty captions", f"{where}: the caption is empty")
     return text or None
@@ -232,7 +262,7 @@ def fit(box, size: tuple, where: str, report: Report) -> list | None:
         size: width and height of the picture.
     """
     if (not isinstance(box, list) or len(box) != 4
-            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)):
+            or not all(type(v) in (int, float) and abs(v) < 1e9 for v in box)):
         report.bad(f"{where}: box {_short(box)} is not four numbers x, y, w, h")
         return None
     x, y, w, h = box
@@ -261,22 +291,26 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        if size > limits.MAX_IMAGE:
+            raise BadRecord(f"{where}: {name}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise BadRecord(f"{where}: {name}: {error.strerror}") from None
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        # Not every format that Pillow knows: its readers are many, and one of them starts a program.
+        with Image.open(io.BytesIO(data), formats=READ) as opened:
             found, size = opened.format, opened.size
-            if size[0] * size[1] > MAX_PIXELS:
-                raise BadRecord(f"{where}: {name}: {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}")
+            if found in OTHERS:
+                raise BadRecord(f"{where}: {name}: {found} pictures are not in the schema; make it JPEG, PNG or WebP")
+            if size[0] * size[1] > limits.MAX_PIXELS:
+                raise BadRecord(f"{where}: {name}: {size[0]}x{size[1]} pixels, more than {limits.MAX_PIXELS:,}")
             if verify:
                 opened.load()
     except BadRecord:
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRecord(f"{where}: {name}: not a picture that can be read ({type(error).__name__})") from None
-    if found not in FORMATS:
-        raise BadRecord(f"{where}: {name}: {found} pictures are not in the schema; make it JPEG, PNG or WebP")
     return FORMATS[found], data, size
 
 

@@ -3,7 +3,7 @@
 import pickle
 from pathlib import Path
 
-from xtoolkit.data.convert.official import BadFile, BadRecord, Report, clean, elements, field, fit
+from xtoolkit.data.convert.official import BadFile, BadRecord, Report, below, clean, elements, field, fit
 from xtoolkit.data.convert.run import write_pictures
 from xtoolkit.data.convert.writer import Draft, Options
 
@@ -60,7 +60,9 @@ def _annotated(instances, wanted, report):
             image = field(record, "id", int, where)
             if image in wanted:
                 size = field(record, "width", int, where), field(record, "height", int, where)
-                pictures[image] = field(record, "file_name", str, where), size
+                name = field(record, "file_name", str, where)
+                below(Path(), name, where)
+                pictures[image] = name, size
         except BadRecord as error:
             report.bad(str(error))
     for index, record in elements(instances, "annotations"):
@@ -129,7 +131,8 @@ def load(path: Path):
             found = _Plain(file, path.name).load()
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
+            MemoryError) as error:
         if isinstance(error, BadRecord):
             raise
         raise BadFile(f"{path.name}: not a whole pickle ({type(error).__name__}: {error})") from None

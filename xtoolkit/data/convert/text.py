@@ -6,6 +6,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.data import limits
 from xtoolkit.data.convert import parquet
 from xtoolkit.data.convert.official import BadFile, BadRecord, Report, field
 from xtoolkit.data.convert.run import run
@@ -81,11 +82,13 @@ def _from_json(span, key, report):
         if not line.strip():
             continue
         try:
-            yield where, field(json.loads(line), key, str, where)
-        except json.JSONDecodeError as error:
-            report.bad(f"{where}: broken JSON at column {error.colno}: {error.msg}")
+            yield where, field(limits.parse(line), key, str, where)
         except BadRecord as error:
             report.bad(str(error))
+        except json.JSONDecodeError as error:
+            report.bad(f"{where}: broken JSON at column {error.colno}: {error.msg}")
+        except ValueError as error:
+            report.bad(f"{where}: broken JSON: {error}")
 
 
 def _paragraphs(span, report):
@@ -93,13 +96,17 @@ def _paragraphs(span, report):
 
     The first span of a file begins at the file's beginning: so each paragraph is read once, however a file is cut.
     """
-    begun, words, ours = None, [], span.start == 0
+    begun, words, ours, size = None, [], span.start == 0, 0
     for where, line, start in _lines(span, report, behind=True):
         if line.strip():
             if ours:
-                begun = begun or where
+                begun, size = begun or where, size + len(line)
                 words.append(line.strip())
+            if size > limits.MAX_TEXT:
+                report.bad(f"{begun}: a paragraph of more than {limits.MAX_TEXT:,} bytes is no text")
+                begun, words, ours, size = None, [], False, 0
             continue
+        size = 0
         if words:
             yield begun, " ".join(words)
             begun, words = None, []
@@ -113,21 +120,24 @@ def _paragraphs(span, report):
 def _lines(span, report, behind=False):
     """(file: line n, text, place of its first byte) of the lines that begin in a span, or ``behind`` it as well.
 
-    A line that is not UTF-8 and an archive that is cut are wrong records.
+    A line that is not UTF-8 or too long, and an archive that is cut or a bomb, are wrong records.
     """
     path, number = Path(span.path), 0
     after = f" after byte {span.start}" if span.start else ""
     try:
-        with (gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+        with path.open("rb") as packed, (gzip.open(packed) if path.suffix == ".gz" else packed) as file:
+            lines, place = _whole(file, packed), span.start
             if span.start:  # the line that is under way belongs to the span before
                 file.seek(span.start - 1)
-                file.readline()
-            place = file.tell() if span.start else 0
-            for number, raw in enumerate(file, 1):
-                start, place = place, place + len(raw)
+                place += next(lines, (b"", 1))[1] - 1
+            for number, (raw, size) in enumerate(lines, 1):
+                start, place = place, place + size
                 if span.end is not None and start >= span.end and not behind:
                     return
                 where = f"{path.name}: line {number}{after}"
+                if raw is None:
+                    report.bad(f"{where}: {size:,} bytes; a text has at most {limits.MAX_TEXT:,}")
+                    continue
                 try:
                     text = raw.decode()
                 except UnicodeDecodeError as error:
@@ -138,3 +148,22 @@ def _lines(span, report, behind=False):
         report.bad(f"{path.name}: broken after line {number}: {error}")
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from None
+
+
+def _whole(file, packed):
+    """(line, its bytes) of each line; None for one that is too long to be a text, which is never in memory whole.
+
+    Raises:
+        BadGzipFile: the file that ``packed`` reads the bytes of unpacks to more than any text does.
+    """
+    size, read, most = 0, 0, limits.MAX_TEXT
+    while piece := file.readline(most):
+        size, read = size + len(piece), read + len(piece)
+        if file is not packed and read > max(limits.UNPACKED, limits.RATIO * packed.tell()):
+            raise gzip.BadGzipFile(f"unpacks to more than {limits.RATIO} times its size: taken for a decompression bomb")
+        if len(piece) == most and not piece.endswith(b"\n"):
+            continue
+        yield (piece if size == len(piece) else None), size
+        size = 0
+    if size:
+        yield None, size

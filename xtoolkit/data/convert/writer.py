@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.data import limits
 from xtoolkit.data.convert.official import BadRecord, Report, fit, picture
 from xtoolkit.data.convert.stats import Stats, texts
 
@@ -192,6 +193,8 @@ def _source(draft: Draft) -> Path | bytes:
                 member = inside.next()
                 if member is None or not member.isreg():
                     raise tarfile.ReadError("no file there: the tar has changed")
+                if member.size > limits.MAX_IMAGE:
+                    raise tarfile.ReadError(f"{member.size:,} bytes, more than {limits.MAX_IMAGE:,}")
                 return inside.extractfile(member).read()
     except (OSError, tarfile.TarError) as error:
         raise BadRecord(f"{draft.where}: {tar}: cannot be read at byte {at}: {error}") from None
