@@ -60,7 +60,8 @@ def main(argv=None) -> int:
     parser.add_argument("--config", required=True, metavar="F", help="the recipe (YAML)")
     parser.add_argument("--stream", required=True, metavar="NAME", help="which of its streams")
     parser.add_argument("--count", type=_number, default=12, metavar="N", help="samples shown (default: %(default)s)")
-    parser.add_argument("--visit", type=_number, default=0, metavar="V", help="the run's batch to begin at (default: 0)")
+    parser.add_argument("--visit", type=_number, default=0, metavar="V",
+                        help="the run's batch to begin at (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: show_<stream>.html)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     args = parser.parse_intermixed_args(argv)
@@ -221,10 +222,10 @@ def tiles(examples: list[Example]) -> str:
     shown = []
     if texts:
         lengths = [len(t) for t in texts]
-        chosen = sum(c for t in texts for _, c, _ in t)
         shown.append(("Tokens a text", f"{sum(lengths) / len(texts):.1f}",
                       f"{min(lengths)} to {max(lengths)}, specials left out"))
-        shown.append(("To be predicted", f"{100 * chosen / max(1, sum(lengths)):.0f}<small> %</small>", f"{chosen} tokens"))
+        if chosen := sum(c for t in texts for _, c, _ in t):
+            shown.append(("To be predicted", f"{100 * chosen / sum(lengths):.0f}<small> %</small>", f"{chosen} tokens"))
     hidden = [e.hidden for e in examples if e.hidden]
     if hidden:
         shown.append(("Patches masked", f"{100 * sum(map(sum, hidden)) / sum(map(len, hidden)):.0f}<small> %</small>",
