@@ -81,7 +81,8 @@ class Operation(ABC):
         """
         args = self.arguments(case, torch.Generator(device).manual_seed(seed))
         args[0].requires_grad_()
-        scale = 2.0 ** round(math.log2(self.averaged(case))) if case.dtype == "float16" else 1.0
+        # Not beyond 2^15, or the scaled gradient of a loss that is itself float16 would overflow.
+        scale = 2.0 ** min(round(math.log2(self.averaged(case))), 15) if case.dtype == "float16" else 1.0
         return Inputs(args, tuple(torch.tensor(u * scale, device=device) for u in self.upstream))
 
     def ways(self, case: Case, kernel: bool, compiled: tuple[str, ...]) -> dict[str, Way]:
