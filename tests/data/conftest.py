@@ -106,3 +106,16 @@ def datasets(tokenizer, pair_shards, region_shard, text_file):
         "region": Regions(tokenizer, **SIZES, views=frozenset({"mask_text"}), path=region_shard, max_tokens=12,
                           mask=MASK, max_per_image=3),
     }
+
+
+@pytest.fixture
+def tars(tmp_path, shards):
+    """A folder with ten tars, each of 6 pictures with a caption and a region or two."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for shard in range(10):
+        regions = [{"box": [1, 1, 9, 9], "caption": "dog"}, {"box": [2, 2, 20, 9], "caption": "cat"}]
+        members = [m for n in range(6 * shard, 6 * shard + 6)
+                   for m in shards.sample(n, image_id=n, captions=[f"a dog {n}"], regions=regions[:1 + n % 2])]
+        shards.tar(folder / f"{shard:02d}.tar", members)
+    return folder

@@ -1,12 +1,14 @@
 """Paths of a YAML file: what they name, and what is said where nothing is there."""
 
+import importlib.util
+import re
 import subprocess
 import sys
 
 import pytest
 
 from xtoolkit.data import paths
-from xtoolkit.data.paths import PACKS, expand_braces, problem, resolve, sample_names
+from xtoolkit.data.paths import PACKS, ending, expand_braces, is_remote, problem, resolve, sample_names
 
 
 @pytest.fixture
@@ -80,6 +82,36 @@ def test_missing_shards_of_a_range_are_counted(shards):
 
 def test_folder_without_data(tmp_path):
     assert "has no *.tar" in problem(str(tmp_path))
+
+
+def test_urls_and_pipes_are_expanded_and_not_asked_for():
+    assert resolve("https://none.invalid/cc3m-{00000..00002}.tar") == [f"https://none.invalid/cc3m-{i:05d}.tar"
+                                                                       for i in range(3)]
+    assert resolve("pipe:cat {a,b}.tar | head -c 10") == ["pipe:cat a.tar | head -c 10", "pipe:cat b.tar | head -c 10"]
+    assert problem("http://h:8000/a.jsonl.gz?key=x/y") is None and problem("memory://x/a.txt") is None
+    kinds = {"https://h/a.tar?sig=b.txt": ".tar", "https://h/a.jsonl.gz": ".jsonl.gz", "a/b.jsonl": ".jsonl",
+             "x.tgz": "", "pipe:aws s3 cp s3://b/c4.jsonl.gz -": ".jsonl.gz", "pipe:make shard 3": ".tar",
+             "pipe:cat x.tar.gz": ".tar"}
+    assert {name: ending(name) for name in kinds} == kinds
+    assert [is_remote(p) for p in ("s3://b/a.tar", "pipe:x", "sample://picturebook/pairs", "a/b.tar", "c:d.tar")] == [
+        True, True, False, False, False]
+
+
+@pytest.mark.parametrize("path, said", [
+    ("https:///a.tar", "no host"), ("https://h/*.tar", "cannot be listed.*{00000..00331}"),
+    ("http://h/{0..", "not closed"),
+    ("https://h/a.tar.gz", "ends in none of .tar.*gunzip"), ("https://h/a", "ends in none"),
+    ("https://me:secret@h/a.tar", "~/.netrc"), ("http://h:x/a.tar", "no URL"), ("pipe: ", "no command"),
+    ("htps://h/a.tar", "unknown scheme `htps`; did you mean `https`?")])
+def test_what_is_wrong_with_a_url(path, said):
+    assert re.search(said, problem(path))
+    with pytest.raises(FileNotFoundError, match=said):
+        resolve(path)
+
+
+def test_a_file_system_that_is_not_installed_is_named():
+    if importlib.util.find_spec("s3fs") is None:
+        assert problem("s3://bucket/{0..3}.tar") == "s3://bucket/0.tar: Install s3fs to access S3"
 
 
 def test_sample_names_are_checked_without_unpacking(monkeypatch, tmp_path):

@@ -25,6 +25,7 @@ from xtoolkit.data.fetch import fetch
 from xtoolkit.data.index import Index
 
 DEAD_FOR = 3600  # seconds for which all processes take a dead shard for dead; then one of them tries again
+LEFT_OVER = 86400  # seconds without a new byte after which an unfinished file is nobody's
 APART = 60  # seconds between the starts of two ranks
 AT_ONCE = 8  # shards whose index is made at a time
 GB = 10**9
@@ -196,7 +197,11 @@ class Cache:
                     damage = index.gunzip(part, f)
             if header is None:
                 if kind == ".tar":
-                    made["records"], about = index.build_tar(part)
+                    try:
+                        made["records"], about = index.build_tar(part)
+                    except ValueError:
+                        raise BadDataError(f"{name}: a compressed tar cannot be read at any place; unpack it: "
+                                           "`pipe:curl -sf URL | gunzip`") from None
                     damage = about["damage"]
                 else:
                     made["records"] = index.lines(made["file"])
@@ -221,22 +226,26 @@ class Cache:
         return self._keep_index(self._index / (key + ".idx"), name, made["records"], made["about"])
 
     def _make_room(self, size: int, key: str) -> None:
-        """Deletes the shards that were not read for longest until there is room for ``size`` bytes of ``key``."""
+        """Deletes the shards that were not read for longest until there is room for ``size`` bytes, but not ``key``.
+
+        What is on its way is left alone, and comes on top of the limit; what an ended process left of it is deleted.
+        """
         if size > self.limit:
             raise BadDataError(f"{key}: {size / GB:.3g} GB are more than `shards.cache_gb` ({self._how.cache_gb:g})")
         with self._lock(None):
             found = []
             for entry in os.scandir(self._data):
                 with contextlib.suppress(FileNotFoundError):
-                    if not (size and entry.name.startswith(key)):
-                        found.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.name))
-            over = size + sum(bytes_ for _, bytes_, _ in found) - self.limit
-            for _, bytes_, name in sorted(found):
-                if over <= 0:
-                    break
-                if not name.startswith(key):
+                    seen = entry.stat()
+                    if not entry.name.endswith((".part", ".unpacked")):
+                        found.append((seen.st_mtime_ns, seen.st_size, entry.name))
+                    elif seen.st_mtime < time.time() - LEFT_OVER:
+                        os.unlink(entry.path)
+            over = size + sum(n for _, n, _ in found) - self.limit
+            for _, n, name in sorted(found):
+                if over > 0 and name != key:
                     (self._data / name).unlink(missing_ok=True)
-                    over -= bytes_
+                    over -= n
 
     # ---- what processes tell each other ---------------------------------------------------------------------------
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ from xtoolkit.registry import ConfigError
 # Keys of `train` on which the numbers of a run depend; the others may change when it goes on.
 BINDING = frozenset({"seed", "precision", "accumulate"})
 FREE_BLOCKS = frozenset({"evaluate", "plugins"})
+SHARDS = ("data", "shards")  # of a stream: how shards are fetched is the machine's affair; only `window` binds
 
 TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
 
@@ -25,7 +26,8 @@ def check_folder(output, resume: bool) -> None:
 def differences(then: dict, now: dict) -> list[str]:
     """Keys that a resumed run may not change and that differ, each one line: it would not be the same run.
 
-    Free to differ: `evaluate`, `plugins`, and all of `train` but seed, precision and accumulate.
+    Free to differ: `evaluate`, `plugins`, all of `train` but seed, precision and accumulate, all of a stream's
+    `data.shards` but `window`.
 
     Args:
         then: the resolved configuration in the checkpoint (it went through JSON).
@@ -40,6 +42,8 @@ def differences(then: dict, now: dict) -> list[str]:
 def _binds(key):
     if key[0] == "train":
         return len(key) > 1 and key[1] in BINDING
+    if key[0] == "streams" and key[2:4] == SHARDS:
+        return key[4:] == ("window",)
     return key[0] not in FREE_BLOCKS
 
 
