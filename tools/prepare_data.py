@@ -88,7 +88,8 @@ def _source(sources, name, run, help, download, out=True, shard_size=1000):
     p = sources.add_parser(name, help=help, description=f"{help}. {download} The schema: docs/data.md.")
     p.add_argument("--out", type=Path, required=out, help="the folder of the shards")
     p.add_argument("--shard-size", type=_positive, default=shard_size, help="samples a shard (default: %(default)s)")
-    p.add_argument("--workers", type=_positive, default=min(16, len(os.sched_getaffinity(0))),
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    p.add_argument("--workers", type=_positive, default=min(16, cores),
                    help="processes; the shards do not depend on them (default: a core each, %(default)s here)")
     p.add_argument("--skip-bad", action="store_true", help="count wrong records and go on; else the first one stops")
     if name != "text":

@@ -8,7 +8,7 @@ import pytest
 from miniature import genome, jpeg, karpathy, put, read, refer, shards
 
 from xtoolkit.data.convert import coco, instances, refcoco, vg
-from xtoolkit.data.convert.official import BadRecord
+from xtoolkit.data.convert.official import BadFile, BadRecord
 from xtoolkit.data.convert.writer import Options
 
 # --- COCO captions -------------------------------------------------------------------------------------------------
@@ -56,6 +56,7 @@ def test_flickr30k_has_no_ids_and_no_folders(tmp_path):
     (lambda r: r[1].update(sentences=[]), "image 2 .*: no captions"),
     (lambda r: r[1].update(cocoid="2"), "image 2 .*: `cocoid` is \"2\""),
     (lambda r: r.__setitem__(1, 3), "image 1: expected an object, found 3"),
+    (lambda r: r[1].update(r[0]), "image 1 .*: this picture comes a second time"),
 ])
 def test_damage_in_coco_names_file_and_image_or_is_counted(tmp_path, change, said):
     annotations, pictures = karpathy(tmp_path, change)
@@ -148,6 +149,7 @@ def test_boxes_without_area_are_counted_and_the_first_named(tmp_path):
     ("objects", lambda r: r[1]["objects"].append(3), "objects.json: image 8: object 2: expected an object, found 3"),
     ("attributes", lambda r: r[1]["attributes"][0].pop("object_id"), "attributes.json: image 8: object 0: no key"),
     ("image_data", lambda r: r[1].update(width="40"), "image_data.json: record 1: `width` is \"40\""),
+    ("image_data", lambda r: r.append(r[1]), "image_data.json: record 3: image 8 comes a second time"),
     ("image_data", lambda r: r[1].update(width=80), "image 8: the picture .* is 40x30, its annotations are for 80x30"),
 ])
 def test_damage_in_genome_names_file_image_and_region(tmp_path, file, edit, said):
@@ -212,6 +214,7 @@ def test_a_cut_pickle_is_named(tmp_path):
     (lambda r, f: r[0].pop("ref_id"), "refs.unc..p: ref 0: no key `ref_id`"),
     (lambda r, f: r[0]["sentences"][1].pop("sent"), "refs.unc..p: ref 0: sentence 1: no key `sent`"),
     (lambda r, f: r[0].update(split=None), "refs.unc..p: ref 0: `split` is null"),
+    (lambda r, f: r[2].update(ref_id=0), "refs.unc..p: ref 0: this ref_id comes a second time"),
     (lambda r, f: f["annotations"][0].update(bbox=[1, 2, 3]), r"ref 0: annotation 11: box \[1, 2, 3\] is not four"),
     (lambda r, f: f["annotations"][0].pop("bbox"), "instances.json: annotations: record 0: no key `bbox`"),
     (lambda r, f: f["images"][1].pop("width"), "instances.json: images: record 1: no key `width`"),
@@ -232,3 +235,41 @@ def test_detection_boxes_become_regions(tmp_path):
     assert read(tmp_path / "out/train-00000.tar")["000000000001"]["json"]["regions"] == [
         {"box": [1, 2.5, 10.25, 8], "caption": "dog"}, {"box": [2, 2.5, 10.25, 8], "caption": "dog"}]
     assert {k: v[0] for k, v in report.left_out.items()} == {"boxes around crowds": 1, "excluded pictures": 1}
+
+
+# --- what every annotation file can suffer -------------------------------------------------------------------------
+
+def coco_files(root):
+    annotations, pictures = karpathy(root)
+    return [annotations], lambda options: coco.convert(annotations, pictures, options)
+
+
+def genome_files(root):
+    files = genome(root)
+    four = [files[name] for name in ("image_data", "region_descriptions", "objects", "attributes")]
+    return four, lambda options: vg.convert(four[0], four[1], root / "vg", options, four[2], four[3])
+
+
+def refer_files(root):
+    refs, found, pictures = refer(root)
+    return [refs, found], lambda options: refcoco.convert(refs, found, pictures, options)
+
+
+def instance_files(root):
+    _, found, pictures = refer(root)
+    return [found], lambda options: instances.convert(found, pictures / "train2014", options)
+
+
+@pytest.mark.parametrize("files", [coco_files, genome_files, refer_files, instance_files])
+def test_a_file_that_is_cut_empty_another_or_missing_is_named_and_never_skipped(tmp_path, files):
+    paths, convert = files(tmp_path)
+    for path in paths:
+        whole = path.read_bytes()
+        for change in (lambda: path.write_bytes(whole[:-len(whole) // 3]), lambda: path.write_bytes(b""),
+                       lambda: path.write_bytes(b"<html>404: Not Found</html>"), path.unlink):
+            change()
+            with pytest.raises(BadFile, match=path.name.replace("(", r"\(").replace(")", r"\)")):
+                convert(Options(tmp_path / "out", skip_bad=True))
+            assert not (tmp_path / "out").exists() or shards(tmp_path / "out") == []
+        path.write_bytes(whole)
+    assert convert(Options(tmp_path / "out")).written["train"]["samples"] >= 1
