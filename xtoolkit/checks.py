@@ -7,14 +7,15 @@ from torch.nn import ModuleDict
 from xtoolkit.config import Config, unknown_keys
 from xtoolkit.engine import optim as optim_module
 from xtoolkit.engine import schedule as schedule_module
-from xtoolkit.engine.settings import Optim, ScheduleBlock, Train, train_problems
+from xtoolkit.engine.settings import Init, Optim, ScheduleBlock, Train, train_problems
 from xtoolkit.graph import VIEWS, EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.registry import (
     DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
 )
 
-TOP = ("tokenizer", "plugins", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "optim", "train")
+TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "optim",
+       "train")
 STREAM = ("batch_size", "losses", "data")
 HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
         "python tools/train_net.py --config projects/xfm/tiny.yaml")
@@ -49,8 +50,8 @@ class Checker:
         streams, idle = self._streams(graph, needs)
         trained = {loss for s in streams.values() for loss in s.losses}
         task_needs = self._tasks(graph, needs, trained)
-        blocks = {key: self._settings(key, cls) for key, cls in
-                  (("schedule", ScheduleBlock), ("optim", Optim), ("train", Train))}
+        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
+        blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
         self._schedule(blocks["schedule"])
         self._rates(blocks["optim"], blocks["train"])
         for path, message in train_problems(blocks["train"]) if blocks["train"] else ():
@@ -67,7 +68,7 @@ class Checker:
         if left := schedule_module.problems(schedule, list(streams)):  # what idle streams leave behind
             raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
         return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
-                      blocks["optim"], blocks["train"], idle)
+                      blocks["optim"], blocks["train"], idle, blocks.get("init"))
 
     # ---- encoders ----------------------------------------------------------------------------------------------------------
     def _graph(self) -> Graph:
@@ -295,6 +296,11 @@ class Checker:
     # ---- settings ----------------------------------------------------------------------------------------------------------
     def _settings(self, key, cls):
         block = self.data.get(key) or {}
+        if cls is Init and isinstance(block, str):
+            block = {"path": block}
+        elif not isinstance(block, dict):
+            self._say((key,), f"`{key}` must be a path, or a mapping of: {', '.join(schema(cls))}")
+            return None
         mistakes = check(cls, block, self.where(key), lambda k: self.where(key, k))
         self.problems += mistakes
         if mistakes:
@@ -316,14 +322,18 @@ class Checker:
     def _files(self, encoders, idle):
         """Reports what is not there of the files that the purpose needs: of ``encoders``, and not of ``idle`` streams."""
         from xtoolkit.data import paths
-        from xtoolkit.hub import missing
+        from xtoolkit.hub import missing, missing_model
         found = len(self.problems)
         tokenizer = self.data.get("tokenizer")
         if isinstance(tokenizer, str):
             local = "://" in tokenizer
             if problem := paths.problem(tokenizer) if local else missing(tokenizer, "tokenizer"):
                 self._say(("tokenizer",), problem)
-        for name in encoders if self._starts_from_init() else ():
+        starts, init = self._starts_from_init(), self.data.get("init")
+        path = init.get("path") if isinstance(init, dict) else init
+        if starts and isinstance(path, str) and (problem := missing_model(path)):
+            self._say(("init", "path") if isinstance(init, dict) else ("init",), problem)
+        for name in encoders if starts and not init else ():
             block = self.data["encoders"][name]
             if isinstance(block, dict) and isinstance(block.get("init"), str):
                 if problem := missing(block["init"], f"encoders.{name}.init"):

@@ -37,6 +37,24 @@ def missing(name: str, key: str) -> str | None:
             f"{key}=weights/{name.split('/')[-1]}")
 
 
+def missing_model(path: str) -> str | None:
+    """What keeps a top-level `init:` from being loaded, with the way to mend it; None if nothing does.
+
+    Args:
+        path: a file with a whole model's weights; or a run's folder, one of its checkpoints, or one that holds such a file.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        return (f"{path}: no such file or folder; `init` names a file that tools/convert_checkpoint.py wrote, or the output "
+                "folder of a run (a name on a hub belongs on an encoder: encoders.X.init); or start without it: init=null")
+    weights = (".safetensors", ".bin", ".pt", ".pth", ".th")
+    if place.is_dir() and not ((place / ".metadata").is_file() or any(place.glob("checkpoints/step_*"))
+                               or any(f.suffix in weights for f in place.iterdir())):
+        return (f"{path}: holds neither a finished checkpoint nor weights; `init` names a run's output folder, a checkpoint "
+                "below it, or a file of weights")
+    return None
+
+
 def cached(name: str) -> bool:
     """Whether the hub's cache on this machine holds a snapshot of ``name``."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "huggingface")

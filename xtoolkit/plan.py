@@ -40,13 +40,18 @@ class StreamPlan:
 
 @dataclass
 class Plan:
-    """The whole plan. ``parameters`` maps names to counts: total, transformer layers, the paper's count, a line a part."""
+    """The whole plan.
+
+    ``parameters`` maps names to counts: total, transformer layers, the paper's count, a line a part. ``weights`` says where
+    those come from, a line each.
+    """
 
     streams: list[StreamPlan]
     parameters: dict
     left_out: list
     idle: list
     cuts: dict
+    weights: list
 
 
 def make_plan(recipe: Recipe, length: int | None = None) -> Plan:
@@ -60,7 +65,19 @@ def make_plan(recipe: Recipe, length: int | None = None) -> Plan:
         model = Model(recipe)
     streams = [_stream(model, recipe, name, length) for name in recipe.streams]
     return Plan(streams, count_parameters(model), recipe.left_out, recipe.idle,
-                {f"{a} -> {b}": sorted(losses) for (a, b), losses in recipe.graph.cuts.items()})
+                {f"{a} -> {b}": sorted(losses) for (a, b), losses in recipe.graph.cuts.items()}, origins(recipe))
+
+
+def origins(recipe: Recipe) -> list[str]:
+    """Where the first weights come from, a line each."""
+    drawn = f"drawn from seed {recipe.train.seed}"
+    if init := recipe.init:
+        allowed = [f"{what} {', '.join(patterns)}" for what, patterns in
+                   (("may be missing there:", init.allow_missing), ("left out there:", init.allow_unexpected)) if patterns]
+        return [f"the whole model from {init.path}" + "".join(f"; {a}" for a in allowed)]
+    blocks = {name: recipe.config["encoders"][name] for name in recipe.reached}
+    named = [f"{name} from {block['init']}" for name, block in blocks.items() if block.get("init") is not None]
+    return [*named, f"the rest {drawn}" if named else f"all {drawn}"]
 
 
 def count_parameters(model: Model) -> dict:
@@ -188,6 +205,7 @@ def as_text(plan: Plan) -> str:
         lines.append("not built, since nothing reads them: " + ", ".join(plan.left_out))
     if plan.idle:
         lines.append("streams without an active loss, left out: " + ", ".join(plan.idle))
+    lines.append("weights: " + "; ".join(plan.weights))
     p = plan.parameters
     lines.append(f"trainable parameters: {p['trainable']:,}; in transformer layers {p['transformer_layers']:,}; "
                  f"without the losses' output matrices {p['without_output_matrix']:,}")

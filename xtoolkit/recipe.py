@@ -7,7 +7,7 @@ from typing import Literal
 
 from xtoolkit import config as config_module
 from xtoolkit.config import Config
-from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
+from xtoolkit.engine.settings import Init, Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
 from xtoolkit.plugins import import_components
 from xtoolkit.registry import ENCODER_REGISTRY, ConfigError, fits
@@ -41,6 +41,7 @@ class Recipe:
         task_needs: {evaluation: what it reads}.
         streams: {name: Stream}, those with an active loss.
         idle: streams that were left out because no loss of theirs is active.
+        init: a whole model's weights to start from; the encoders' own `init:` keys then do not count.
     """
 
     source: Config
@@ -52,6 +53,7 @@ class Recipe:
     optim: Optim
     train: Train
     idle: list[str] = field(default_factory=list)
+    init: Init | None = None
 
     @property
     def config(self) -> dict:

@@ -1,6 +1,8 @@
 """Reading weight files, and loading them strictly."""
 
 import argparse
+import os
+import pickle
 
 import pytest
 import torch
@@ -57,3 +59,68 @@ def test_patterns_allow_names_to_be_absent_or_left_over(state):
     assert torch.equal(module.weight, state["weight"])
     with pytest.raises(WeightsError, match="(?s)missing: bias.*unexpected: head.weight"):
         load_strictly(module, {"weight": state["weight"], "head.weight": torch.zeros(1)}, "x")
+
+
+def test_torch_shards_read_as_one_model_and_other_pairs_of_files_do_not(tmp_path, state):
+    for number, (name, value) in enumerate(state.items(), 1):
+        torch.save({name: value}, tmp_path / f"pytorch_model-0000{number}-of-00002.bin")
+    read = read_weights(tmp_path)
+    assert read.keys() == state.keys() and all(torch.equal(read[k], state[k]) for k in state)
+    for name in ("model", "model.fp16"):  # the same names twice: which counts cannot be known
+        save_file(state, tmp_path / f"{name}.safetensors")
+    with pytest.raises(WeightsError, match="several files hold `.*`, so they are no shards of one model; name the file itself"):
+        read_weights(tmp_path)
+
+
+class Code:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello there\n" * 9, pickle.dumps({"weight": Code()}), pickle.dumps([1] * 99)])
+def test_any_file_that_is_no_torch_file_is_one_line(tmp_path, content):
+    (tmp_path / "x.bin").write_bytes(content)
+    with pytest.raises(WeightsError, match="x.bin: not a torch file of tensors alone .*; nothing in it was run") as error:
+        read_weights(tmp_path / "x.bin")
+    assert "\n" not in str(error.value) and "weights_only=False" not in str(error.value)
+
+
+def test_what_a_torch_file_holds_beside_tensors_is_named(tmp_path):
+    torch.save({"weight": Code()}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match="it holds posix.system"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_a_damaged_safetensors_file_is_one_line(tmp_path, state):
+    save_file(state, tmp_path / "x.safetensors")
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    for content in (b"", whole[:20], whole[:-4], b"\xff" * 99):
+        (tmp_path / "x.safetensors").write_bytes(content)
+        with pytest.raises(WeightsError, match="x.safetensors: not a whole safetensors file"):
+            read_weights(tmp_path / "x.safetensors")
+
+
+def test_whole_numbers_do_not_fill_weights(state):
+    with pytest.raises(WeightsError, match="other type: weight int64 there, float32 here"):
+        load_strictly(nn.Linear(3, 2), {**state, "weight": torch.zeros(2, 3, dtype=torch.int64)}, "x")
+
+
+def test_an_allowed_name_of_another_shape_keeps_its_own_values(state):
+    module = nn.Linear(3, 2)
+    before = module.weight.clone()
+    load_strictly(module, {**state, "weight": torch.zeros(5, 5)}, "x", ignore=["w*"], may_miss=["weight"])
+    assert torch.equal(module.weight, before) and torch.equal(module.bias, state["bias"])
+
+
+@pytest.mark.parametrize("names, what", [
+    (["vision_encoder.cls_token", "text_encoder.roberta.x"], "the X-FM release; convert it: python tools/convert_checkpoint.py"),
+    (["encoders.vision.cls_token"], "a model of this toolkit; give it to a recipe's top-level `init`"),
+    (["text_encoder.bert.x"], "the X2-VLM release; nothing here reads it"),
+    (["blocks.0.gamma_1", "patch_embed.proj.weight"], "BEiT as unilm or timm store it"),
+    (["blocks.0.norm1.weight", "patch_embed.proj.weight"], "a vision transformer that is no BEiT"),
+    (["embeddings.word_embeddings.weight", "encoder.layer.0.output.dense.bias"], "RoBERTa as Hugging Face stores it"),
+])
+def test_weights_of_another_format_are_told_what_they_are(names, what):
+    with pytest.raises(WeightsError) as error:
+        load_strictly(nn.Linear(3, 2), {n: torch.zeros(1) for n in names}, "x")
+    assert f"these names are those of {what}" in str(error.value).splitlines()[-1]

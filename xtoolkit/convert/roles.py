@@ -3,6 +3,7 @@
 from xtoolkit.convert.report import ConversionError
 from xtoolkit.graph import Ref
 from xtoolkit.recipe import Recipe
+from xtoolkit.registry import ENCODER_REGISTRY, schema
 
 # What each role is, for messages.
 ROLES = {
@@ -57,3 +58,17 @@ def roles(recipe: Recipe) -> dict[str, str]:
         raise ConversionError(f"{recipe.source.where()}: " + "; ".join(double) + ": a converted file has one of each; use a "
                               "recipe with one")
     return {role: parts[0] for role, parts in found.items()}
+
+
+def part(recipe: Recipe, role: str) -> dict:
+    """The block of the encoder that plays ``role``, its defaults filled in.
+
+    Raises:
+        ConversionError: nobody plays it.
+    """
+    found = roles(recipe)
+    if role not in found:
+        raise ConversionError(f"{recipe.source.where('encoders')}: this recipe builds no {ROLES[role]}; use one that does")
+    block = recipe.config["encoders"][found[role].split(".")[1]]
+    keys = schema(ENCODER_REGISTRY.get(block["type"]))
+    return {k.name: k.default for k in keys.values()} | {k: v for k, v in block.items() if v is not None}

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from xtoolkit.convert.report import ConversionError, Report
-from xtoolkit.convert.roles import ROLES, roles
+from xtoolkit.convert.roles import ROLES, part, roles
 from xtoolkit.encoders.beit import TABLE, relative_position_index, resize_position_table
+from xtoolkit.encoders.weights import matches
 from xtoolkit.recipe import Recipe
 
 # (prefix in the release, role, prefix inside that part). The first that fits counts.
@@ -52,7 +53,7 @@ def from_release(state: Mapping[str, Tensor], recipe: Recipe, allow=()) -> tuple
 
     Tensors are taken over bit for bit, without a copy; the scalar temperature becomes (1,), and position bias tables of
     another picture size are resized by the rule of the BEiTv2 encoder. Whether the model has further names that the release
-    cannot fill is not asked here: ``strictly.verify`` does.
+    cannot fill is not asked here: ``convert.files.verify`` does.
 
     Args:
         state: {name in the release: tensor}.
@@ -69,14 +70,14 @@ def from_release(state: Mapping[str, Tensor], recipe: Recipe, allow=()) -> tuple
     """
     parts, report, result, problems = roles(recipe), Report(), {}, []
     if "vision" in parts:
-        block = recipe.config["encoders"][parts["vision"].split(".")[1]]
-        grid = _grid(block)
+        block = part(recipe, "vision")
+        grid = block["image_size"] // block["patch_size"]
     for name, tensor in state.items():
         first = TIED.get(name)
         if first in state:
             if torch.equal(tensor, state[first]):
                 report.dropped[name] = f"the same tensor as {first}, to which the release ties it"
-            elif _matches(name, allow):
+            elif matches(name, allow):
                 report.dropped[name] = f"differs from {first}, to which the release ties it; allowed"
             else:
                 problems.append(f"not tied: {name} differs from {first}; the release stores one tensor under both names")
@@ -89,7 +90,7 @@ def from_release(state: Mapping[str, Tensor], recipe: Recipe, allow=()) -> tuple
         place = next(((role, inner + (first or name)[len(prefix):]) for prefix, role, inner in PARTS
                       if (first or name).startswith(prefix)), None)
         if place is None:
-            if _matches(name, allow):
+            if matches(name, allow):
                 report.dropped[name] = "unknown to the release; allowed"
             else:
                 problems.append(f"unexpected: {name} {tuple(tensor.shape)}")
@@ -134,7 +135,7 @@ def to_release(state: Mapping[str, Tensor], recipe: Recipe, allow=()) -> tuple[d
         target = next((prefix + name[len(parts[role] + inner):] for prefix, role, inner in PARTS
                        if role in parts and name.startswith(parts[role] + inner)), None)
         if target is None:
-            if _matches(name, allow):
+            if matches(name, allow):
                 report.dropped[name] = "the release has no place for it; allowed"
             else:
                 problems.append(f"unexpected: {name} {tuple(tensor.shape)}")
@@ -163,15 +164,6 @@ def to_release(state: Mapping[str, Tensor], recipe: Recipe, allow=()) -> tuple[d
     return result, report
 
 
-def _grid(block) -> int:
-    """Patches a side of a BEiTv2 block."""
-    from xtoolkit.registry import ENCODER_REGISTRY, schema
-
-    keys = schema(ENCODER_REGISTRY.get(block["type"]))
-    size, patch = (block[k] if block.get(k) is not None else keys[k].default for k in ("image_size", "patch_size"))
-    return size // patch
-
-
 def _wrong_index(name, tensor) -> list[str]:
     """A line if an index table is not the one that is computed here: the bias tables would mean something else."""
     if not name.endswith(INDEX) or tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] and torch.equal(
@@ -183,7 +175,3 @@ def _wrong_index(name, tensor) -> list[str]:
 def _side(rows: int) -> int:
     """Patches a side of a bias table with so many rows."""
     return (round((rows - 3) ** 0.5) + 1) // 2
-
-
-def _matches(name, patterns):
-    return any(fnmatchcase(name, p) for p in patterns)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from xtoolkit.batch import ImageField
 from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
+from xtoolkit.encoders.beit_names import from_hugging_face
 from xtoolkit.encoders.positions import grid_positions
 from xtoolkit.encoders.weights import WeightsError, load_strictly, read_weights
 from xtoolkit.features import Encoded
@@ -51,7 +52,8 @@ class BEiTv2(Encoder):
             too; 0: none, as in BEiTv2. Small models that train for minutes learn places sooner with it.
         init_std: of the linear layers. 0.02 is made for 768 channels; narrow encoders start better with more.
         checkpointing: recompute each block in the backward pass: less memory, a third more time.
-        init: weights: a file or folder (safetensors, or torch), or a name that timm can download. None: random.
+        init: weights: a file or folder (safetensors, or torch) in the format of unilm, timm or transformers, or a name that timm
+            can download. None: random.
 
     Attributes:
         grid: patches a side.
@@ -134,6 +136,7 @@ class BEiTv2(Encoder):
         if self.init is None:
             return
         state = read_weights(self.init) if is_path(self.init) else _download(self.init)
+        state, _ = from_hugging_face(state)
         load_strictly(self, self.fit(state), f"init {self.init}", ignore=IGNORE,
                       may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from xtoolkit.registry import nearest
 
@@ -60,12 +62,22 @@ def latest(output) -> Path | None:
 
 
 def read_record(path) -> dict:
-    """The JSON beside the tensors: step, config, versions, git, data."""
+    """The JSON beside the tensors: step, config, versions, git, data.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one.
+    """
     path = Path(path)
     if not _finished(path):
         raise CheckpointError(f"{path}: no checkpoint: a directory with `.metadata` and `{RECORD}` is one, "
                               f"as found under <output>/{FOLDER}/")
-    return json.loads((path / RECORD).read_text())
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path / RECORD}: damaged ({error}); use an older checkpoint, or copy it again") from error
+    if not isinstance(record, dict) or not {"step", "config"} <= record.keys():
+        raise CheckpointError(f"{path / RECORD}: not the record of a run: it has no step and config")
+    return record
 
 
 def load(path, model, optimizer=None) -> dict:
@@ -90,12 +102,27 @@ def load(path, model, optimizer=None) -> dict:
         raise CheckpointError("\n".join([f"{path} does not fit:", *(f"  {line}" for line in found),
                                          "  resume with the recipe that wrote it (its `config` is in "
                                          f"{Path(path) / RECORD}), or start in another `train.output`"]))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load({**wanted, **state}, storage_reader=reader, no_dist=True)
+    _read_tensors(path, {**wanted, **state}, reader)
     if optimizer is not None:
         _give_state(optimizer, state)
     return record
+
+
+def read_model(path) -> dict:
+    """The model's tensors of a checkpoint by their names, on the CPU, whatever recipe wrote it.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one.
+    """
+    read_record(path)
+    reader = _Reader(path)
+    stored = {n: meta for n, meta in reader.read_metadata().state_dict_metadata.items() if n.startswith("model.")}
+    odd = [n for n, meta in stored.items() if not isinstance(meta, TensorStorageMetadata)]
+    if odd or not stored:
+        raise CheckpointError(f"{path}: its index lists {'other things than tensors: ' + odd[0] if odd else 'no model'}")
+    tensors = {n: torch.empty(meta.size, dtype=meta.properties.dtype) for n, meta in stored.items()}
+    _read_tensors(path, tensors, reader)
+    return {n.removeprefix("model."): tensor for n, tensor in tensors.items()}
 
 
 # ---- what is in it --------------------------------------------------------------------------------------------------
@@ -172,12 +199,27 @@ def _sync(folder):
         os.close(descriptor)
 
 
+def _read_tensors(path, tensors, reader):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        try:
+            dcp.load(tensors, storage_reader=reader, no_dist=True)
+        except CheckpointException as error:  # a BaseException, which nobody would catch
+            why = "; ".join(str(e[0]).partition("\n")[0] or type(e[0]).__name__ for e in error.failures.values())
+            raise CheckpointError(f"{path}: its files are damaged or not all there ({why}); use an older checkpoint, or copy "
+                                  "it again") from error
+
+
 class _Reader(FileSystemReader):
     """torch's reader, except that the index, a pickle, may only name what an index is made of: loading runs no code."""
 
     def read_metadata(self, *args, rank=None):
         with open(Path(self.path) / ".metadata", "rb") as file:
-            metadata = _IndexUnpickler(file).load()
+            try:
+                metadata = _IndexUnpickler(file).load()
+            except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+                raise CheckpointError(f"{self.path}: its index `.metadata` is not one ({error}); use an older checkpoint, or "
+                                      "copy it again") from error
         metadata.storage_meta.load_id = self.load_id
         return metadata
 

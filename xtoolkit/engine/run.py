@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from xtoolkit.engine import checkpoint, distributed
+from xtoolkit.engine.initial import load_initial
 from xtoolkit.engine.output import check_folder
 from xtoolkit.engine.trainer import Trainer, pick_device
 from xtoolkit.model import Model
@@ -84,7 +85,7 @@ def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
     run = Run(recipe)
     try:
         if not (resume and checkpoint.latest(recipe.train.output)):
-            run.model.load_init()
+            load_initial(run.model, recipe)
         trainer = Trainer(run.model, recipe, run.loaders, {name: run.evaluator(name) for name in run.tasks},
                           default_hooks(run.tokenizer), resume=resume)
         trainer.fit()

@@ -1,4 +1,4 @@
-"""The keys of the `optim`, `train` and `schedule` blocks: types, defaults and meaning in one place. No torch."""
+"""The keys of the `optim`, `train`, `init` and `schedule` blocks: types, defaults and meaning in one place. No torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -64,6 +64,22 @@ class Train:
     threads: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_bad: float = 0.01
+
+
+@dataclass(frozen=True)
+class Init:
+    """The `init` block: a whole model's weights to start from. `init: PATH` is short for `init: {path: PATH}`.
+
+    Attributes:
+        path: a file (safetensors or torch) with the model's own names, or a folder: a run's output, one of its checkpoints, or
+            one that holds such a file.
+        allow_missing: patterns of the model's names that start as drawn if the file lacks them: `losses.bbp.*`.
+        allow_unexpected: patterns of the file's names that are left out if the model does not have them, or not in that shape.
+    """
+
+    path: str
+    allow_missing: list[str] = field(default_factory=list)
+    allow_unexpected: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
