@@ -221,6 +221,14 @@ def test_the_cache_keeps_to_its_limit_and_the_last_read_stay(tars):
             Shards(urls[5:6], Cache(ShardBlock(**QUICK, cache_gb=1e-6, cache=str(cache.folder / "tiny"))))
 
 
+def test_an_endless_shard_stops_at_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("xtoolkit.data.fetch.STEP", 1 << 20)
+    cache = Cache(ShardBlock(**QUICK, cache_gb=0.004))
+    with pytest.raises(BadDataError, match="are more than `shards.cache_gb`"):
+        Shards(["pipe:yes"], cache)
+    assert os.listdir(cache.folder / "shards") == []
+
+
 def test_processes_share_one_download(tars, tmp_path):
     with Flaky(bodies(tars)) as server:
         url = server.url + "/00.tar"

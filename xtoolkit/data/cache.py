@@ -23,10 +23,12 @@ from xtoolkit.data.blocks import ShardBlock
 from xtoolkit.data.errors import BadDataError, DeadShard
 from xtoolkit.data.fetch import fetch
 from xtoolkit.data.index import Index
+from xtoolkit.data.transport import Refused
 
 DEAD_FOR = 3600  # seconds for which all processes take a dead shard for dead; then one of them tries again
 LEFT_OVER = 86400  # seconds without a new byte after which an unfinished file is nobody's
 APART = 60  # seconds between the starts of two ranks
+LARGEST_INDEX = 1 << 30  # bytes
 AT_ONCE = 8  # shards whose index is made at a time
 GB = 10**9
 
@@ -89,7 +91,7 @@ class Cache:
         parts, part = urlsplit(name), str(file) + ".part"
         url = urlunsplit(parts._replace(path=parts.path + ".idx"))
         try:
-            fetch(url, part, self._how, lambda size: None, lambda last: None)
+            fetch(url, part, self._how, _no_more_than_an_index, lambda last: None)
             given = _read_index(Path(part), name)
             if given is None:
                 return None
@@ -216,6 +218,9 @@ class Cache:
             said = json.dumps({"reason": dead.reason, "given_up": False}).encode()
             self._keep(self._index / (key + ".dead"), lambda f: f.write(said))
             raise
+        except OSError as error:
+            raise BadDataError(f"{file}: cannot be written: {error.strerror}; make room, or name another folder in "
+                               "`shards.cache`") from None
         finally:
             for rest in (part, part + ".unpacked"):
                 Path(rest).unlink(missing_ok=True)
@@ -272,6 +277,11 @@ class Cache:
     def _key(self, name: str) -> str:
         last = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1])[-60:]
         return f"{stable_key(name):016x}-{last}"
+
+
+def _no_more_than_an_index(size: int) -> None:
+    if size > LARGEST_INDEX:
+        raise Refused(f"{size} bytes are no index")
 
 
 def _read_index(file: Path, name: str) -> Index | None:

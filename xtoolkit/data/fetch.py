@@ -8,6 +8,7 @@ from xtoolkit.data.errors import BadDataError, DeadShard
 from xtoolkit.data.transport import FAILURES, Anew, Refused, connect
 
 LONGEST_WAIT = 60  # seconds between two tries
+STEP = 1 << 26  # bytes after which room is asked for again, where nobody says how many will come
 
 
 def fetch(name: str, file: str, how: ShardBlock, room, check) -> None:
@@ -20,7 +21,8 @@ def fetch(name: str, file: str, how: ShardBlock, room, check) -> None:
 
     Args:
         how: timeout, retries and backoff.
-        room: called with the bytes that the file will have, where they are known, before it is written.
+        room: called with the bytes that the file will have before they are written; with those it has got to, and STEP
+            more, where that is not known.
         check: of the written file, what is wrong with it or None; it is called with True where no try is left, so that
             it may accept what will not get better.
 
@@ -69,10 +71,14 @@ def _once(name, out, at, known, timeout, room, file) -> tuple[int, tuple | None]
         at = source.at
         if source.total is not None:
             room(source.total)
+        asked = at
         _local(file, out.seek, at)
         _local(file, out.truncate)
         try:
             while block := source.read():
+                if source.total is None and at + len(block) > asked:
+                    asked = at + STEP
+                    room(asked)
                 _local(file, out.write, block)
                 at += len(block)
             source.finish()
