@@ -1,4 +1,4 @@
-"""linear_cross_entropy against float64 written out, both its ways, its rules one by one, and that it really saves memory."""
+"""linear_cross_entropy against float64 written out: both its ways, its rules one by one, the memory that it saves."""
 
 import importlib
 import json
@@ -247,11 +247,12 @@ def test_it_never_asks_the_device_and_is_counted_as_a_linear_layer(monkeypatch):
 
 
 def peak(run, folder):
-    """(bytes allocated at the most, the largest single allocation) while ``run`` runs, by the allocator's own events."""
+    """(bytes allocated at the most, the largest single allocation) while ``run`` runs, by the allocator's events."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = run()
     profiler.export_chrome_trace(str(folder / "trace.json"))
-    events = [e["args"] for e in json.loads((folder / "trace.json").read_text())["traceEvents"] if e["name"] == "[memory]"]
+    trace = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    events = [e["args"] for e in trace if e["name"] == "[memory]"]
     totals = [e["Total Allocated"] for e in events]
     before = totals[0] - events[0]["Bytes"]
     assert kept is not None

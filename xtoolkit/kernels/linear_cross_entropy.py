@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PLAIN_BYTES = 16 << 20  # up to this size the float32 scores are simply made: docs/benchmarks/step.md
-WORDS = 4096            # of a chunk: M x 4096 scores stay near the core for the M of a step, and are work enough for a GPU
+WORDS = 4096            # of a chunk: M x 4096 scores stay near the core, and are work enough for a GPU
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
@@ -17,8 +17,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, la
         loss = 1 / M  sum_m  log sum_v exp(s[m, v]) - s[m, label_m],    s = hidden weight^T + bias
 
     If M x V float32 scores take more than ``PLAIN_BYTES`` they are made ``WORDS`` words at a time, twice: the forward
-    pass keeps one number a token (the log of the sum), the backward pass makes each chunk again and turns it into its part
-    of the three gradients. That is one matrix product more than a plain backward pass has, against reading and
+    pass keeps one number a token (the log of the sum), the backward pass makes each chunk again and turns it into its
+    part of the three gradients. That is one matrix product more than a plain backward pass has, against reading and
     writing M x V numbers several times; nothing of size M x V, and no low-precision copy of the whole matrix, is held
     between the passes. Smaller ones take the plain way, ``cross_entropy(linear(...))``. The rule looks at shapes alone.
 
@@ -42,8 +42,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, la
     Raises:
         ValueError: shapes or types that do not fit.
 
-    Source: X-FM, equations 1 and 4. The log of a sum in parts is the softmax of FlashAttention (2205.14135, 3.1); making
-    the scores again in the backward pass is Cut Cross-Entropy's way (2411.09009, 4.2).
+    Source: X-FM, equations 1 and 4. The log of a sum in parts is the softmax of FlashAttention (2205.14135, 3.1);
+    making the scores again in the backward pass is Cut Cross-Entropy's way (2411.09009, 4.2).
     """
     _check(hidden, weight, bias, labels)
     # On the meta device operations are only counted, and a count knows linear layers.
@@ -53,7 +53,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, la
 
 
 def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """The same from scores (M, V) that exist: the reference, and what an output layer that only gives scores is trained by."""
+    """The same from scores (M, V) that exist: the reference, and for output layers that give nothing but scores."""
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     outside = ((labels < 0) | (labels >= scores.shape[1])).any()
     total = F.cross_entropy(scores, labels.clamp(0, scores.shape[1] - 1), reduction="sum")
@@ -66,8 +66,8 @@ def _in_parts(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tenso
               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The loss, and (M,) log of the sum that the backward pass starts from; products in ``dtype``."""
     state = hidden.to(dtype)
-    at_label = torch.full(labels.shape, float("nan"), dtype=torch.promote_types(dtype, torch.float32), device=labels.device)
-    parts = []
+    exact = torch.promote_types(dtype, torch.float32)
+    parts, at_label = [], torch.full(labels.shape, float("nan"), dtype=exact, device=labels.device)
     for start in range(0, weight.shape[0], WORDS):
         scores, _ = _scores(state, weight, bias, start)
         parts.append(scores.logsumexp(1))
@@ -150,9 +150,9 @@ def _place(labels, start, words):
 
 
 def _product_dtype(hidden):
-    """The type of a linear layer's product on this device, now. Autocast leaves float64 alone, and knows no meta device."""
+    """The type of a linear layer's product on this device, now. Autocast leaves float64 alone."""
     kind = hidden.device.type
-    if kind == "meta" or hidden.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+    if hidden.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return hidden.dtype
     return torch.get_autocast_dtype(kind)
 

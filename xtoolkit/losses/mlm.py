@@ -13,7 +13,7 @@ class MLM(Loss):
         loss = 1 / M  sum_m  -log p(w_m | text with the M tokens masked)
 
     The output layer that the text encoder owns (``lm_logits``: dense, GELU, LayerNorm, and a matrix tied to its word
-    embeddings) is applied to the M masked tokens only. If it offers ``cross_entropy``, as RoBERTa's does, a large step's
+    embeddings) is applied to the M masked tokens only. If it offers ``cross_entropy``, as RoBERTa does, a large step's
     logits (M, vocabulary) never exist as a whole. No masked token: exactly 0.
 
     YAML: {type: MLM, feature: text@mask_text}
