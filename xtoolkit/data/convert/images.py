@@ -91,15 +91,13 @@ def _search(place: str, name: str, found: _Found, report: Report, above: tuple =
     found.tars.append(tar)
     try:
         with tar.open("rb") as raw:
-            for member, at in sorted(_in_tar(raw, name.removesuffix(".tar"), tar.stat().st_size, tar.name)):
+            for member, at in sorted(_in_tar(raw, name.removesuffix(".tar"), tar.stat().st_size, tar.name, report)):
                 found.add(member, len(found.tars) - 1, at)
-    except BadRecord as error:
-        report.bad(str(error))
     except OSError as error:
         raise BadFile(f"{place}: {error.strerror}") from None
 
 
-def _in_tar(raw, name: str, end: int, place: str) -> list:
+def _in_tar(raw, name: str, end: int, place: str, report: Report) -> list:
     """(name, place of its header) of the pictures in the tar that begins where ``raw`` stands, those in tars too."""
     found, member = [], None
     try:
@@ -108,20 +106,22 @@ def _in_tar(raw, name: str, end: int, place: str) -> list:
                 if member.offset_data + member.size > end:
                     raise tarfile.ReadError("cut off inside it")
                 if outside(member):
-                    raise tarfile.ReadError(f"{member.name} is a link, a device, or named so that it leads out of the tar")
+                    report.bad(f"{place}: {member.name}: refused: a link, a device, or a name that leads out of the tar")
+                    continue
                 if not member.isreg():
                     continue
                 path = "/".join(p for p in (name, *member.name.split("/")) if p not in ("", ".", ".."))
                 if path.endswith(".tar"):
                     raw.seek(member.offset_data)
                     found += _in_tar(raw, path.removesuffix(".tar"), member.offset_data + member.size,
-                                     f"{place}: {member.name}")
+                                     f"{place}: {member.name}", report)
                 elif path.lower().endswith(ENDINGS):
                     found.append((path, member.offset))
             raw.seek(tar.offset)  # tarfile takes a header that it cannot read for the end, which is a block of zeros
             if tar.offset < end and raw.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError(f"no header at byte {tar.offset}")
+    except BadRecord:
+        raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        after = f" after {member.name}" if member else ""
-        raise BadRecord(f"{place}: broken{after}: {error}") from None
+        report.bad(f"{place}: broken{f' after {member.name}' if member else ''}: {error}")  # else what was before is kept
     return found
