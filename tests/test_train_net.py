@@ -6,9 +6,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from test_tools import tool
 from xtoolkit.data import paths
+from xtoolkit.encoders.roberta import RoBERTa
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "projects/xfm/tiny.yaml")
@@ -53,7 +55,9 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     assert "resumed from" in capsys.readouterr().out
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert run(*SMALL, f"train.output={output}", "--eval-only", "evaluate.boxes=null") == 0
+    # An evaluation reads the checkpoint and its own data: neither training data nor weights to start from.
+    gone = ["streams.text.data.path=gone/*.jsonl", "streams.pairs.data.sources.coco.path=gone/*.tar", "encoders.vision.init=gone.pth"]
+    assert run(*SMALL, f"train.output={output}", "--eval-only", "evaluate.boxes=null", *gone) == 0
     assert list(json.loads((output / "results.json").read_text())["evaluations"]) == ["retrieval"]
 
 
@@ -88,9 +92,17 @@ PAIRS_ONLY = ["losses.mlm=null", "losses.mim=null", "losses.bbp=null", "losses.i
 
 def test_bad_samples_are_skipped_counted_and_reported(tmp_path, capsys):
     output = tmp_path / "run"
-    assert run(*SMALL, *PAIRS_ONLY, f"train.output={output}", "train.steps=30", "train.max_bad=0.5", "train.log_every=10",
-               "streams.pairs.data.sources.coco.path=" + damaged(tmp_path, every=10)) == 0
+    weights = tmp_path / "text.pt"
+    torch.save(RoBERTa(32, 1, 2, vocab_size=4000).state_dict(), weights)
+    arguments = [*SMALL, *PAIRS_ONLY, f"train.output={output}", "train.max_bad=0.5", "train.log_every=10", f"encoders.text.init={weights}",
+                 "streams.pairs.data.sources.coco.path=" + damaged(tmp_path, every=10)]
+    assert run(*arguments, "train.steps=20") == 0
+    before = json.loads((output / "results.json").read_text())["data"]["pairs"]
+    weights.unlink()
+    assert run(*arguments, "train.steps=30", "--resume") == 0     # the checkpoint has those weights; counts go on
     found = json.loads((output / "results.json").read_text())["data"]["pairs"]
+    assert found["read"] - before["read"] >= 10 * 8 and before["read"] >= 20 * 8
+    assert all(found["bad"][kind] >= before["bad"][kind] for kind in before["bad"])
     assert set(found["bad"]) == {"corrupt image", "broken json", "empty caption", "truncated shard"}
     assert found["bad"]["truncated shard"] == 1 and min(found["bad"].values()) > 0
     out = capsys.readouterr().out
