@@ -36,8 +36,9 @@ class ImageTransform:
         """A picture whose ``width`` and ``height`` are known.
 
         Args:
-            picture: a path; a PIL image of any mode; a tensor (3, H, W), RGB, of dtype uint8 (0 to 255) or floating
-                (0 to 1, rounded to the nearest of 256 levels).
+            picture: a path of a file in one of the formats that training reads (``images.FORMATS``); a PIL image of any
+                mode; a tensor (3, H, W), RGB, of dtype uint8 (0 to 255) or floating (0 to 1, rounded to the nearest of
+                256 levels).
             name: for messages; a path names itself.
 
         Raises:
