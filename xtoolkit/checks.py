@@ -336,7 +336,8 @@ class Checker:
         for name in encoders if starts and not init else ():
             block = self.data["encoders"][name]
             if isinstance(block, dict) and isinstance(block.get("init"), str):
-                if problem := missing(block["init"], f"encoders.{name}.init"):
+                owner = ENCODER_REGISTRY.get(block["type"]).HUB if block.get("type") in ENCODER_REGISTRY else ""
+                if problem := missing(block["init"], f"encoders.{name}.init", owner):
                     self._say(("encoders", name, "init"), problem)
         for place, path in self.data_paths:
             unread = place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)

@@ -17,12 +17,13 @@ def is_path(name: str) -> bool:
         or name.endswith((".pt", ".pth", ".bin", ".safetensors", ".json")) or name.split("/")[0] in ("weights", "checkpoints")
 
 
-def missing(name: str, key: str) -> str | None:
+def missing(name: str, key: str, owner: str = "") -> str | None:
     """What keeps ``name`` from being loaded, with the way to mend it; None if nothing does.
 
     Args:
         name: a local path or a hub name.
         key: the recipe's key, for the command that mends it: ``encoders.text.init``.
+        owner: the organisation whose names need no prefix: ``timm``.
     """
     if is_path(name):
         if os.path.exists(os.path.expanduser(name)):
@@ -32,9 +33,12 @@ def missing(name: str, key: str) -> str | None:
             + f"or start without it: {key}=null"
     if cached(name) or _reachable():
         return None
+    repository = name.removeprefix("hf-hub:")
+    folder = f"weights/{repository.split('/')[-1]}"
+    if owner and "/" not in repository:
+        repository = f"{owner}/{repository}"
     return (f"`{name}` is not in the local hub cache and the hub cannot be reached; on a machine with network run "
-            f"`hf download {name} --local-dir weights/{name.split('/')[-1]}`, copy the folder here, and set "
-            f"{key}=weights/{name.split('/')[-1]}")
+            f"`hf download {repository} --local-dir {folder}`, copy the folder here, and set {key}={folder}")
 
 
 def missing_model(path: str) -> str | None:
@@ -59,6 +63,7 @@ def cached(name: str) -> bool:
     """Whether the hub's cache on this machine holds a snapshot of ``name``."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
+    name = name.removeprefix("hf-hub:")
     names = [name] if "/" in name else [name, f"*/{name}"]  # `roberta-base` may be stored under the organisation that owns it
     return any(any(hub.glob("models--" + n.replace("/", "--") + "/snapshots/*/*")) for n in names)
 

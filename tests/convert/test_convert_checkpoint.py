@@ -141,13 +141,12 @@ def unilm(size=32):
         "rel_pos_bias.relative_position_bias_table": torch.randn((2 * grid - 1) ** 2 + 3, 2),
         "rel_pos_bias.relative_position_index": relative_position_index(grid), "norm.weight": torch.randn(16),
         "norm.bias": torch.randn(16), "lm_head.weight": torch.randn(50, 16), "lm_head.bias": torch.randn(50),
-        "cls_pt_layers.0.norm1.weight": torch.randn(16), "cls_pt_lm_head.weight": torch.randn(50, 16)}
+        "cls_pt_layers.0.norm1.weight": torch.randn(16)}
 
 
 @pytest.mark.parametrize("size", [32, 48])
 def test_unilm_s_file_converts_to_what_the_encoder_itself_would_load(tmp_path, config, capsys, size):
     state = unilm(size)
-    del state["cls_pt_lm_head.weight"]
     torch.save({"model": state}, tmp_path / "pt.pth")
     assert convert("--config", config, "--from", "beitv2", tmp_path / "pt.pth", tmp_path / "vision.safetensors") == 0
     out = capsys.readouterr().out
@@ -202,7 +201,7 @@ WRONG = {
     "patches": ("xfm", lambda: release_state(patch=16), "patch_embed.proj.weight (16, 3, 16, 16) there, (16, 3, 8, 8) here"),
     "no head": ("roberta", lambda: {n.removeprefix("text_encoder."): t for n, t in release_state().items()
                                     if n.startswith("text_encoder.roberta.")}, "missing: lm_head.dense.weight"),
-    "second head": ("beitv2", unilm, "unexpected: cls_pt_lm_head.weight"),
+    "absolute positions": ("beitv2", lambda: unilm() | {"pos_embed": torch.zeros(1, 17, 16)}, "unexpected: pos_embed"),
 }
 
 
@@ -305,3 +304,16 @@ def test_at_base_size_a_file_with_the_released_names_goes_in_and_out(tmp_path):
         written = load_file(tmp_path / "hf" / part / "model.safetensors")
         assert equal(written, {n: ours[f"encoders.{part}.{n}"] for n in written})
         assert len(written) == sum(n.startswith(f"encoders.{part}.") for n in ours) - (part == "vision")  # the mask token
+    for source, folder in (("roberta", "text"), ("beitv2", "vision")):
+        out = tmp_path / f"{folder}.safetensors"
+        assert convert("--config", base, "--from", source, tmp_path / "hf" / folder, out) == 0
+        assert equal(load_file(out), load_file(tmp_path / "hf" / folder / "model.safetensors"))
+    import timm
+    from transformers import RobertaForMaskedLM
+
+    file = tmp_path / "hf/vision/model.safetensors"
+    beit = timm.create_model("beitv2_base_patch16_224", num_classes=0, init_values=0.1, checkpoint_path=str(file))
+    assert equal(dict(beit.state_dict()), load_file(file))
+    roberta, found = RobertaForMaskedLM.from_pretrained(tmp_path / "hf/text", output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.equal(roberta.lm_head.decoder.weight, ours["encoders.text.roberta.embeddings.word_embeddings.weight"])

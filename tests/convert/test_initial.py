@@ -120,6 +120,20 @@ def test_with_it_the_encoders_own_keys_are_not_asked_for(tmp_path, source):
     assert origins(recipe) == [f"the whole model from {path}"]
 
 
+def test_names_on_a_hub_that_cannot_be_reached_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    config = write(tmp_path, "encoders.vision.init=beitv2_base_patch16_224.in1k_ft_in22k", "encoders.text.init=org/roberta",
+                   f"tokenizer={tmp_path}")
+    with pytest.raises(ConfigError) as error:
+        recipes.load(config)
+    vision, text = error.value.problems
+    folder = "weights/beitv2_base_patch16_224.in1k_ft_in22k"
+    assert f"`hf download timm/beitv2_base_patch16_224.in1k_ft_in22k --local-dir {folder}`" in vision
+    assert f"set encoders.vision.init={folder}" in vision
+    assert "`hf download org/roberta --local-dir weights/roberta`" in text and "set encoders.text.init=weights/roberta" in text
+
+
 def test_the_plan_says_where_weights_come_from(tmp_path):
     assert origins(tiny(tmp_path)) == ["all drawn from seed 42"]
     recipe = tiny(tmp_path, "encoders.text.init=roberta-base")

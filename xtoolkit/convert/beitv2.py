@@ -18,7 +18,7 @@ FUSED = re.compile(r"blocks\.\d+\.attn\.qkv\.bias")
 # What such files hold beyond the encoder.
 DROPPED = {
     "lm_head.*": "output layer of its pretraining, over a tokenizer's codes",
-    "cls_pt_layers.*": "blocks of its pretraining's second head",
+    "cls_pt_*": "its pretraining's second head",
     "head.*": "a classifier",
     "norm.*": "a last norm; this encoder's is fc_norm",
     "*relative_position_index": "an index table, computed here",

@@ -22,6 +22,7 @@ class Encoder(nn.Module):
         width: channels of the output.
         TRAINABLE: False if no gradient ever reaches through (a teacher).
         REFERS: keys whose value names another encoder; the constructor gets the built modules as ``modules[name]``.
+        HUB: the organisation on the hub whose names ``init`` takes without a prefix; empty: none.
         HEADS: output layers that the encoder owns and builds when a loss declares one (``Need(head=...)``).
     """
 
@@ -29,6 +30,7 @@ class Encoder(nn.Module):
     TRAINABLE = True
     REFERS: tuple = ()
     HEADS: tuple = ()
+    HUB: str = ""
 
     def build_head(self, name: str) -> None:
         """Builds the output layer ``name``; called once for each head that a loss declares. Encoders with HEADS override it."""

@@ -25,7 +25,7 @@ EPS = 1e-6
 TABLE = "relative_position_bias_table"
 # What pretraining and classification checkpoints hold beyond the encoder: output layers, the blocks of BEiTv2's second
 # pretraining head, a last norm that mean pooling leaves unused, and index tables that are computed here.
-IGNORE = ("head.*", "lm_head.*", "cls_pt_layers.*", "norm.*", "*relative_position_index", "rel_pos_bias.*")
+IGNORE = ("head.*", "lm_head.*", "cls_pt_*", "norm.*", "*relative_position_index", "rel_pos_bias.*")
 
 
 @ENCODER_REGISTRY.register
@@ -63,6 +63,8 @@ class BEiTv2(Encoder):
     The released code drops the CLS token's last state, as ``mean`` does. Initial values as released: truncated normal
     0.02, the last linear of each branch divided by sqrt(2 * layer).
     """
+
+    HUB = "timm"
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch_size: int = 16, image_size: int = 224,
                  mlp_ratio: float = 4, drop_path: float = 0.1, layer_scale: float = 0.1,
@@ -277,12 +279,12 @@ def _download(name):
     import timm
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if not timm.is_model(name.split(":")[-1]) and not name.startswith("hf-hub:"):
+    if not timm.is_model(name) and not name.startswith("hf-hub:"):
         raise WeightsError(f"init `{name}` is neither a file or folder here nor a model that timm knows; "
                            "`python -c \"import timm; print(timm.list_pretrained('beit*'))\"` lists its names")
     try:
         return timm.create_model(name, pretrained=True).state_dict()
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except (OSError, RuntimeError, HfHubHTTPError, LocalEntryNotFoundError) as error:  # RuntimeError: an unknown tag
         raise WeightsError(f"init `{name}` cannot be downloaded ({type(error).__name__}: {error}); on a machine with "
                            f"access run `hf download timm/{name} model.safetensors --local-dir DIR`, copy DIR here, "
                            "and set `init: DIR/model.safetensors`") from error
