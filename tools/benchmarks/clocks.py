@@ -65,7 +65,8 @@ class HostClock:
 
     def times(self, calls: dict[str, Call]) -> dict[str, dict[str, Stats]]:
         """{call: {"wall": Stats}}. The calls must have run before: nothing is warmed up here but a first sample."""
-        reps = {name: _affordable(self.budget, self._sample(call), self.least, self.most) for name, call in calls.items()}
+        reps = {name: _affordable(self.budget, self._sample(call), self.least, self.most)
+                for name, call in calls.items()}
         return {name: {"wall": stats} for name, stats in _in_rounds(calls, reps, self._sample).items()}
 
     def copy_rate(self) -> float:
@@ -139,7 +140,8 @@ class CudaClock:
                 end.record()
                 marks[name].append((start, end))
         torch.cuda.synchronize()
-        return {name: Stats.of([start.elapsed_time(end) * 1e3 for start, end in pairs]) for name, pairs in marks.items()}
+        return {name: Stats.of([start.elapsed_time(end) * 1e3 for start, end in pairs])
+                for name, pairs in marks.items()}
 
     def _burst(self, call: Call) -> float:
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The two fused operations as the benchmark sees them: inputs, bytes that must move, ways to compute, the exact answer."""
+"""The two fused operations as the benchmark sees them: inputs, bytes that must move, ways to compute, the truth."""
 
 import importlib
 import math

@@ -81,9 +81,9 @@ def unmeasured(cases: list[tuple[Case, list[str]]], answers: list[Answer]) -> st
     """What only a GPU can answer about an operation: its cases, each with its ways, and the targets."""
     return "\n\n".join([
         f"{UNMEASURED} These rows need a GPU. `python tools/benchmark.py kernels --markdown "
-        "docs/benchmarks/kernels.md` on a machine with one measures them and writes them here: each way's forward pass, "
-        f"backward pass and both, by {', '.join(CudaClock.kinds)}, with its share of the floor, its peak memory and its "
-        "error.",
+        "docs/benchmarks/kernels.md` on a machine with one measures them and writes them here: each way's forward "
+        f"pass, backward pass and both, by {', '.join(CudaClock.kinds)}, with its share of the floor, its peak memory "
+        "and its error.",
         table(["size", "dtype", "ways"], [[str(case), case.dtype, ", ".join(ways)] for case, ways in cases]),
         f"Targets, set for an {SET_FOR}:", targets_table(answers)])
 
@@ -91,7 +91,8 @@ def unmeasured(cases: list[tuple[Case, list[str]]], answers: list[Answer]) -> st
 def text(facts: dict[str, str], clock: HostClock | CudaClock, copy_rate: float, result: Result, base: str,
          answers: list[Answer]) -> str:
     """The part of a page that a run writes."""
-    parts = ["; ".join(f"{k}: {v}" for k, v in facts.items()) + f"; copy, read plus written: {copy_rate / 1e9:,.1f} GB/s",
+    run_by = "; ".join(f"{k}: {v}" for k, v in facts.items())
+    parts = [f"{run_by}; copy, read plus written: {copy_rate / 1e9:,.1f} GB/s",
              *(["The kernel runs through Triton's interpreter here: its errors count, its time is not measured."]
                if clock.device == "cpu" else []),
              "Kinds of time:\n\n" + "\n".join(f"- {kind}: {what}" for kind, what in clock.kinds.items()),
@@ -122,8 +123,8 @@ class Page:
         self.text = path.read_text()
         for name in names:
             if _mark(name) not in self.text or _mark(name, end=True) not in self.text:
-                raise ValueError(f"{path} has no lines `{_mark(name)}` and `{_mark(name, end=True)}`, between which the "
-                                 "figures go: add them, or name a file that does not exist yet")
+                raise ValueError(f"{path} has no lines `{_mark(name)}` and `{_mark(name, end=True)}`, between which "
+                                 "the figures go: add them, or name a file that does not exist yet")
 
     def write(self, sections: dict[str, str]) -> None:
         """Replaces sections; one that only says what is unmeasured never replaces one that was measured."""
