@@ -172,11 +172,11 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_word_and_what_is_done_is_ke
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_the_command_goes_on_after_a_signal_and_leaves_no_process(tmp_path, how):
-    """Three hundred files of text, a job each: stopped in the middle, then the same command."""
-    for n in range(300):
-        put(tmp_path / f"in/{n:03d}.txt", b"some words of a line\n" * 20_000)
+    """Sixty files of text, a job each: stopped in the middle, then the same command."""
+    for n in range(60):
+        put(tmp_path / f"in/{n:03d}.txt", b"some words of a line\n" * 4000)
     command = [sys.executable, "-c", "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); import prepare_data;"
-               "from xtoolkit.data.convert import spans; spans.SPAN = 1; sys.exit(prepare_data.main())",
+               "from xtoolkit.data.convert import spans; spans.SPAN = 84_000; sys.exit(prepare_data.main())",
                f"{ROOT}/tools:{ROOT}", "text", "--input", str(tmp_path / "in"), "--workers", "2"]
     begun = subprocess.Popen([*command, "--out", str(tmp_path / "out")], start_new_session=True)
     notes = tmp_path / "out/.unfinished-text-train/notes.txt"
@@ -191,8 +191,8 @@ def test_the_command_goes_on_after_a_signal_and_leaves_no_process(tmp_path, how)
         time.sleep(0.1)
     said = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=True)
     assert int(re.search(r"text-train: ([\d,]+) of the parts were there", said.stderr).group(1)) > 0
-    assert "train: 6,000,000 samples" in said.stdout
-    assert len(shards(tmp_path / "out")) == 300
+    assert "train: 240,000 samples" in said.stdout
+    assert len(shards(tmp_path / "out")) == 60
 
 
 # --- how files are cut ---------------------------------------------------------------------------------------------
