@@ -1,6 +1,7 @@
 """The released X-FM checkpoint in and out: every name placed or dropped with its reason, no bit changed."""
 
 import hashlib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,9 @@ def test_a_round_trip_changes_no_bit(tmp_path):
         assert tensor.shape == release[name].shape and tensor.dtype == release[name].dtype
         assert torch.equal(tensor, release[name]), name
     assert report.changed == {"temp": "(1,) reshaped to ()"}
+    missing = [name for name in release if name not in back]
+    assert all(any(fnmatchcase(name, pattern) for pattern in report.absent) for name in missing)
+    assert "not written: text_encoder.lm_cap_head.*: dead" in report.as_text()
 
 
 def test_parts_are_found_by_type_and_wiring_not_by_name(tmp_path):
@@ -78,7 +82,8 @@ def test_what_the_recipe_does_not_build_is_dropped_with_that_reason(tmp_path):
     assert report.dropped["bbox_head.0.weight"] == "this recipe builds no BBP loss"
     assert report.dropped["text_encoder.lm_head.dense.weight"].startswith("this recipe builds no loss that reads the text")
     assert state.keys() == meta(recipe).keys()
-    back, _ = to_release(state, recipe)
+    back, report = to_release(state, recipe)
+    assert report.absent["bbox_head.*"] == "this recipe builds no BBP loss"
     assert "bbox_head.0.weight" not in back and "itm_head.0.weight" in back
 
 

@@ -147,6 +147,8 @@ def to_release(state: Mapping[str, Tensor], recipe: Recipe, allow=()) -> tuple[d
         result[target] = tensor
     if problems:
         raise ConversionError("\n".join(["the X-FM release has no place for:", *(f"  {p}" for p in problems)]))
+    report.absent = {pattern: why for pattern, why in DEAD.items() if why.startswith("dead")} | {
+        f"{prefix}*": f"this recipe builds no {ROLES[role]}" for prefix, role, _ in PARTS if role not in parts}
     for copy, first in TIED.items():
         if first in result:
             result[copy] = result[first]

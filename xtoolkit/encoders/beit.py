@@ -4,6 +4,7 @@ Shape letters: I images, N patches, T = 1 + N tokens, D width, h heads.
 """
 
 import math
+import warnings
 from typing import Literal
 
 import torch
@@ -271,7 +272,9 @@ def resize_position_table(table: Tensor, grid: int) -> Tensor:
         return table
     from timm.layers import resize_rel_pos_bias_table
 
-    return resize_rel_pos_bias_table(table, new_window_size=(grid, grid), new_bias_shape=(n, table.shape[1]))
+    with warnings.catch_warnings():  # about how timm indexes, which is timm's affair
+        warnings.filterwarnings("ignore", category=UserWarning, module="timm.layers.interpolate")
+        return resize_rel_pos_bias_table(table, new_window_size=(grid, grid), new_bias_shape=(n, table.shape[1]))
 
 
 def _download(name):
