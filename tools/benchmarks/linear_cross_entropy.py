@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="bf16: under autocast, parameters in float32, as in training")
     parser.add_argument("--words", nargs="+", type=int, default=None, metavar="C",
                         help="words of a chunk, a row each (default: the library's)")
+    parser.add_argument("--ours-only", action="store_true",
+                        help="without torch's own operator, which takes many seconds on a CPU in bf16")
     parser.add_argument("--repeats", type=int, default=5, help="of which the least counts (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default=None, help="default: a GPU if there is one")
@@ -116,7 +118,7 @@ def _ways(args, dtype):
         return F.linear_cross_entropy(hidden, weight, labels, linear_bias=bias, options=options)
 
     found = {"plain": plain} | {f"parts of {n}": parts(n) for n in args.words or [module.WORDS]}
-    if hasattr(F, "linear_cross_entropy"):
+    if hasattr(F, "linear_cross_entropy") and not args.ours_only:
         found["torch's own"] = torchs
     return found
 
