@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PLAIN_BYTES = 16 << 20  # up to this size the float32 scores are simply made: docs/benchmarks/step.md
+PLAIN_BYTES = 64 << 20  # up to this size the float32 scores are simply made: docs/benchmarks/step.md
 WORDS = 4096            # of a chunk: M x 4096 scores stay near the core, and are work enough for a GPU
 
 
