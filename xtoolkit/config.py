@@ -13,6 +13,7 @@ import yaml
 from xtoolkit.registry import ConfigError, nearest
 
 MAX_NODES = 100_000  # aliases of aliases can make a small file expand without bound
+MAX_DIGITS = 400  # no number has more; Python refuses to print one of some thousands
 
 _SCALARS = [
     ("null", re.compile(r"^(~|null|Null|NULL|)$"), "~nN", lambda s: None),
@@ -127,6 +128,9 @@ def _parse(text: str, name: str, problems: list) -> Config:
     except yaml.YAMLError as e:  # characters that YAML does not allow carry no mark
         problems.append(f"{name}: not YAML: {str(e).splitlines()[0]}")
         return Config({})
+    except RecursionError:
+        problems.append(f"{name}: nested too deeply to be a configuration")
+        return Config({})
     if root is None:
         return Config({}, {(): f"{name}:1"})
     config, count = Config({}, {(): f"{name}:1"}), 0
@@ -155,10 +159,13 @@ def _parse(text: str, name: str, problems: list) -> Config:
             return result
         if isinstance(node, yaml.SequenceNode):
             return [build(v, path) for v in node.value]
+        kind = node.tag.rsplit(":", 1)[1]
         try:
+            if kind != "str" and len(node.value) > MAX_DIGITS:
+                raise ValueError
             return _CONSTRUCT[node.tag](node.value)
         except ValueError:
-            problems.append(f"{name}:{node.start_mark.line + 1}: `{node.value}` is no {node.tag.rsplit(':', 1)[1]}")
+            problems.append(f"{name}:{node.start_mark.line + 1}: `{node.value[:40]}` is no {kind}")
             return None
 
     try:
@@ -290,7 +297,8 @@ def _override(config: Config, text: str, problems: list) -> None:
     mistakes: list[str] = []
     parsed = _parse("value: " + value, where, mistakes)
     if mistakes:
-        problems.append(f"{where}: the value is not YAML")
+        refused = [m for m in mistakes if " is refused: " in m]
+        problems.append(f"{where}: " + (refused[0].rpartition(":1: ")[2] if refused else "the value is not YAML"))
         return
     value = parsed.data.get("value")
     steps = [s.strip() for s in key.split(".")]

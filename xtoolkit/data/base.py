@@ -4,7 +4,7 @@ import abc
 import random
 
 from xtoolkit.batch import Batch
-from xtoolkit.data import blocks, items, paths
+from xtoolkit.data import blocks, items, limits, paths
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
 from xtoolkit.data.cache import GB, Cache
 from xtoolkit.data.errors import DeadShard
@@ -231,6 +231,7 @@ class Texts:
         self.mask = blocks.make(TextMask, mask, "mask") if views & {"mask_text", "mask_both"} else None
 
     def __call__(self, text: str, bad, rng: random.Random) -> items.Text:
+        text = text[:limits.CHARACTERS * self.max_tokens]
         if self.clean:
             text = clean_caption(text)
         ids, starts = self.tokenizer.encode_words(text, self.max_tokens)

@@ -21,6 +21,7 @@ VERSION = 1
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 KEY_BYTES = 64
 CHUNK = 1 << 24  # bytes of lines looked at in one go
+UNPACK = 1 << 20  # bytes unpacked in one go, however few they are unpacked from
 MAX_HEADER = 1 << 16  # bytes; what is no index has no end of line
 REFUSED = 2**64 - 1  # the place of a member that is not read: a link, a device, or a name that leads out of the archive
 SPAN = [("at", "<u8"), ("size", "<u4")]
@@ -264,15 +265,16 @@ def lines(path: str | Path) -> np.ndarray:
 
 
 def gunzip(path: str | Path, out) -> str | None:
-    """Unpacks a file into an open one, cut after the last whole line if it is damaged; returns the damage."""
+    """Unpacks a file into an open one, cut after the last whole line if it is damaged or a bomb; returns the damage."""
     damage = member = None
     whole = 0  # bytes up to the end of the last whole line
     with open(path, "rb") as f:
         while damage is None and (block := f.read(1 << 16)):
-            while block:
+            more = True
+            while more:
                 member = member or zlib.decompressobj(wbits=31)  # 31: a gzip header and its checksum
                 try:
-                    data = member.decompress(block)
+                    data = member.decompress(block, UNPACK)
                 except zlib.error as e:
                     damage = str(e)
                     break
@@ -282,7 +284,12 @@ def gunzip(path: str | Path, out) -> str | None:
                 if out.tell() > max(limits.UNPACKED, limits.RATIO * f.tell()):
                     damage = f"unpacks to more than {limits.RATIO} times its size: taken for a decompression bomb"
                     break
-                block, member = member.unused_data, None if member.eof else member
+                if member.eof:
+                    block, member = member.unused_data, None
+                    more = bool(block)
+                else:  # a full answer may have more behind it, even where the input is used up
+                    block = member.unconsumed_tail
+                    more = bool(block) or len(data) == UNPACK
     if damage is None and member is not None:
         damage = "cut off"
     if damage:

@@ -27,7 +27,7 @@ def ensure_sample_pack() -> Path:
 
     Raises:
         FileNotFoundError: the archive or its MANIFEST.json is not in the package.
-        ValueError: the archive is not the one that MANIFEST.json names.
+        ValueError: the archive is not the one that MANIFEST.json names, or would write beside its folder.
         PermissionError: ``$XTOOLKIT_HOME`` cannot be written.
     """
     about = manifest()
@@ -75,6 +75,11 @@ def _unpack(about: dict, target: Path) -> None:
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:xz") as tar:
+        for member in tar:
+            plain = member.isreg() or member.isdir()
+            if not plain or member.name.startswith("/") or ".." in member.name.split("/"):
+                raise ValueError(f"{FOLDER / about['archive']}: refused: {member.name} is a link, a device, or named so that it "
+                                 "leads out of the archive; `git checkout -- xtoolkit/data/sample` brings the pack back")
         tar.extractall(partial, filter="data")
     _official_names(partial)
     partial.rename(target)

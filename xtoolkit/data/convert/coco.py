@@ -69,8 +69,8 @@ def _draft(record, where, file, images, names, exclude, report):
     if coco is not None:
         key, image_id = f"{coco:012d}", f"coco-{coco}"
     info = {"image_id": image_id, "captions": captions}
-    folder = field(record, "filepath", str, where) if "filepath" in record else "."
-    return Draft(names[split], key, below(images, f"{folder}/{filename}", where), info, where)
+    folder = below(images, field(record, "filepath", str, where), where) if "filepath" in record else images
+    return Draft(names[split], key, below(folder, filename, where), info, where)
 
 
 def held_out(annotations: Path) -> frozenset:

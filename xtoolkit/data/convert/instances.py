@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.data.convert.official import BadRecord, Report, below, clean, elements, field, fit
+from xtoolkit.data.convert.official import BadRecord, Report, below, clean, elements, field, fit, is_box
 from xtoolkit.data.convert.run import write_pictures
 from xtoolkit.data.convert.writer import Draft, Options
 
@@ -63,8 +63,9 @@ class _Boxes:
                 box = field(record, "bbox", list, where)
                 if category not in names:
                     raise BadRecord(f"{where}: category {category} is not in the list of categories")
-                if len(box) != 4 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box):
-                    raise BadRecord(f"{where}: box {box} is not four numbers x, y, w, h")
+                number = field(record, "id", int, where) if "id" in record else index
+                if not is_box(box):
+                    raise BadRecord(f"{where}: box {str(box)[:60]} is not four numbers x, y, w, h")
             except BadRecord as error:
                 report.bad(str(error))
                 continue
@@ -73,7 +74,7 @@ class _Boxes:
                 continue
             images.append(image)
             categories.append(category)
-            numbers.append(record["id"] if isinstance(record.get("id"), int) else index)
+            numbers.append(number)
             boxes.extend(box)
         order = np.argsort(np.asarray(images, np.int64), kind="stable")
         self.images, self.categories = np.asarray(images)[order], np.asarray(categories)[order]

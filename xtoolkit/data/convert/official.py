@@ -211,7 +211,7 @@ def field(record, name: str, kind, where: str):
     if name not in record:
         raise BadRecord(f"{where}: no key `{name}`")
     value = record[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) or isinstance(value, int) and abs(value) >= 2**63:
         raise BadRecord(f"{where}: `{name}` is {_short(value)}")
     return _writable(value, where) if isinstance(value, str) else value
 
@@ -252,6 +252,11 @@ def clean(text, where: str, report: Report) -> str | None:
     return text or None
 
 
+def is_box(box) -> bool:
+    """Whether a value is four numbers that can be pixels of a picture."""
+    return isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 1e9 for v in box)
+
+
 def fit(box, size: tuple, where: str, report: Report) -> list | None:
     """A box clipped to its picture; None where nothing of it remains.
 
@@ -261,8 +266,7 @@ def fit(box, size: tuple, where: str, report: Report) -> list | None:
         box: x, y, w, h in pixels.
         size: width and height of the picture.
     """
-    if (not isinstance(box, list) or len(box) != 4
-            or not all(type(v) in (int, float) and abs(v) < 1e9 for v in box)):
+    if not is_box(box):
         report.bad(f"{where}: box {_short(box)} is not four numbers x, y, w, h")
         return None
     x, y, w, h = box
