@@ -82,12 +82,17 @@ def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
     from xtoolkit.engine.hooks import default_hooks
 
     check_folder(recipe.train.output, resume)
+    from xtoolkit.kernels.choice import describe  # only here: it imports Triton
+
+    kernels = describe(pick_device(recipe.train.device).type)
+    if distributed.is_main():
+        say(f"kernels: {kernels}")
     run = Run(recipe)
     try:
         if not (resume and checkpoint.latest(recipe.train.output)):
             load_initial(run.model, recipe)
         trainer = Trainer(run.model, recipe, run.loaders, {name: run.evaluator(name) for name in run.tasks},
-                          default_hooks(run.tokenizer), resume=resume)
+                          default_hooks(run.tokenizer), resume=resume, kernels=kernels)
         trainer.fit()
         if distributed.is_main():
             finish(run, recipe.train.output, say)

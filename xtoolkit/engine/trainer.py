@@ -66,7 +66,7 @@ class Trainer:
         hooks: None: no hooks. ``hooks.default_hooks`` makes those of a full run.
         output: the run's folder; None: ``recipe.train.output``.
         resume: go on from the newest checkpoint of ``output``; without one, start at step 0.
-        kernels: which kernels are in use, for the record.
+        kernels: which kernels are in use (``kernels.choice.describe``), for the record.
 
     Attributes:
         done: steps taken.
@@ -84,7 +84,7 @@ class Trainer:
     """
 
     def __init__(self, model, recipe, loaders, evaluators=None, hooks=None, output=None, resume: bool = False,
-                 kernels: str = "torch"):
+                 kernels: str | None = None):
         self.recipe, self.train, self.loaders = recipe, recipe.train, loaders
         self.evaluators, self.hooks = evaluators or {}, list(hooks or [])
         self.output, self.kernels = output or self.train.output, kernels

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from xtoolkit.features import Encoded
 from xtoolkit.graph import Need
-from xtoolkit.kernels import box_loss
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.heads import summary_head
 from xtoolkit.registry import LOSS_REGISTRY
@@ -34,7 +33,9 @@ class BBP(Loss):
 
     def __init__(self, feature: str, centred: bool = False, *, widths: dict):
         super().__init__()
-        self.feature = feature
+        from xtoolkit.kernels import box_loss  # only here: it imports Triton
+
+        self.feature, self.box_loss = feature, box_loss
         self.head = summary_head(widths[feature], 4)
         if centred:
             nn.init.zeros_(self.head[3].weight)
@@ -51,5 +52,5 @@ class BBP(Loss):
 
     def forward(self, f, batch):
         region = f["$region"]
-        l1, giou = box_loss(self.boxes(f[self.feature]), region.box, valid=region.is_box)
+        l1, giou = self.box_loss(self.boxes(f[self.feature]), region.box, valid=region.is_box)
         return {"l1": l1, "giou": giou}

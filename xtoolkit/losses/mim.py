@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from xtoolkit.graph import Need
-from xtoolkit.kernels import masked_mse
 from xtoolkit.losses.base import Loss
 from xtoolkit.registry import LOSS_REGISTRY
 
@@ -41,6 +40,9 @@ class MIM(Loss):
 
     def __init__(self, feature: str, target: str, summary: bool = True, *, widths: dict, patch_size_of: int):
         super().__init__()
+        from xtoolkit.kernels import masked_mse  # only here: it imports Triton
+
+        self.masked_mse = masked_mse
         self.feature, self.target, self.summary, self.patch_size = feature, target, summary, patch_size_of
         if target == PIXELS:
             self.predictor = nn.Linear(widths[feature], 3 * patch_size_of ** 2)
@@ -55,10 +57,10 @@ class MIM(Loss):
     def forward(self, f, batch):
         tokens, mask, target = f[self.feature].tokens, batch.image.patch_mask, f[self.target]
         if self.target == PIXELS:
-            return masked_mse(self.predictor(tokens[:, 1:]), patch_pixels(target.pixels, self.patch_size), mask)
+            return self.masked_mse(self.predictor(tokens[:, 1:]), patch_pixels(target.pixels, self.patch_size), mask)
         target = target.tokens
         f.log("target_std", target[:, 1:].flatten(0, 1).float().std(0, correction=0).mean())
-        loss = masked_mse(tokens[:, 1:], target[:, 1:], mask)
+        loss = self.masked_mse(tokens[:, 1:], target[:, 1:], mask)
         if not self.summary:
             return loss
         dtype = torch.promote_types(tokens.dtype, torch.float32)
