@@ -16,7 +16,7 @@ setup(
     package_data={"xtoolkit.data": ["sample/*", "sample/licenses/*"]},
     install_requires=[
         "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "tensorboard",
-        "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow", "tokenizers", "safetensors", "huggingface_hub",
+        "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow", "tokenizers", "safetensors", "huggingface_hub", "fsspec",
     ],
     extras_require={
         "test": ["pytest", "pyarrow"],

@@ -57,6 +57,11 @@ def test_what_runs(monkeypatch, calls, mode, dtype, how):
     assert calls == [f"box {how}", f"mse {how}"]
 
 
+def test_the_plan_counts_on_the_meta_device_whatever_is_asked_for(monkeypatch):
+    monkeypatch.setenv(choice.VARIABLE, "triton")
+    assert not choice.use_triton("meta")
+
+
 def test_another_word_is_answered(monkeypatch):
     monkeypatch.setenv(choice.VARIABLE, "tritn")
     with pytest.raises(ConfigError, match="XTK_KERNELS=tritn: no such choice; did you mean `triton`?"):

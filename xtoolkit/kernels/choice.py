@@ -65,7 +65,8 @@ def describe(device_type: str) -> str:
 def _use_triton(mode, device_type):
     if mode not in MODES:
         raise ConfigError(f"{VARIABLE}={mode}: no such choice{nearest(mode, MODES)}")
-    if mode == "torch" or mode == "auto" and device_type != "cuda":
+    # On the meta device, where the plan counts, there is nothing to compute.
+    if mode == "torch" or device_type == "meta" or mode == "auto" and device_type != "cuda":
         return False
     reason = problem(device_type)
     if reason and mode == "triton":
