@@ -158,15 +158,15 @@ def _axis(p_centre, p_side, t_centre, t_side):
 
 
 @jit
-def _forward_kernel(pred, target, valid, l1_out, giou_out, count_out, n, steps, eps, stride_p, stride_p4, stride_t, stride_t4,
+def _forward_kernel(pred, target, valid, l1_out, giou_out, count_out, n, eps, stride_p, stride_p4, stride_t, stride_t4,
                     stride_valid, HAS_VALID: tl.constexpr, PACKED_P: tl.constexpr, PACKED_T: tl.constexpr,
-                    ALONE: tl.constexpr, BLOCK: tl.constexpr):
+                    ALONE: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr):
     """A program sums the terms of every ``num_programs``-th block; alone, it also divides by the count."""
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     l1 = tl.zeros((BLOCK,), tl.float32)
     giou = tl.zeros((BLOCK,), tl.float32)
     count = tl.zeros((BLOCK,), tl.int32)
-    for step in range(steps):
+    for step in range(STEPS):
         rows = (program + step * programs) * BLOCK + tl.arange(0, BLOCK)
         counts = rows < n
         if HAS_VALID:
@@ -299,11 +299,13 @@ def _box_loss(pred: Tensor, target: Tensor, valid: Tensor | None, eps: float) ->
     if programs > 1:
         parts = (*pred.new_empty((2, programs), dtype=torch.float32), pred.new_empty(programs, dtype=torch.int32))
     block = BLOCK if n > BLOCK // 2 else BLOCK // 2
+    # Known to the compiler: 1 to 4 up to ONE_LAUNCH boxes, then 1 up to a million. (The interpreter of Triton 3.6 cannot loop to
+    # a number that it is given, under today's numpy.)
     steps = (n + block * programs - 1) // (block * programs)
     with torch.cuda.device_of(pred):
-        _forward_kernel[(programs,)](pred, target, _bytes(valid, pred), *parts, n, steps, eps, *_layout(pred, target, valid),
+        _forward_kernel[(programs,)](pred, target, _bytes(valid, pred), *parts, n, eps, *_layout(pred, target, valid),
                                      HAS_VALID=valid is not None, PACKED_P=_packed(pred), PACKED_T=_packed(target),
-                                     ALONE=programs == 1, BLOCK=block)
+                                     ALONE=programs == 1, STEPS=steps, BLOCK=block)
         if programs > 1:
             _finish_kernel[(1,)](*parts, l1, giou, count, programs, PROGRAMS=PROGRAMS)
     return l1, giou, count

@@ -12,6 +12,9 @@ ROWS = 8          # tokens that a program holds at a time
 COLUMNS = 256     # channels of each
 PROGRAMS = 2048   # at most, in the first stage: their partial sums are what the second reads
 
+# Loops end at numbers that the compiler knows, a width and a share of the tiles: a model and a batch have one each. (The
+# interpreter of Triton 3.6 cannot loop to a number that it is given, under today's numpy.)
+
 
 def masked_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean over masked elements of (pred - target)^2.
@@ -78,20 +81,20 @@ def _difference(pred, target, batch, token, column, here, pb, pn, pd, qb, qn, qd
 
 
 @jit
-def _forward_kernel(pred, target, mask, sums, counts, rows, tokens, width, steps, pb, pn, pd, qb, qn, qd, mb, mn,
-                    ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _forward_kernel(pred, target, mask, sums, counts, rows, tokens, pb, pn, pd, qb, qn, qd, mb, mn,
+                    WIDTH: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """A program sums the squares, and counts the masked tokens, of every ``num_programs``-th tile of rows."""
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     count = tl.zeros((ROWS,), tl.int32)
-    for step in range(steps):
+    for step in range(STEPS):
         row = (program + step * programs) * ROWS + tl.arange(0, ROWS)
         batch, token = row // tokens, row % tokens
         masked = tl.load(mask + batch * mb + token * mn, mask=row < rows, other=0) != 0
         count += tl.where(masked, 1, 0)
-        for start in range(0, width, COLUMNS):
+        for start in range(0, WIDTH, COLUMNS):
             column = start + tl.arange(0, COLUMNS).to(tl.int64)
-            here = masked[:, None] & (column < width)[None, :]
+            here = masked[:, None] & (column < WIDTH)[None, :]
             difference = _difference(pred, target, batch, token, column, here, pb, pn, pd, qb, qn, qd)
             total += difference * difference
     tl.store(sums + program, tl.sum(tl.sum(total, 1), 0))
@@ -110,22 +113,22 @@ def _finish_kernel(sums, counts, loss, elements, programs, width, PROGRAMS: tl.c
 
 
 @jit
-def _backward_kernel(pred, target, mask, elements, g_loss, gradient, rows, tokens, width, pb, pn, pd, qb, qn, qd, mb, mn,
-                     ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _backward_kernel(pred, target, mask, elements, g_loss, gradient, rows, tokens, pb, pn, pd, qb, qn, qd, mb, mn,
+                     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Writes every row of the gradient once: 2 (pred - target) g / elements where masked, else 0."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     batch, token = row // tokens, row % tokens
     masked = tl.load(mask + batch * mb + token * mn, mask=inside, other=0) != 0
     scale = 2 * tl.load(g_loss) / tl.load(elements)
-    for start in range(0, width, COLUMNS):
+    for start in range(0, WIDTH, COLUMNS):
         column = start + tl.arange(0, COLUMNS).to(tl.int64)
-        in_row = (column < width)[None, :]
+        in_row = (column < WIDTH)[None, :]
         here = masked[:, None] & in_row
         difference = _difference(pred, target, batch, token, column, here, pb, pn, pd, qb, qn, qd)
         # where(), not a product alone: an upstream gradient that is not finite must not reach unmasked tokens.
         value = rounded(tl.where(here, difference * scale, 0.0), gradient.dtype.element_ty)
-        tl.store(gradient + (row * width)[:, None] + column[None, :], value, mask=inside[:, None] & in_row)
+        tl.store(gradient + (row * WIDTH)[:, None] + column[None, :], value, mask=inside[:, None] & in_row)
 
 
 # ---- the operators ------------------------------------------------------------------------------------------------------
@@ -146,8 +149,8 @@ def _masked_mse(pred: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Ten
     sums, counts = pred.new_empty(programs, dtype=torch.float32), pred.new_empty(programs, dtype=torch.int32)
     with torch.cuda.device_of(pred):
         # At least 1 token a row of tokens, for the division by it: of an empty batch nothing is read.
-        _forward_kernel[(programs,)](pred, target, mask.view(torch.uint8), sums, counts, rows, max(tokens, 1), width,
-                                     (tiles + programs - 1) // programs, *_layout(pred, target, mask),
+        _forward_kernel[(programs,)](pred, target, mask.view(torch.uint8), sums, counts, rows, max(tokens, 1),
+                                     *_layout(pred, target, mask), WIDTH=width, STEPS=(tiles + programs - 1) // programs,
                                      ROWS=ROWS, COLUMNS=_columns(width))
         _finish_kernel[(1,)](sums, counts, loss, elements, programs, width, PROGRAMS=PROGRAMS)
     return loss, elements
@@ -165,8 +168,8 @@ def _masked_mse_backward(pred: Tensor, target: Tensor, mask: Tensor, elements: T
     if gradient.numel():
         with torch.cuda.device_of(pred):
             _backward_kernel[((rows + ROWS - 1) // ROWS,)](
-                pred, target, mask.view(torch.uint8), elements, g_loss, gradient, rows, tokens, width,
-                *_layout(pred, target, mask), ROWS=ROWS, COLUMNS=_columns(width))
+                pred, target, mask.view(torch.uint8), elements, g_loss, gradient, rows, tokens,
+                *_layout(pred, target, mask), WIDTH=width, ROWS=ROWS, COLUMNS=_columns(width))
     return gradient
 
 
