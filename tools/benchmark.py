@@ -9,7 +9,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent / "benchmarks"
 sys.path.insert(0, str(FOLDER.parent))
 
-KINDS = [kind for kind in ("kernels", "train", "data", "attention", "linear_cross_entropy")
+KINDS = [kind for kind in ("kernels", "train", "products", "data", "attention", "linear_cross_entropy")
          if (FOLDER / f"{kind}.py").is_file()]
 
 

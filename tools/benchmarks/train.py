@@ -1,7 +1,9 @@
 """Measures a recipe's training step, stream by stream: seconds, useful GFLOP/s beside the machine's own, where they go.
 
 Every round takes one step of each stream at each batch size and precision, so that a slow moment hits all of them;
-the first round is thrown away, of the others the fastest counts. The marginal cost of a row comes from the two sizes:
+the first round is thrown away, of the others the median counts. Matrix products are timed before every step, and their
+median is the machine's rate: a machine that others share may do two or three times more at one moment than at the next,
+and a best product beside a usual step would compare two machines. The marginal cost of a row comes from the two sizes:
 what a step costs whatever its batch (gradients, low-precision copies of the weights) drops out. Useful GFLOPs are the
 plan's, at the mean length of the batch's texts: padding does not count. Weights are random, batches are made in this
 process.
@@ -9,6 +11,7 @@ process.
 
 import functools
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -77,25 +80,25 @@ def measure(recipe, streams, sizes, precisions, repeats, operators) -> dict:
     streams = list(streams or recipe.streams)
     loaders = {(name, size): Loader(name, run.loaders[name].dataset, size, recipe.train.seed, 0)
                for name in streams for size in sizes}
-    rates = {precision: 0.0 for precision in precisions}
+    products = {precision: [] for precision in precisions}  # GFLOP/s
     steps = {(name, size, precision): [] for name, size in loaders for precision in precisions}
     for round_ in range(repeats + 1):
         said = f"round {round_} of {repeats}" if round_ else "warm-up"
         print(said, file=sys.stderr, flush=True)
-        for precision in precisions:
-            rate = matmul_rate(device, precision, stepper.marks, SIDE[device.type])
-            rates[precision] = max(rates[precision], rate)
         for (name, size), loader in loaders.items():
             for precision in precisions:
+                rate = matmul_rate(device, precision, stepper.marks, SIDE[device.type])
                 step = stepper.take(name, functools.partial(loader.at, 0), precision)
                 if round_:
+                    products[precision].append(rate)
                     steps[name, size, precision].append(step)
+    rates = {precision: statistics.median(found) for precision, found in products.items()}
     with torch.device("meta"):
         shapes = Model(recipe)  # to count on
     counts = {key: useful_gflops(shapes, key[0], loader.at(0)) for key, loader in loaders.items()}
     found = {"machine": environment.machine(device), "torch": environment.versions()["torch"],
              "git": environment.git_hash(), "repeats": repeats, "matmul_side": SIDE[device.type],
-             "matmul_gflops_per_s": rates, "streams": {}}
+             "matmul_gflops_per_s": rates, "matmul_gflops_per_s_all": products, "streams": {}}
     for name in streams:
         found["streams"][name] = {
             "losses": dict(recipe.streams[name].losses),
@@ -112,12 +115,12 @@ def measure(recipe, streams, sizes, precisions, repeats, operators) -> dict:
 
 
 def _of_precision(steps, sizes, counts, rate) -> dict:
-    """The figures of one stream in one precision; the fastest of the rounds for each."""
+    """The figures of one stream in one precision; the median of the rounds for each."""
     rows = []
     for taken, size, (_, gflops, _) in zip(steps, sizes, counts):
-        both = min(s.both for s in taken)
-        rows.append({"rows": size, "step_s": min(s.all for s in taken), "forward_backward_s": both,
-                     "cpu_s": min(s.cpu for s in taken), "peak_bytes": max(s.peak for s in taken),
+        both = statistics.median(s.both for s in taken)
+        rows.append({"rows": size, "step_s": statistics.median(s.all for s in taken), "forward_backward_s": both,
+                     "cpu_s": statistics.median(s.cpu for s in taken), "peak_bytes": max(s.peak for s in taken),
                      "gflops_per_s": gflops / both, "of_matmul": gflops / both / rate,
                      "forward_backward_s_all": [s.both for s in taken], "step_s_all": [s.all for s in taken]})
     more, (first, second) = sizes[1] - sizes[0], rows
@@ -127,13 +130,14 @@ def _of_precision(steps, sizes, counts, rate) -> dict:
                 "cpu_s": (second["cpu_s"] - first["cpu_s"]) / more, "gflops": per_row,
                 "gflops_per_s": per_row * more / span if span > 0 else None,
                 "of_matmul": per_row * more / span / rate if span > 0 else None}
-    fastest, (forward, gflops, _) = min(steps[0], key=lambda s: s.both), counts[0]
-    parts = [{"part": "data", "seconds": fastest.data, "gflops": 0.0}]
-    parts += [{"part": f"forward {name}", "seconds": s, "gflops": forward[name]} for name, s in fastest.passes.items()]
-    parts += [{"part": "forward losses", "seconds": fastest.forward - sum(fastest.passes.values()),
+    shown = sorted(steps[0], key=lambda s: s.both)[(len(steps[0]) - 1) // 2]  # the median, or the step below it
+    forward, gflops, _ = counts[0]
+    parts = [{"part": "data", "seconds": shown.data, "gflops": 0.0}]
+    parts += [{"part": f"forward {name}", "seconds": s, "gflops": forward[name]} for name, s in shown.passes.items()]
+    parts += [{"part": "forward losses", "seconds": shown.forward - sum(shown.passes.values()),
                "gflops": forward[""]},
-              {"part": "backward", "seconds": fastest.backward, "gflops": gflops - sum(forward.values())},
-              {"part": "optimizer", "seconds": fastest.optimizer, "gflops": 0.0}]
+              {"part": "backward", "seconds": shown.backward, "gflops": gflops - sum(forward.values())},
+              {"part": "optimizer", "seconds": shown.optimizer, "gflops": 0.0}]
     return {"steps": rows, "marginal": marginal, "parts": parts}
 
 
@@ -144,9 +148,10 @@ def as_text(found: dict) -> str:
 
     machine, side = found["machine"], found["matmul_side"]
     name = machine["gpu"] if "gpu" in machine else f"{machine['cpu']}, {machine['threads']} threads"
-    lines = [f"{name}; torch {found['torch']}; commit {found['git']}; the fastest of {found['repeats']} rounds",
+    lines = [f"{name}; torch {found['torch']}; commit {found['git']}; the median of {found['repeats']} rounds",
              f"matrix product {side} x {side} x {side}: "
-             + ", ".join(f"{p} {rate:,.0f} GFLOP/s" for p, rate in found["matmul_gflops_per_s"].items())]
+             + ", ".join(f"{p} {rate:,.0f} GFLOP/s ({min(every):,.0f} to {max(every):,.0f})" for (p, rate), every in
+                         zip(found["matmul_gflops_per_s"].items(), found["matmul_gflops_per_s_all"].values()))]
     for stream, figures in found["streams"].items():
         losses = " + ".join(figures["losses"])
         sizes = " and ".join(f"{s['rows']} rows ({_tokens(s)}{s['gflops'] / s['rows']:,.1f} useful GFLOPs each)"
