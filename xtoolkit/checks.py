@@ -33,6 +33,7 @@ class Checker:
         self.hint = ""
 
     def recipe(self) -> Recipe:
+        """The recipe, built block by block. Raises ConfigError with every problem found."""
         self.problems += unknown_keys(self.data, TOP, self.where, "the recipe")
         for key in ("encoders", "losses", "streams", "optim", "train"):
             if not isinstance(self.data.get(key), dict):

@@ -38,6 +38,7 @@ class Ref:
 
     @classmethod
     def parse(cls, text: str) -> "Ref":
+        """``name`` or ``name@view``."""
         name, _, view = text.partition("@")
         return cls(name, view or None)
 
@@ -81,6 +82,7 @@ class Node:
 
     @property
     def label(self) -> str:
+        """``encoder`` or ``encoder@view``, as the plan prints it."""
         return self.encoder + (f"@{self.view}" if self.view else "")
 
     def __hash__(self):

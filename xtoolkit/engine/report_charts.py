@@ -120,6 +120,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: list[float], linear: bool = False) -> "Axis":
+        """An axis with round ends around ``values``; logarithmic where they span decades, unless it must be linear."""
         low, high = min(values), max(values)
         if not linear and low > 0 and high / low > LOG_FROM:
             low, high = low / 1.15, high * 1.15
@@ -143,6 +144,7 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def clip(self, value: float) -> float:
+        """The nearest value on the axis."""
         return min(max(value, self.low), self.high)
 
 

@@ -36,6 +36,7 @@ class Report:
         self.changed = {}   # kind -> [count, first case]
 
     def wrote(self, prefix: str, captions: int = 0, boxes: int = 0):
+        """Counts one sample written under a file prefix, with its captions and boxes."""
         counts = self.written.setdefault(prefix, {"samples": 0, "captions": 0, "boxes": 0})
         for name, number in (("samples", 1), ("captions", captions), ("boxes", boxes)):
             counts[name] += number
@@ -65,6 +66,7 @@ class Report:
                 mine.setdefault(kind, [0, case])[0] += count
 
     def as_dict(self) -> dict:
+        """Everything counted, as JSON has it and ``add`` takes it."""
         return {"written": self.written, "left_out": self.left_out, "changed": self.changed}
 
     def __str__(self):
