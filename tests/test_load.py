@@ -286,11 +286,21 @@ def test_damaged_files_and_wrong_texts_are_named(tmp_path, made, loaded):
     for name in ("cut.jpg", "words.jpg"):
         with pytest.raises(ValueError, match=f"{name}: corrupt image: "):
             loaded.match(tmp_path / name, "a cat")
+    with pytest.raises(ValueError, match="none of JPEG, PNG, WEBP, GIF, BMP"):
+        loaded.match(tmp_path / "words.jpg", "a cat")
     with pytest.raises(ValueError, match=r"'\.\.\.': empty caption"):
         loaded.encode_text(["a cat", "..."])
     for texts in (3, ["a", None], {"a"}):
         with pytest.raises(TypeError, match="texts are a string or a list of strings"):
             loaded.encode_text(texts)
+    with pytest.raises(TypeError, match="text 1 is of type int"):
+        loaded.encode_text(["a", 3])
+    with pytest.raises(ValueError, match="text 0 holds half a character"):
+        loaded.encode_text("\ud800")
+    for size in (0, -1, 1.5, "a", None, True):
+        for ask in (loaded.match, loaded.ground, loaded.similarity):
+            with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, not "):
+                ask(made.pictures, ["a"] * 4, batch_size=size)
     with pytest.raises(ValueError, match="no text was given"):
         loaded.encode_text([])
     with pytest.raises(ValueError, match="4 pictures and 3 texts: give as many of both, or one of either"):
@@ -370,6 +380,12 @@ def test_folders_of_other_things_are_named(made, tmp_path):
     assert "a run without a whole checkpoint: one is written every" in said(tmp_path)
     with pytest.raises(WeightsError, match="photo.jpg: not a torch file of tensors alone"):
         xtoolkit.load(tmp_path / "photo.jpg")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone/words.md").write_text("no weights")
+    with pytest.raises(WeightsError, match="words.md: not a torch file of tensors alone"):
+        xtoolkit.load(tmp_path / "alone/words.md")
+    with pytest.raises(TypeError, match="neither a string nor a path"):
+        xtoolkit.load(None)
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).write_bytes(b"")
     assert "several files of weights (a.safetensors, b.safetensors): name the one" in said(tmp_path)

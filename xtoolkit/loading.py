@@ -1,6 +1,7 @@
 """From a folder or a file to a trained model that answers: which weights, which recipe, which tokenizer."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,8 @@ TAKES = ("xtoolkit.load takes a run's output folder, a checkpoint folder in it, 
 def load(path, config=None, tokenizer=None, device: str = "auto",
          precision: Literal["bf16", "fp32"] | None = None) -> Pretrained:
     """See ``xtoolkit.load``."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: {path!r} is neither a string nor a path; {TAKES}")
     weights, folder = _find(Path(path).expanduser())
     recipe = _recipe(weights, folder, config)
     if precision is not None:
@@ -88,6 +91,7 @@ def _recipe(weights: Path, folder: Path, given) -> recipes.Recipe:
     elif (folder / RECIPE).is_file():
         return _checked(lambda: recipes.load(folder / RECIPE, missing_files=False))
     else:
+        read_model_weights(weights)  # what is no file of weights says so
         raise ConfigError(f"{weights}: weights alone do not say what model they are of; give its recipe, "
                           f"xtoolkit.load(path, config='recipe.yaml'), or put it beside them as {RECIPE}")
     return _checked(lambda: recipes.checked(known, str(folder), missing_files=False))

@@ -77,7 +77,7 @@ class Pretrained:
         pictures, source = _Pictures(images, self._transform()), self._source("image")
         with evaluating(self.model) as device:
             found = [self._vectors(Batch(image=pictures.read(rows)[0]).to(device), source)
-                     for rows in torch.arange(len(pictures)).split(batch_size)]
+                     for rows in _batches(torch.arange(len(pictures)), batch_size)]
         return _squeezed(torch.cat(found), pictures.single)
 
     def encode_text(self, texts, batch_size: int = 64) -> Tensor:
@@ -86,7 +86,7 @@ class Pretrained:
         source, order = self._source("text"), torch.tensor([len(one) for one in ids]).argsort(stable=True)
         with evaluating(self.model) as device:
             found = [self._vectors(Batch(text=self._field(ids, rows)).to(device), source)
-                     for rows in order.split(batch_size)]
+                     for rows in _batches(order, batch_size)]
         return _squeezed(torch.cat(found)[order.argsort()], single)
 
     def similarity(self, images, texts, batch_size: int = 64) -> Tensor:
@@ -168,8 +168,13 @@ class Pretrained:
         """The token ids of each text, and whether it is one that stands alone."""
         single = isinstance(texts, str)
         texts = [texts] if single else list(texts) if isinstance(texts, (list, tuple)) else texts
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise TypeError("texts are a string or a list of strings")
+        if not isinstance(texts, list):
+            raise TypeError(f"texts are a string or a list of strings, not {type(texts).__name__}")
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts are a string or a list of strings, but text {place} is of type {type(text).__name__}")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"text {place} holds half a character: a lone surrogate")
         if not texts:
             raise ValueError("no text was given")
         bad = lambda text: lambda kind, detail: ValueError(f"{text!r}: {kind}: {detail}")
@@ -189,7 +194,7 @@ class Pretrained:
         count = max(len(pictures), len(ids))
         if min(len(pictures), len(ids)) not in (1, count):
             raise ValueError(f"{len(pictures)} pictures and {len(ids)} texts: give as many of both, or one of either")
-        for rows in torch.arange(count).split(batch_size):
+        for rows in _batches(torch.arange(count), batch_size):
             first = rows * 0  # of one that goes with all
             several = len(pictures) == count
             image, sizes = pictures.read(rows if several else first[:1])
@@ -203,6 +208,13 @@ class Pretrained:
         patches = (self._spec[0] // self._spec[1]) ** 2
         true = torch.ones(len(shown), patches, dtype=torch.bool, device=shown.device)
         return Batch(batch.text, batch.image, RegionField(shown, box, true, true[:, 0]))
+
+
+def _batches(rows: Tensor, batch_size: int):
+    """``rows`` in batches. Raises ValueError for a size that is none."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
+    return rows.split(batch_size)
 
 
 def _squeezed(rows: Tensor, single: bool) -> Tensor:

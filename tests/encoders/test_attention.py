@@ -115,3 +115,11 @@ def test_init_std_is_that_of_the_layers():
     text = RoBERTa(width=64, layers=1, heads=2, vocab_size=100, init_std=0.1)
     assert text.roberta.encoder.layer[0].intermediate.dense.weight.std().item() == pytest.approx(0.1, rel=0.1)
     assert text(view=None, text=TextField(torch.tensor([[0, 5, 2]]), torch.ones(1, 3, dtype=torch.bool))).tokens.isfinite().all()
+
+
+def test_positions_are_made_where_the_rest_is(monkeypatch):
+    """Also where `with torch.device` does not reach linspace, as after a transformers model was loaded first."""
+    real = torch.linspace
+    monkeypatch.setattr(torch, "linspace", lambda *args, **named: real(*args, **{"device": "cpu", **named}))
+    with torch.device("meta"):
+        assert grid_positions(6, 32).device.type == "meta"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from xtoolkit.data.errors import BadSample
@@ -87,6 +87,8 @@ class Picture:
             self._image = Image.open(io.BytesIO(data), formats=FORMATS) if isinstance(data, bytes) else data
             if self._image is data:
                 data.load()  # all of it: a JPEG that is still unread would be decoded smaller, for its owner too
+        except UnidentifiedImageError:  # its own words are the address of an object
+            raise bad("corrupt image", f"it is none of {', '.join(FORMATS)}, or its beginning is broken")
         except CORRUPT as e:
             raise bad("corrupt image", str(e))
         self.width, self.height = self._image.size

@@ -29,7 +29,8 @@ def grid_positions(grid: int, width: int) -> Tensor:
         raise ValueError(f"position embeddings need a width that is a multiple of 4, not {width}")
     centre = (torch.arange(grid) + 0.5) / grid
     y, x = torch.meshgrid(centre, centre, indexing="ij")
-    frequency = math.pi / 2 * 2 ** torch.linspace(0, math.log2(2 * grid), width // 4)
+    # With its device named: loading a transformers model first can leave `with torch.device(...)` unaware of linspace.
+    frequency = math.pi / 2 * 2 ** torch.linspace(0, math.log2(2 * grid), width // 4, device=centre.device)
     return torch.cat([wave(place.reshape(-1, 1) * frequency) for place in (x, y) for wave in (torch.sin, torch.cos)], 1)
 
 

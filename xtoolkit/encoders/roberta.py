@@ -16,6 +16,9 @@ from xtoolkit.features import Encoded
 from xtoolkit.hub import is_path
 from xtoolkit.registry import ENCODER_REGISTRY
 
+NO_OUTPUT = ("these weights have no output layer, which MLM reads: take those of a RobertaForMaskedLM, or leave MLM out of the "
+             "recipe (`losses.mlm=null`)")
+
 
 @ENCODER_REGISTRY.register
 class RoBERTa(Encoder):
@@ -106,7 +109,8 @@ class RoBERTa(Encoder):
         # The decoder is stored beside what it is tied to; poolers and fixed position ids have no place here.
         tied = "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*"
         ignore = ("roberta.pooler.*", "*.position_ids", tied)
-        load_strictly(self, state, f"init {self.init}", ignore=ignore)
+        mend = {} if self.lm_head is None or any(k.startswith("lm_head.") for k in state) else {"mend": NO_OUTPUT}
+        load_strictly(self, state, f"init {self.init}", ignore=ignore, **mend)
 
 
 class LMHead(nn.Module):
