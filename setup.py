@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["xtoolkit", "xtoolkit.*", "plugins", "plugins.*"]),
-    package_data={"xtoolkit.data": ["sample/*", "sample/licenses/*"]},
+    package_data={"xtoolkit.prepare": ["pack/*", "pack/licenses/*"]},
     install_requires=[
         "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "tensorboard",
         "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow", "tokenizers", "safetensors", "huggingface_hub", "fsspec",

@@ -40,10 +40,9 @@ def picture(path, number):
 
 
 def prepare(*argv):
-    spec = importlib.util.spec_from_file_location("prepare_data", ROOT / "tools/prepare_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.main([*map(str, argv), "--workers", "1"]) == 0
+    from xtoolkit.cli.prepare import main
+
+    assert main([*map(str, argv), "--workers", "1"]) == 0
 
 
 def prepared(folder) -> dict:

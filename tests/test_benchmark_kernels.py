@@ -14,17 +14,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
+from xtoolkit.cli import benchmark
+from xtoolkit.cli.benchmarks import clocks, kernels, measure, operations, report, targets
+from xtoolkit.cli.benchmarks.operations import COMPILED, EAGER, KERNEL, RELEASED, Case
 
-from benchmarks import clocks, kernels, measure, operations, report, targets  # noqa: E402
-from benchmarks.operations import COMPILED, EAGER, KERNEL, RELEASED, Case  # noqa: E402
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 
 def run(*arguments):
-    spec = importlib.util.spec_from_file_location("benchmark", TOOLS / "benchmark.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
     return benchmark.main(["kernels", "--device", "cpu", "--quick", *map(str, arguments)])
 
 

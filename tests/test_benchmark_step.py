@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import benchmark  # noqa: E402
-from benchmarks import attention  # noqa: E402
+from xtoolkit.cli import benchmark
+from xtoolkit.cli.benchmarks import attention
 
 kernel = importlib.import_module("xtoolkit.kernels.linear_cross_entropy")
 

@@ -26,12 +26,8 @@ SMALL = ["encoders.vision.width=32", "encoders.vision.layers=1", "encoders.visio
 
 @pytest.fixture(scope="module")
 def tool():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        yield {name: importlib.import_module(name if name == "benchmark" else f"benchmarks.{name}")
-               for name in ("benchmark", "setting", "step", "train", "products", "data")}
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
+    return {name: importlib.import_module("xtoolkit.cli." + (name if name == "benchmark" else f"benchmarks.{name}"))
+            for name in ("benchmark", "setting", "step", "train", "products", "data")}
 
 
 def options(tool, *argv):

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from xtoolkit.config import load
+from xtoolkit.recipe.config import load
 from xtoolkit.registry import ConfigError
 
 

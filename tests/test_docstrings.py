@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from xtoolkit.config import load
+from xtoolkit.recipe.config import load
 from xtoolkit.data import paths
-from xtoolkit.plugins import import_components
+from xtoolkit.recipe.plugins import import_components
 from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, check, schema
 
 import_components()

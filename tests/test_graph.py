@@ -98,7 +98,7 @@ def test_below_and_fields():
 
 
 def test_the_graph_needs_no_torch():
-    code = "import sys, xtoolkit.graph, xtoolkit.engine.settings; sys.exit('torch' in sys.modules)"
+    code = "import sys, xtoolkit.graph, xtoolkit.recipe.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from hostile import jpeg, tar, tiny_tokenizer
 from xtoolkit.data import index, limits
-from xtoolkit.data.convert import coco, img2dataset, instances, text
-from xtoolkit.data.convert.official import BadRecord, elements, picture
-from xtoolkit.data.convert.writer import Options
+from xtoolkit.prepare import coco, img2dataset, instances, text
+from xtoolkit.prepare.official import BadRecord, elements, picture
+from xtoolkit.prepare.writer import Options
 from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.shards import Shards

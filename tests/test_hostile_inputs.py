@@ -14,14 +14,14 @@ import torch
 
 from hostile import Runs, jpeg, link, outsiders, tar
 from test_tools import tool
-from xtoolkit import config
-from xtoolkit.data import sample_pack
-from xtoolkit.data.convert import coco, images, img2dataset, instances, refcoco
-from xtoolkit.data.convert.official import BadRecord
-from xtoolkit.data.convert.writer import Options
+from xtoolkit.recipe import config
+from xtoolkit.prepare import sample_pack
+from xtoolkit.prepare import coco, images, img2dataset, instances, refcoco
+from xtoolkit.prepare.official import BadRecord
+from xtoolkit.prepare.writer import Options
 from xtoolkit.data.datasets import Images
 from xtoolkit.data.loader import Loader
-from xtoolkit.encoders.weights import WeightsError, read_weights
+from xtoolkit.weights.files import WeightsError, read_weights
 from xtoolkit.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent

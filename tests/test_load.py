@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 import xtoolkit
 from xtoolkit import recipe as recipes
 from xtoolkit.batch import ImageField
-from xtoolkit.encoders.weights import WeightsError
+from xtoolkit.weights.files import WeightsError
+from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.checkpoint import CheckpointError
 from xtoolkit.engine.run import Run, train
 from xtoolkit.model import Model
-from xtoolkit.pretrained import Pretrained
+from xtoolkit.inference.pretrained import Pretrained
 from xtoolkit.registry import ConfigError
 
 CONFIG = """
@@ -101,7 +102,7 @@ def made(tmp_path_factory):
 def evaluations(path):
     """Each item as the tasks compute it: vectors, similarities, both logits of every pair, boxes."""
     run, kept, logits = Run(recipes.load(str(path)), streams=False), {}, []
-    checkpoint.load(checkpoint.latest(run.recipe.train.output), run.model)
+    checkpoint.load(latest(run.recipe.train.output), run.model)
     run.model.losses["itm"].head.register_forward_hook(lambda module, given, found: logits.append(found.detach()))
     for name, task in run.tasks.items():
         kept[name] = []
@@ -323,7 +324,7 @@ def moved(made, tmp_path, name="elsewhere"):
 
 
 def test_a_folder_that_was_moved_needs_nothing_else(made, loaded, tmp_path, monkeypatch):
-    folder, newest = moved(made, tmp_path), checkpoint.latest(made.run).name
+    folder, newest = moved(made, tmp_path), latest(made.run).name
     expected = loaded.match(made.pictures, CAPTIONS[:4])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "no cache"))
@@ -402,7 +403,7 @@ def test_folders_of_other_things_are_named(made, tmp_path):
 ])
 def test_a_damaged_checkpoint_is_one_clear_error(made, tmp_path, name, damage, said):
     folder = tmp_path / "step"
-    shutil.copytree(checkpoint.latest(made.run), folder)
+    shutil.copytree(latest(made.run), folder)
     data = (folder / name).read_bytes()
     (folder / name).unlink()
     if damage is not None:
@@ -413,7 +414,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(made, tmp_path, name, damage, s
 
 def test_a_recipe_that_cannot_be_read_any_more_says_so(made, tmp_path):
     folder = moved(made, tmp_path)
-    record = checkpoint.latest(folder) / "checkpoint.json"
+    record = latest(folder) / "checkpoint.json"
     known = json.loads(record.read_text())
     known["config"]["plugins"] = ["mine/loss.py"]
     record.write_text(json.dumps(known))

@@ -7,7 +7,7 @@ import torch
 
 from xtoolkit.batch import Batch, ImageField, TextField
 from xtoolkit.encoders.similarity import Scores
-from xtoolkit.plugins import import_components
+from xtoolkit.recipe.plugins import import_components
 from xtoolkit.registry import LOSS_REGISTRY, ConfigError
 
 import_components()

@@ -15,7 +15,7 @@ def tool(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return module  # what it imports, ``main``, is the command
 
 
 def test_list_components_prints_every_component_with_its_keys(capsys):

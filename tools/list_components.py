@@ -1,72 +1,9 @@
 #!/usr/bin/env python
-"""Lists every component that a recipe can name: its keys with types and defaults, what it reads, and what it is."""
+"""`xtoolkit list` from a checkout: see xtoolkit/cli/list.py."""
 
-import argparse
-import inspect
 import sys
 
-from xtoolkit.registry import (
-    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, schema,
-)
-
-KINDS = {"encoders": ENCODER_REGISTRY, "losses": LOSS_REGISTRY, "tasks": TASK_REGISTRY, "datasets": DATASET_REGISTRY}
-
-
-def reads(kind: str, cls) -> str:
-    """What a component needs of others, in one line."""
-    if kind == "encoders":
-        from xtoolkit.encoders.base import slots
-        named = [s if required else f"{s} (optional)" for s, required in slots(cls).items()]
-        heads = f"; heads: {', '.join(cls.HEADS)}" if cls.HEADS else ""
-        return f"inputs: {', '.join(named) or 'none'}{heads}"
-    if kind == "datasets":
-        return "gives: " + ", ".join(f"${f}" for f in sorted(cls.FIELDS))
-    keys = schema(cls)
-    # A stand-in for every required name shows which keys are references.
-    block = {k.name: f"<{k.name}>" if k.required else k.default for k in keys.values()}
-    needs = []
-    for need in cls.needs(**block):
-        extra = [] if need.grad else ["no gradient"]
-        extra += [f"runs it on {need.runs:g}x the batch"] if need.runs else []
-        extra += [f"its head {need.head}"] if need.head else []
-        needs.append(need.ref + (f" ({', '.join(extra)})" if extra else ""))
-    return "needs: " + (", ".join(needs) or "nothing")
-
-
-def row(key, indent: int) -> str:
-    """One key: its type and default."""
-    default = "required" if key.required else f"default {key.default!r}"
-    return f"{'':{indent}}{key.name:<{20 - indent}} {key.type_name}; {default}"
-
-
-def describe(kind: str, name: str, cls) -> str:
-    """One component as text."""
-    first = (inspect.getdoc(cls) or "").split("\n")[0]
-    rows = [f"{name}: {first}", f"    {reads(kind, cls)}"]
-    for key in schema(cls).values():
-        rows.append(row(key, 4))
-        nested = getattr(cls, "BLOCKS", {}).get(key.name)
-        rows += [row(inner, 8) for inner in schema(nested).values()] if nested else []
-    return "\n".join(rows)
-
-
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", nargs="?", choices=list(KINDS), help="only this kind")
-    parser.add_argument("--plugins", nargs="*", default=[], metavar="P", help="plugins to import too: paths or modules")
-    args = parser.parse_args(argv)
-    try:
-        from xtoolkit.plugins import import_components
-        import_components(args.plugins, "--plugins")
-    except ConfigError as e:
-        print(e, file=sys.stderr)
-        return 2
-    for kind in [args.kind] if args.kind else KINDS:
-        print(f"{kind.upper()}\n")
-        for name in KINDS[kind].names():
-            print(describe(kind, name, KINDS[kind].get(name)) + "\n")
-    return 0
-
+from xtoolkit.cli.list import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,7 @@ def load(path, *, config=None, tokenizer=None, device="auto", precision=None):
         precision: bf16 (autocast) or fp32; None: what the recipe trains and evaluates in.
 
     Returns:
-        xtoolkit.pretrained.Pretrained
+        xtoolkit.inference.pretrained.Pretrained
 
     Raises:
         FileNotFoundError: nothing is at ``path``.
@@ -28,5 +28,5 @@ def load(path, *, config=None, tokenizer=None, device="auto", precision=None):
             read, or a tokenizer that is not there (ConfigError); weights of another recipe, each name listed
             (WeightsError).
     """
-    from xtoolkit import loading  # only here: importing the package stays light
+    from xtoolkit.inference import loading  # only here: importing the package stays light
     return loading.load(path, config, tokenizer, device, precision)

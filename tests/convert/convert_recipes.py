@@ -33,7 +33,7 @@ train: {steps: 2, output: outputs/none, workers: 0, device: cpu, precision: fp32
 
 def write(folder, *overrides: str) -> str:
     """The tiny recipe as a file, with ``overrides`` applied (``losses.bbp=null``); returns its path."""
-    from xtoolkit import config
+    from xtoolkit.recipe import config
 
     path = folder / "recipe.yaml"
     path.write_text(TINY)

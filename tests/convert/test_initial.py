@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from test_tools import tool
 
 from xtoolkit import recipe as recipes
-from xtoolkit.encoders.weights import WeightsError
+from xtoolkit.weights.files import WeightsError
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.checkpoint import CheckpointError
 from xtoolkit.engine.initial import load_initial

@@ -28,7 +28,7 @@ from release_names import release_state
 
 from xtoolkit import recipe as recipes
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
-from xtoolkit.convert.xfm import from_release, to_release
+from xtoolkit.weights.xfm import from_release, to_release
 from xtoolkit.model import Model
 
 BASE = Path(__file__).resolve().parents[2] / "projects/xfm/base.yaml"

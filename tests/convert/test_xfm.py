@@ -10,9 +10,9 @@ from convert_recipes import TINY, tiny
 from release_names import BASE, LISTING_SHA256, listing, release_shapes, release_state
 
 from xtoolkit import recipe as recipes
-from xtoolkit.convert.files import verify
-from xtoolkit.convert.report import ConversionError
-from xtoolkit.convert.xfm import from_release, to_release
+from xtoolkit.weights.writing import verify
+from xtoolkit.weights.report import ConversionError
+from xtoolkit.weights.xfm import from_release, to_release
 from xtoolkit.encoders.beit import resize_position_table
 from xtoolkit.model import Model
 

@@ -7,9 +7,9 @@ import tarfile
 import pytest
 from miniature import genome, jpeg, karpathy, put, read, refer, shards
 
-from xtoolkit.data.convert import coco, instances, refcoco, vg
-from xtoolkit.data.convert.official import BadFile, BadRecord
-from xtoolkit.data.convert.writer import Options
+from xtoolkit.prepare import coco, instances, refcoco, vg
+from xtoolkit.prepare.official import BadFile, BadRecord
+from xtoolkit.prepare.writer import Options
 
 # --- COCO captions -------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ import zlib
 import pytest
 from miniature import downloaded, good, jpeg, objects365, openimages, packed, parquet, put, read, shards, stats
 
-from xtoolkit.data.convert import images, img2dataset, instances, openimages as open_images, text
-from xtoolkit.data.convert.official import BadFile, BadRecord
-from xtoolkit.data.convert.writer import Options
+from xtoolkit.prepare import images, img2dataset, instances, openimages as open_images, text
+from xtoolkit.prepare.official import BadFile, BadRecord
+from xtoolkit.prepare.writer import Options
 
 # --- Objects365 ----------------------------------------------------------------------------------------------------
 

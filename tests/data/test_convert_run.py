@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from miniature import genome, gzipped, jpeg, karpathy, put, read, shards
 
-from xtoolkit.data.convert import coco, images, spans, text, vg
-from xtoolkit.data.convert.official import BadRecord, Report
-from xtoolkit.data.convert.run import WorkerDied, run
-from xtoolkit.data.convert.staging import Job
-from xtoolkit.data.convert.stats import Stats
-from xtoolkit.data.convert.writer import LinePart, Options, TarPart
-from xtoolkit.engine.report_data import write_summary
+from xtoolkit.prepare import coco, images, spans, text, vg
+from xtoolkit.prepare.official import BadRecord, Report
+from xtoolkit.prepare.run import WorkerDied, run
+from xtoolkit.prepare.staging import Job
+from xtoolkit.prepare.stats import Stats
+from xtoolkit.prepare.writer import LinePart, Options, TarPart
+from xtoolkit.report.prepared import write_summary
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +107,7 @@ def test_a_wrong_record_that_was_skipped_is_not_forgotten(tmp_path, monkeypatch)
     source = folder(tmp_path)
     put(source / "bad.jpg", b"junk")
     options = Options(tmp_path / "out", shard_size=2, skip_bad=True)
-    monkeypatch.setattr("xtoolkit.data.convert.staging.Staging.finish", lambda *a: 1 / 0)
+    monkeypatch.setattr("xtoolkit.prepare.staging.Staging.finish", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         images.convert(source, options)
     monkeypatch.undo()
@@ -175,9 +175,8 @@ def test_the_command_goes_on_after_a_signal_and_leaves_no_process(tmp_path, how)
     """Sixty files of text, a job each: stopped in the middle, then the same command."""
     for n in range(60):
         put(tmp_path / f"in/{n:03d}.txt", b"some words of a line\n" * 4000)
-    command = [sys.executable, "-c", "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); import prepare_data;"
-               "from xtoolkit.data.convert import spans; spans.SPAN = 84_000; sys.exit(prepare_data.main())",
-               f"{ROOT}/tools:{ROOT}", "text", "--input", str(tmp_path / "in"), "--workers", "2"]
+    command = [sys.executable, "-c", "import sys; from xtoolkit.cli import prepare;"
+               "from xtoolkit.prepare import spans; spans.SPAN = 84_000; sys.exit(prepare.main())", "text", "--input", str(tmp_path / "in"), "--workers", "2"]
     begun = subprocess.Popen([*command, "--out", str(tmp_path / "out")], start_new_session=True)
     notes = tmp_path / "out/.unfinished-text-train/notes.txt"
     while not (notes.exists() and notes.stat().st_size > 2000):

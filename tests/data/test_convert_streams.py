@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from miniature import downloaded, genome, good, jpeg, karpathy, put, read, refer
 
-from xtoolkit.data.convert import images, img2dataset, official, sample, text
-from xtoolkit.data.convert.official import BadRecord
-from xtoolkit.data.convert.writer import Options
+from xtoolkit.prepare import images, img2dataset, official, sample, text
+from xtoolkit.prepare.official import BadRecord
+from xtoolkit.prepare.writer import Options
 from xtoolkit.data.paths import resolve
 
 # --- img2dataset, pictures, text -----------------------------------------------------------------------------------
@@ -149,8 +149,7 @@ def pack(tmp_path, monkeypatch):
     put(root / "text/train-00000.jsonl.gz", gzip.compress(b'{"text": "one"}\n'))
     put(root / "text/val-00000.jsonl.gz", gzip.compress(b'{"text": "two"}\n'))
     (root / "tokenizer").mkdir()
-    unpacked = types.SimpleNamespace(ensure_sample_pack=lambda: root)
-    monkeypatch.setitem(sys.modules, "xtoolkit.data.sample_pack", unpacked)
+    monkeypatch.setattr(sample.sample_pack, "ensure_sample_pack", lambda: root)
     return root
 
 
@@ -180,11 +179,8 @@ def test_a_part_is_prepared_once_whoever_asks(pack, monkeypatch):
 
 
 def test_the_tool_says_what_it_did_and_what_is_wrong(tmp_path, capsys):
-    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../tools"))
-    try:
-        import prepare_data
-    finally:
-        sys.path.pop(0)
+    from xtoolkit.cli import prepare as prepare_data
+
     annotations, pictures = karpathy(tmp_path, lambda r: r[1].pop("split"))
     command = ["coco", "--annotations", str(annotations), "--images", str(pictures), "--out", str(tmp_path / "out")]
     assert prepare_data.main(command) == 1

@@ -31,12 +31,12 @@ def checkout(tmp_path, monkeypatch):
     karpathy(tmp_path / "raw"), genome(tmp_path / "raw")
     (tmp_path / "projects").symlink_to(ROOT / "projects")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return tmp_path
 
 
 def prepare():
-    import prepare_data
+    from xtoolkit.cli import prepare as prepare_data
+
     assert len(commands("prepare_data")) == 2
     for words in commands("prepare_data"):
         assert prepare_data.main([*words, "--workers", "1"]) == 0
@@ -53,7 +53,8 @@ def test_the_commands_of_the_page_prepare_both_releases(checkout, capsys):
 
 
 def test_every_command_of_the_page_is_one_that_the_tool_takes(checkout):
-    import prepare_data
+    from xtoolkit.cli import prepare as prepare_data
+
     lines = re.findall(r"python tools/prepare_data\.py [^`\n]+", PAGE)
     assert len(lines) > 14
     for line in lines:
@@ -66,7 +67,8 @@ def test_the_recipe_of_the_page_is_sound(checkout, capsys):
     prepare()
     recipe, = blocks("yaml")
     (checkout / "coco_vg.yaml").write_text(recipe)
-    import plan
+    from xtoolkit.cli import plan
+
     words, = commands("plan")
     assert plan.main([*words, *SMALL]) == 0
     said = capsys.readouterr().out

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from xtoolkit.data import paths
-from xtoolkit.data.paths import PACKS, ending, expand_braces, is_remote, problem, resolve, sample_names
+from xtoolkit.data.paths import ending, expand_braces, is_remote, problem, resolve
+from xtoolkit.prepare import sample
 
 
 @pytest.fixture
@@ -116,10 +117,10 @@ def test_a_file_system_that_is_not_installed_is_named():
 
 def test_sample_names_are_checked_without_unpacking(monkeypatch, tmp_path):
     monkeypatch.setenv("XTOOLKIT_HOME", str(tmp_path))
-    assert [problem(name) for name in sample_names()] == [None] * len(PACKS["picturebook"])
+    assert [problem(name) for name in sample.names()] == [None] * len(sample.PARTS)
     assert "did you mean `refcoco+-testA`?" in problem("sample://picturebook/refcoco-testA")
     assert "did you mean `picturebook`?" in problem("sample://picturebok/pairs")
-    assert "choose from: pairs," in problem("sample://picturebook/qqq")
+    assert "choose from: images," in problem("sample://picturebook/qqq")
     with pytest.raises(FileNotFoundError, match="no part `qqq`"):
         resolve("sample://picturebook/qqq")
     assert not list(tmp_path.iterdir())
@@ -128,6 +129,6 @@ def test_sample_names_are_checked_without_unpacking(monkeypatch, tmp_path):
 def test_paths_alone_imports_nothing_heavy():
     code = (f"import importlib.util as u, sys; spec = u.spec_from_file_location('paths', {paths.__file__!r});"
             "p = u.module_from_spec(spec); sys.modules['paths'] = p; spec.loader.exec_module(p);"
-            "p.problem('sample://picturebook/pairs'); p.problem('data/coco/x.tar');"
+            "p.problem('data/coco/x.tar');"
             "heavy = {'torch', 'PIL', 'numpy', 'tarfile', 'xtoolkit'} & set(sys.modules); assert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True)

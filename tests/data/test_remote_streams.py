@@ -11,7 +11,7 @@ from flaky import Flaky, bodies
 from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadDataError
 from xtoolkit.data.loader import EvalLoader, Loader
-from xtoolkit.engine.output import differences
+from xtoolkit.recipe.folder import differences
 from xtoolkit.registry import ConfigError
 
 SIZES = {"image_size": 16, "patch_size": 8}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from xtoolkit.data import sample_pack
+from xtoolkit.prepare import sample_pack
 
 
 @pytest.fixture(scope="session")

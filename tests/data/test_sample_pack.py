@@ -15,7 +15,7 @@ import time
 import pytest
 from PIL import Image
 
-from xtoolkit.data import sample_pack
+from xtoolkit.prepare import sample_pack
 
 # The package's data module imports torch; a process that only unpacks is started often here.
 LIGHT = ("import importlib.util, sys; spec = importlib.util.spec_from_file_location('sample_pack', sys.argv[1]); "

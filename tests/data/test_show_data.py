@@ -1,6 +1,6 @@
 """show_data.py shows what the loader would hand to the model, row for row, and needs neither model nor weights."""
 
-import importlib.util
+import importlib
 import json
 import re
 from html.parser import HTMLParser
@@ -42,10 +42,7 @@ train: {{steps: 10, output: unused}}
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("show_data", ROOT / "tools/show_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("xtoolkit.cli.show")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from xtoolkit.batch import ImageField
 from xtoolkit.encoders.beit import BEiTv2, relative_position_index, resize_position_table
-from xtoolkit.encoders.weights import WeightsError
+from xtoolkit.weights.files import WeightsError
 
 SMALL = dict(width=16, layers=2, heads=4, patch_size=4, drop_path=0.0)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from xtoolkit.batch import TextField
 from xtoolkit.encoders.roberta import RoBERTa
-from xtoolkit.encoders.weights import WeightsError
+from xtoolkit.weights.files import WeightsError
 
 SMALL = dict(width=16, layers=2, heads=4, vocab_size=40, max_positions=20)
 

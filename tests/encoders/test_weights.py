@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from xtoolkit.encoders.weights import WeightsError, load_strictly, read_weights
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
 
 
 @pytest.fixture

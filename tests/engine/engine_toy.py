@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from xtoolkit.batch import Batch
-from xtoolkit.engine.settings import Optim, ScheduleBlock, Train
+from xtoolkit.recipe.settings import Optim, ScheduleBlock, Train
 
 WIDTH = 8
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from engine_toy import ToyModel
+from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.checkpoint import CheckpointError
 from xtoolkit.engine.optim import build_optimizer
-from xtoolkit.engine.settings import Optim
+from xtoolkit.recipe.settings import Optim
 
 
 def trained():
@@ -71,12 +72,12 @@ def test_unfinished_ones_are_not_seen_and_are_cleared_away(tmp_path):
     whole = checkpoint.save(tmp_path, 2, model, optimizer, {"config": {}}, keep=2)
     (tmp_path / "checkpoints" / ".unfinished-step_00000004").mkdir()
     (tmp_path / "checkpoints" / "step_00000009").mkdir()
-    assert checkpoint.latest(tmp_path) == whole
+    assert latest(tmp_path) == whole
     with pytest.raises(CheckpointError, match="step_00000009: no checkpoint"):
         checkpoint.read_record(tmp_path / "checkpoints" / "step_00000009")
     checkpoint.save(tmp_path, 4, model, optimizer, {"config": {}}, keep=2)
     assert not list((tmp_path / "checkpoints").glob(".unfinished*"))
-    assert checkpoint.latest(tmp_path / "nowhere") is None
+    assert latest(tmp_path / "nowhere") is None
 
 
 def test_an_index_that_would_run_code_is_refused(tmp_path):
@@ -114,7 +115,7 @@ def test_killed_at_any_instant_the_newest_checkpoint_is_whole(tmp_path):
         process.kill()
         process.join()
         torn += any((tmp_path / "checkpoints").glob(".unfinished*"))
-        newest = checkpoint.load(checkpoint.latest(tmp_path), model)["step"]
+        newest = checkpoint.load(latest(tmp_path), model)["step"]
         assert newest >= step
         assert newest == 0 or bool((model["encoders"]["big"].weight == newest).all())
         step = newest

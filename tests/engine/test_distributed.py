@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from engine_toy import ToyModel, loaders, recipe
+from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.hooks import Checkpoint, JsonLines, Log
-from xtoolkit.engine.settings import ScheduleBlock
+from xtoolkit.recipe.settings import ScheduleBlock
 from xtoolkit.engine.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
@@ -51,8 +52,8 @@ def test_two_processes_equal_one(tmp_path):
         assert process.returncode == 0, trouble
     train(tmp_path / "one")
     one, two = ToyModel(), ToyModel()
-    checkpoint.load(checkpoint.latest(tmp_path / "one"), one)
-    checkpoint.load(checkpoint.latest(tmp_path / "two"), two)
+    checkpoint.load(latest(tmp_path / "one"), one)
+    checkpoint.load(latest(tmp_path / "two"), two)
     start = dict(ToyModel().named_parameters())
     moved = [name for name, p in one.named_parameters() if not torch.equal(p, start[name])]
     assert "losses.one.weight" in moved and "encoders.body.dense.weight" in moved

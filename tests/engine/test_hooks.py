@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from engine_toy import ToyModel, loaders, recipe
-from xtoolkit import config
+from xtoolkit.recipe.folder import latest
+from xtoolkit.recipe import config
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.hooks import Checkpoint, Evaluate, JsonLines, Log, Signals, default_hooks
-from xtoolkit.engine.settings import Optim, ScheduleBlock
+from xtoolkit.recipe.settings import Optim, ScheduleBlock
 from xtoolkit.engine.trainer import Hook, Stopped, Trainer
 from xtoolkit.engine.writers import Console, TensorBoard
 
@@ -58,7 +59,7 @@ def test_a_signal_finishes_the_step_and_the_resumed_run_is_the_same(tmp_path, nu
         Trainer(ToyModel(), recipe(tmp_path / "cut"), loaders(), hooks=[Kill(3, number), *hooks()]).fit()
     assert caught.value.code == code
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert checkpoint.latest(tmp_path / "cut").name == "step_00000004"
+    assert latest(tmp_path / "cut").name == "step_00000004"
     resumed = Trainer(ToyModel(), recipe(tmp_path / "cut"), loaders(), hooks=hooks(), resume=True)
     resumed.fit()
     whole = Trainer(ToyModel(), recipe(tmp_path / "whole"), loaders(), hooks=hooks())
@@ -72,7 +73,7 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     trainer = Trainer(ToyModel(), recipe(tmp_path), loaders(), hooks=[Kill(3, signal.SIGINT, signal.SIGINT), Signals()])
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    assert trainer.done == 3 and checkpoint.latest(tmp_path) is None
+    assert trainer.done == 3 and latest(tmp_path) is None
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -143,7 +144,7 @@ def test_the_files_of_a_run(tmp_path):
     assert results["evaluations"] == {"often": {"r10": 30.0, "none": None}, "atend": {"r10": 10.0, "none": None}}
     assert results["samples"] == {"a": 80, "b": 40} and results["epochs"]["b"] == 40 / 64
     assert results["data"] == {"a": {"bad": {}}, "b": {"bad": {}}} and results["losses"]["step"] == 10
-    record = checkpoint.read_record(checkpoint.latest(tmp_path))
+    record = checkpoint.read_record(latest(tmp_path))
     assert record["config"] == made.config and record["data"] == {"a": 64, "b": 64} and record["step"] == 10
     # A run that is complete is evaluated again and changes nothing else.
     before = lines(tmp_path)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from engine_toy import ToyModel
-from xtoolkit.engine.optim import build_optimizer, lr_at, problems, set_lr
-from xtoolkit.engine.settings import Optim
+from xtoolkit.engine.optim import build_optimizer, lr_at, set_lr
+from xtoolkit.recipe.settings import Optim, optim_problems
 
 
 def curve_of(scheduler_of, lr, steps):
@@ -68,8 +68,8 @@ def test_frozen_parameters_are_left_out():
 
 def test_mistakes_are_named():
     bad = Optim(lr=1e-3, lr_mult={"vison": 2}, betas=(0.9, 1.0), clip=0, warmup=30, min_lr=1)
-    found = str(problems(bad, ["vision", "mlm"], steps=20))
+    found = str(optim_problems(bad, ["vision", "mlm"], steps=20))
     for words in ("('lr_mult', 'vison'), '`lr_mult` names neither", "`vison`; did you mean `vision`?", "('betas',)",
                   "null switches clipping off", "30 steps are more than the run's 20", "above the peak"):
         assert words in found
-    assert problems(Optim(lr=1e-3, lr_mult={"vision": 2}), ["vision"], 20) == []
+    assert optim_problems(Optim(lr=1e-3, lr_mult={"vision": 2}), ["vision"], 20) == []

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from xtoolkit.batch import Batch, ImageField, TextField
-from xtoolkit.engine import report_charts as charts
-from xtoolkit.engine.report import duration, write_report
-from xtoolkit.engine.report_gallery import collect_gallery, find_pictures, jpeg, masked_words
-from xtoolkit.engine.report_sections import words
-from xtoolkit.engine.report_tables import aligned, format_table, result_tables
+from xtoolkit.report import charts
+from xtoolkit.report.page import duration, write_report
+from xtoolkit.report.gallery import collect_gallery, find_pictures, jpeg, masked_words
+from xtoolkit.report.sections import words
+from xtoolkit.report.tables import aligned, format_table, result_tables
 
 CONFIG = """\
 tokenizer: sample://picturebook/tokenizer

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from xtoolkit.engine.schedule import BLOCK, Schedule, problems
-from xtoolkit.engine.settings import ScheduleBlock
+from xtoolkit.engine.schedule import BLOCK, Schedule
+from xtoolkit.recipe.settings import ScheduleBlock, schedule_problems
 from xtoolkit.registry import ConfigError
 
 STREAMS = ["text", "image", "pairs", "region"]
@@ -66,17 +66,17 @@ def test_draws_follow_weights_and_seed_and_not_the_order_of_writing():
     (ScheduleBlock(sample=dict.fromkeys(STREAMS, 1), every={"text": 2}), ["only goes with `every_step`"]),
     (ScheduleBlock(sample={"text": 1, "image": 1, "pairs": 1}), ["`region` is never scheduled"])])
 def test_mistakes_are_named(block, expected):
-    found = str(problems(block, STREAMS))
+    found = str(schedule_problems(block, STREAMS))
     for words in expected:
         assert words in found
     with pytest.raises(ConfigError):
         Schedule(block, 0, STREAMS)
 
 
-def test_a_good_block_has_no_problems():
-    assert problems(ScheduleBlock(every_step=[STREAMS], every={"text": 3}), STREAMS) == []
-    assert problems(ScheduleBlock(sample=dict.fromkeys(STREAMS, 1.5)), STREAMS) == []
-    assert problems(ScheduleBlock(), STREAMS) == []
+def test_a_good_block_has_no_schedule_problems():
+    assert schedule_problems(ScheduleBlock(every_step=[STREAMS], every={"text": 3}), STREAMS) == []
+    assert schedule_problems(ScheduleBlock(sample=dict.fromkeys(STREAMS, 1.5)), STREAMS) == []
+    assert schedule_problems(ScheduleBlock(), STREAMS) == []
 
 
 def test_without_a_schedule_all_streams_are_one_group():

@@ -8,9 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine_toy import ToyModel, loaders, recipe
+from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.hooks import Checkpoint, JsonLines, Log, default_hooks
-from xtoolkit.engine.settings import Optim, ScheduleBlock
+from xtoolkit.recipe.settings import Optim, ScheduleBlock
 from xtoolkit.engine.trainer import NonFiniteError, Trainer
 from xtoolkit.registry import ConfigError
 
@@ -225,4 +226,4 @@ def test_no_more_checkpoints_than_asked_and_the_last_step_is_kept(tmp_path):
     run(tmp_path, steps=11, checkpoint_every=2, keep=3)
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert left == ["step_00000008", "step_00000010", "step_00000011"]
-    assert checkpoint.latest(tmp_path).name == "step_00000011"
+    assert latest(tmp_path).name == "step_00000011"

@@ -3,21 +3,29 @@
 import glob
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-
-SCHEME = "sample://"
-
-# The parts of each sample pack; ``convert/sample.py`` says from which official files each is prepared.
-PACKS = {
-    "picturebook": ("pairs", "pairs-val", "pairs-test", "regions", "refcoco+-val", "refcoco+-testA", "refcoco+-testB",
-                    "images", "web", "text", "text-val", "tokenizer"),
-}
 
 # What a folder holds that a stream can read, in the order in which they are looked for.
 KINDS = (("*.tar",), ("*.jsonl", "*.jsonl.gz"), ("*.txt",))
 
 TOOL = "python tools/prepare_data.py"
+
+@dataclass(frozen=True)
+class Scheme:
+    """What answers for paths that begin with a scheme of their own.
+
+    Attributes:
+        resolve: path -> files.
+        problem: path -> a line that says what is wrong with it, or None; reads names only.
+    """
+
+    resolve: Callable[[str], list[str]]
+    problem: Callable[[str], str | None]
+
+
+SCHEMES: dict[str, Scheme] = {}  # filled by who prepares such data: this room does not know how
 
 PIPE = "pipe:"
 REMOTE = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
@@ -68,10 +76,8 @@ def resolve(path: str) -> list[str]:
     Raises:
         FileNotFoundError: with the line of ``problem``.
     """
-    if path.startswith(SCHEME):
-        pack, name = _sample(path)
-        from xtoolkit.data.convert.sample import prepared  # only here: it imports the converters
-        return prepared(pack, name)
+    if scheme := _scheme(path):
+        return scheme.resolve(path)
     files, trouble = _remote(path) if is_remote(path) else _find(path)
     if trouble:
         raise FileNotFoundError(trouble)
@@ -84,18 +90,14 @@ def problem(path: str) -> str | None:
     Reads folders only: a ``sample://`` path is held against the list of names, and nothing is unpacked. URLs and pipes
     are held against their syntax alone: a recipe is often checked where the network of the training machines is not.
     """
-    if path.startswith(SCHEME):
-        try:
-            _sample(path)
-        except FileNotFoundError as error:
-            return str(error)
-        return None
+    if scheme := _scheme(path):
+        return scheme.problem(path)
     return (_remote(path) if is_remote(path) else _find(path))[1]
 
 
 def is_remote(path: str) -> bool:
     """Whether a path is a URL or a pipe: not on a disk of this machine, so that it is read through a cache."""
-    return REMOTE.match(path) is not None and not path.startswith(SCHEME)
+    return REMOTE.match(path) is not None and _scheme(path) is None
 
 
 def ending(path: str) -> str:
@@ -214,10 +216,13 @@ def _no_backend(name: str, scheme: str) -> str | None:
     """What is missing to read a scheme other than http(s). Looks for the package of its file system, imports none."""
     import importlib.util
     from fsspec.registry import known_implementations, registry  # only here: this takes a second
+
+    from xtoolkit.registry import nearest
+
     if scheme in registry:
         return None
     if scheme not in known_implementations:
-        return f"{name}: unknown scheme `{scheme}`{_nearest(scheme, ('http', 'https', *known_implementations))}"
+        return f"{name}: unknown scheme `{scheme}`{nearest(scheme, ('http', 'https', *known_implementations))}"
     known = known_implementations[scheme]
     if importlib.util.find_spec(known["class"].split(".")[0]) is None:
         return f"{name}: {known.get('err') or 'install ' + known['class'].split('.')[0]}"
@@ -240,23 +245,5 @@ def _has_magic(path: str) -> bool:
     return glob.has_magic(path) or "{" in path
 
 
-def _sample(path: str) -> tuple[str, str]:
-    """``sample://pack/name`` -> (pack, name). Raises FileNotFoundError with the nearest name."""
-    pack, _, name = path.removeprefix(SCHEME).partition("/")
-    if pack not in PACKS:
-        raise FileNotFoundError(f"{path}: unknown sample pack `{pack}`{_nearest(pack, PACKS)}")
-    if name not in PACKS[pack]:
-        raise FileNotFoundError(f"{path}: the sample pack has no part `{name}`{_nearest(name, PACKS[pack])}")
-    return pack, name
-
-
-def _nearest(word: str, words) -> str:
-    import difflib  # only for a message
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; did you mean `{close[0]}`?" if close else f"; choose from: {', '.join(words)}"
-
-
-def sample_names() -> list[str]:
-    """Every ``sample://`` path there is."""
-    return [f"{SCHEME}{pack}/{name}" for pack, names in PACKS.items() for name in names]
-
+def _scheme(path: str) -> Scheme | None:
+    return next((scheme for name, scheme in SCHEMES.items() if path.startswith(name)), None)

@@ -84,7 +84,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     import tokenizers  # only here: a misspelt key elsewhere is to be answered without it
 
     place = name
-    if name.startswith(paths.SCHEME):
+    if "://" in name:
         place, = paths.resolve(name)
     if os.path.isdir(place):
         file = os.path.join(place, "tokenizer.json")

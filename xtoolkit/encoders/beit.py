@@ -15,15 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from xtoolkit.batch import ImageField
 from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.encoders.beit_names import from_hugging_face
+from xtoolkit.weights.beit import TABLE, from_hugging_face, relative_position_index, resize_position_table
 from xtoolkit.encoders.positions import grid_positions
-from xtoolkit.encoders.weights import WeightsError, load_strictly, read_weights
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
 from xtoolkit.features import Encoded
-from xtoolkit.hub import is_path
+from xtoolkit.weights.hub import is_path
 from xtoolkit.registry import ENCODER_REGISTRY
 
 EPS = 1e-6
-TABLE = "relative_position_bias_table"
 # What pretraining and classification checkpoints hold beyond the encoder: output layers, the blocks of BEiTv2's second
 # pretraining head, a last norm that mean pooling leaves unused, and index tables that are computed here.
 IGNORE = ("head.*", "lm_head.*", "cls_pt_*", "norm.*", "*relative_position_index", "rel_pos_bias.*")
@@ -244,37 +243,6 @@ class Block(nn.Module):
             return branch
         keep = 1 - self.drop_path
         return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep).div_(keep)
-
-
-def relative_position_index(grid: int) -> Tensor:
-    """(T, T) int64: for query i and key j the row of the bias table that belongs to their offset.
-
-    The last three rows of the table are CLS to patch, patch to CLS and CLS to CLS.
-    """
-    row, column = torch.arange(grid * grid) // grid, torch.arange(grid * grid) % grid
-    side, n = 2 * grid - 1, (2 * grid - 1) ** 2 + 3
-    offset = (row[:, None] - row + grid - 1) * side + column[:, None] - column + grid - 1
-    index = F.pad(offset, (1, 0, 1, 0), value=n - 2)
-    index[0] = n - 3
-    index[0, 0] = n - 1
-    return index
-
-
-def resize_position_table(table: Tensor, grid: int) -> Tensor:
-    """A position bias table ((2g - 1)^2 + 3, h) of another grid, interpolated to ``grid`` by timm's rule.
-
-    Source: timm's ``resize_rel_pos_bias_table``: linear between points on a geometric progression, so that near
-    offsets keep their resolution. The released X-FM code interpolates bicubically on the same points, with a function
-    that scipy removed.
-    """
-    n = (2 * grid - 1) ** 2 + 3
-    if table.shape[0] == n:
-        return table
-    from timm.layers import resize_rel_pos_bias_table
-
-    with warnings.catch_warnings():  # about how timm indexes, which is timm's affair
-        warnings.filterwarnings("ignore", category=UserWarning, module="timm.layers.interpolate")
-        return resize_rel_pos_bias_table(table, new_window_size=(grid, grid), new_bias_shape=(n, table.shape[1]))
 
 
 def _download(name):

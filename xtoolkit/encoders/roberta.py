@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from xtoolkit.batch import TextField
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.encoders.weights import WeightsError, load_strictly, read_weights
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
 from xtoolkit.features import Encoded
-from xtoolkit.hub import is_path
+from xtoolkit.weights.hub import is_path
 from xtoolkit.registry import ENCODER_REGISTRY
 
 NO_OUTPUT = ("these weights have no output layer, which MLM reads: take those of a RobertaForMaskedLM, or leave MLM out of the "

@@ -13,9 +13,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from xtoolkit.recipe.folder import FOLDER, RECORD, checkpoints, finished
 from xtoolkit.registry import nearest
 
-FOLDER, RECORD, UNFINISHED = "checkpoints", "checkpoint.json", ".unfinished-"
+UNFINISHED = ".unfinished-"
 
 # What an index names beside classes of torch.distributed.checkpoint, paths and types of numbers.
 PLAIN = {("torch", "Size"), ("torch.serialization", "_get_layout")}
@@ -38,7 +39,7 @@ def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
     folder = Path(output) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{step:08d}"
-    if not _finished(final):
+    if not finished(final):
         for left_over in folder.glob(UNFINISHED + "*"):
             shutil.rmtree(left_over)
         unfinished = folder / f"{UNFINISHED}{final.name}"
@@ -49,16 +50,11 @@ def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
         _sync(unfinished)
         unfinished.rename(final)
         _sync(folder)
-    for old in _all(output)[:-max(1, keep)]:
+    for old in checkpoints(output)[:-max(1, keep)]:
         # Renamed first: a removal that is cut short must not leave half a checkpoint under a good name.
         doomed = old.rename(folder / f"{UNFINISHED}{old.name}")
         shutil.rmtree(doomed)
     return final
-
-
-def latest(output) -> Path | None:
-    """The newest whole checkpoint of a run's folder, or None."""
-    return (_all(output) or [None])[-1]
 
 
 def read_record(path) -> dict:
@@ -68,7 +64,7 @@ def read_record(path) -> dict:
         CheckpointError: no checkpoint, or a damaged one.
     """
     path = Path(path)
-    if not _finished(path):
+    if not finished(path):
         raise CheckpointError(f"{path}: no checkpoint: a directory with `.metadata` and `{RECORD}` is one, "
                               f"as found under <output>/{FOLDER}/")
     try:
@@ -174,15 +170,6 @@ def _mismatches(wanted, stored, of):
 
 
 # ---- how it lies on disk --------------------------------------------------------------------------------------------
-def _finished(path):
-    return (path / ".metadata").is_file() and (path / RECORD).is_file()
-
-
-def _all(output):
-    whole = (path for path in (Path(output) / FOLDER).glob("step_[0-9]*") if _finished(path))
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step_")))
-
-
 def _write_synced(path, text):
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)

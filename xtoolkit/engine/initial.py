@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from xtoolkit.encoders.weights import load_strictly, read_weights
+from xtoolkit.weights.files import load_strictly, read_weights
+from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
@@ -62,7 +63,7 @@ def read_model_weights(path) -> tuple[dict[str, Tensor], str]:
         CheckpointError: a checkpoint that is damaged.
     """
     path = Path(path).expanduser()
-    found = path if (path / ".metadata").is_file() else checkpoint.latest(path)
+    found = path if (path / ".metadata").is_file() else latest(path)
     if found is None:
         return read_weights(path), str(path)
     return checkpoint.read_model(found), str(found)

@@ -2,40 +2,7 @@
 
 import math
 
-from xtoolkit.engine.settings import Optim
-from xtoolkit.registry import nearest
-
-
-def problems(optim: Optim, names, steps: int | None = None) -> list[tuple[tuple, str]]:
-    """Every mistake of an `optim` block: (keys below `optim`, what is wrong).
-
-    Args:
-        names: encoders and losses of the recipe: what ``lr_mult`` may name.
-        steps: optimizer steps of the run, to hold ``warmup`` against; None: not checked.
-    """
-    found = [(("lr_mult", name), f"`lr_mult` names neither an encoder nor a loss: `{name}`{nearest(name, names)}")
-             for name in optim.lr_mult if name not in names]
-    found += [(("lr_mult", name), f"must be 0 or more, not {factor}")
-              for name, factor in optim.lr_mult.items() if factor < 0]
-    found += [((key,), f"must be above 0, not {getattr(optim, key)}")
-              for key in ("lr", "eps") if getattr(optim, key) <= 0]
-    found += [((key,), f"must be 0 or more, not {getattr(optim, key)}")
-              for key in ("weight_decay", "warmup", "min_lr") if getattr(optim, key) < 0]
-    if not all(0 <= beta < 1 for beta in optim.betas):
-        found.append((("betas",), f"both must be at least 0 and below 1, not {list(optim.betas)}"))
-    if optim.clip is not None and optim.clip <= 0:
-        found.append((("clip",), f"must be above 0, not {optim.clip}; null switches clipping off"))
-    if optim.min_lr > optim.lr:
-        found.append((("min_lr",), f"{optim.min_lr} is above the peak lr {optim.lr}"))
-    if steps is not None and warmup_steps(optim, steps) > steps:
-        found.append((("warmup",), f"{optim.warmup:g} steps are more than the run's {steps}; "
-                                   "below 1 it is a share of all steps, e.g. 0.1"))
-    return found
-
-
-def warmup_steps(optim: Optim, steps: int) -> int:
-    """Steps of warm-up: ``warmup`` itself, or below 1 that share of all steps."""
-    return int(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
+from xtoolkit.recipe.settings import Optim, warmup_steps
 
 
 def lr_at(step: int, optim: Optim, steps: int) -> float:

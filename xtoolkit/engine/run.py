@@ -8,7 +8,7 @@ import torch
 
 from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.initial import load_initial
-from xtoolkit.engine.output import check_folder
+from xtoolkit.recipe.folder import check_folder, latest
 from xtoolkit.engine.trainer import Trainer, pick_device
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
@@ -73,8 +73,11 @@ class Run:
             loader.close()
 
 
-def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
-    """Trains a recipe from its first step, or on from its newest checkpoint, and writes its report.
+def train(recipe: Recipe, resume: bool = False, say=print, report=lambda run: None) -> dict:
+    """Trains a recipe from its first step, or on from its newest checkpoint.
+
+    Args:
+        report: called with the Run once all is done, in the first process.
 
     Returns:
         {evaluation: what ``Task.evaluate`` returned} of the last step.
@@ -89,21 +92,21 @@ def train(recipe: Recipe, resume: bool = False, say=print) -> dict:
         say(f"kernels: {kernels}")
     run = Run(recipe)
     try:
-        if not (resume and checkpoint.latest(recipe.train.output)):
+        if not (resume and latest(recipe.train.output)):
             load_initial(run.model, recipe)
         trainer = Trainer(run.model, recipe, run.loaders, {name: run.evaluator(name) for name in run.tasks},
                           default_hooks(run.tokenizer), resume=resume, kernels=kernels)
         trainer.fit()
         if distributed.is_main():
-            finish(run, recipe.train.output, say)
+            report(run)
     finally:
         run.close()
         distributed.leave()
     return run.results
 
 
-def evaluate(recipe: Recipe, say=print) -> dict:
-    """Runs a recipe's evaluations on the newest checkpoint of its folder, in one process, and writes its report.
+def evaluate(recipe: Recipe, say=print, report=lambda run: None) -> dict:
+    """Runs a recipe's evaluations on the newest checkpoint of its folder, in one process.
 
     Reads no training data: the report then shows no masked examples.
     """
@@ -111,7 +114,7 @@ def evaluate(recipe: Recipe, say=print) -> dict:
         raise ConfigError("--eval-only runs in one process: start it without torchrun")
     if not recipe.evaluate:
         raise ConfigError("--eval-only: the recipe has no `evaluate` block: there is nothing to run")
-    path = checkpoint.latest(recipe.train.output)
+    path = latest(recipe.train.output)
     if path is None:
         raise ConfigError(f"--eval-only: {recipe.train.output} holds no checkpoint; train first, or name another folder "
                           "(train.output=...)")
@@ -128,19 +131,7 @@ def evaluate(recipe: Recipe, say=print) -> dict:
         known = json.loads(record.read_text()) if record.exists() else {"step": checkpoint.read_record(path)["step"]}
         known["evaluations"] = {name: result["metrics"] for name, result in run.results.items()}
         record.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        finish(run, recipe.train.output, say)
+        report(run)
     finally:
         run.close()
     return run.results
-
-
-def finish(run: Run, output: str, say) -> None:
-    """Prints the tables and writes the report."""
-    from xtoolkit.engine.report import format_table, write_report
-    from xtoolkit.engine.report_gallery import collect_gallery
-
-    batches = {name: loader.at(0) for name, loader in run.loaders.items()}
-    gallery = collect_gallery(run.results, run.eval_loaders, batches, run.tokenizer)
-    for name, result in run.results.items():
-        say("\n" + name + "\n" + format_table(result["metrics"], result["floor"]))
-    say(f"\nreport: {write_report(output, gallery)}")

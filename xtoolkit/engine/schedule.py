@@ -5,8 +5,8 @@ import itertools
 from bisect import bisect_right
 from functools import lru_cache
 
-from xtoolkit.engine.settings import ScheduleBlock
-from xtoolkit.registry import ConfigError, nearest
+from xtoolkit.recipe.settings import ScheduleBlock, groups_of, schedule_problems
+from xtoolkit.registry import ConfigError
 
 # Steps whose draws are counted together: a run keeps one row of counts for each block that it has passed.
 BLOCK = 1024
@@ -30,9 +30,9 @@ class Schedule:
     """
 
     def __init__(self, block: ScheduleBlock, seed: int, streams):
-        if found := problems(block, streams):
+        if found := schedule_problems(block, streams):
             raise ConfigError([f"{'.'.join(('schedule', *path))}: {message}" for path, message in found])
-        self.seed, self._groups, self._every = seed, _groups(block, streams), block.every
+        self.seed, self._groups, self._every = seed, groups_of(block, streams), block.every
         self._names = sorted(block.sample or {})
         self._bounds = list(itertools.accumulate(block.sample[name] for name in self._names)) if block.sample else []
         self._counts = [dict.fromkeys(self._names, 0)]
@@ -70,49 +70,3 @@ class Schedule:
         digest = hashlib.blake2b(f"schedule/{self.seed}/{step}".encode(), digest_size=8).digest()
         share = (int.from_bytes(digest, "big") >> 11) / 2**53
         return self._names[min(bisect_right(self._bounds, share * self._bounds[-1]), len(self._names) - 1)]
-
-
-def problems(block: ScheduleBlock, streams) -> list[tuple[tuple, str]]:
-    """Every mistake of a `schedule` block against the names of the streams: (keys below `schedule`, what is wrong)."""
-    streams = list(streams)
-    if block.every_step is not None and block.sample is not None:
-        return [((), "`every_step` and `sample` exclude each other; remove one (`null` removes an inherited key)")]
-    found = _sample_problems(block, streams) if block.sample is not None else _every_problems(block, streams)
-    scheduled = list(block.sample) if block.sample is not None else sum(_groups(block, streams), [])
-    return found + [((), f"stream `{name}` is never scheduled; add it, or remove it with `streams.{name}: null`")
-                    for name in streams if name not in scheduled]
-
-
-def _groups(block, streams):
-    return [list(group) for group in block.every_step] if block.every_step is not None else [list(streams)]
-
-
-def _sample_problems(block, streams):
-    found = [(("sample", name), f"unknown stream `{name}`{nearest(name, streams)}")
-             for name in block.sample if name not in streams]
-    found += [(("sample", name), f"the weight must be above 0, not {weight}")
-              for name, weight in block.sample.items() if not 0 < weight < float("inf")]
-    if not block.sample:
-        found.append((("sample",), "empty; give each stream a weight"))
-    if block.every:
-        found.append((("every",), "only goes with `every_step`; with `sample` lower the stream's weight instead"))
-    return found
-
-
-def _every_problems(block, streams):
-    groups = _groups(block, streams)
-    named = sum(groups, [])
-    found = [(("every_step",), f"unknown stream `{name}`{nearest(name, streams)}")
-             for name in dict.fromkeys(named) if name not in streams]
-    found += [(("every_step",), f"stream `{name}` stands in {named.count(name)} places; a step draws a stream once")
-              for name in dict.fromkeys(named) if named.count(name) > 1]
-    if not all(groups) or not groups:
-        found.append((("every_step",), "an empty group; a group is a list of at least one stream, e.g. [[a, b], [c]]"))
-    for name, interval in block.every.items():
-        if name not in named:
-            found.append((("every", name), f"`{name}` stands in no group of `every_step`{nearest(name, named)}"))
-        if interval < 1:
-            found.append((("every", name), f"must be 1 or more, not {interval}; to leave a stream out, remove it"))
-    if named and all(name in block.every and block.every[name] > 1 for name in named):
-        found.append((("every",), "the second step would have no stream; leave at least one out of `every`"))
-    return found

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
-from xtoolkit.engine.output import check_folder, differences
+from xtoolkit.recipe.folder import check_folder, differences, latest
 from xtoolkit.engine.schedule import Schedule
 from xtoolkit.registry import ConfigError
 
@@ -212,7 +212,7 @@ class Trainer:
         step, what, value = bad[0] if bad else (self.done - 1, "another process's loss", float("nan"))
         others = [w for s, w, _ in bad[1:] if s == step]
         names = [name for name, p in self._named if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
-        last = checkpoint.latest(self.output)
+        last = latest(self.output)
         raise NonFiniteError(
             f"step {step + 1}, {what} is {value}" + (f"; not finite either: {', '.join(others)}" if others else "")
             + (f"; first parameters with such gradients: {', '.join(names[:3])}" if names else "")
@@ -254,7 +254,7 @@ class Trainer:
             raise ConfigError(found)
 
     def _load(self):
-        path = checkpoint.latest(self.output)
+        path = latest(self.output)
         if path is None:
             return
         record = checkpoint.read_record(path)

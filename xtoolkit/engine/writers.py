@@ -8,9 +8,9 @@ import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from xtoolkit.config import Config
+from xtoolkit.recipe.config import Config
 from xtoolkit.engine import distributed, environment
-from xtoolkit.engine.output import TOKENIZER
+from xtoolkit.recipe.folder import TOKENIZER
 from xtoolkit.engine.trainer import Hook
 
 

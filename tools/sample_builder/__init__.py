@@ -1,1 +1,0 @@
-"""Builds the PictureBook sample pack from pinned public packages; `tools/build_sample_data.py` is its command line."""

@@ -1,0 +1,195 @@
+"""Turns a dataset's own official release into the shards of docs/data.md."""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from xtoolkit.data import paths
+from xtoolkit.prepare import coco, images, img2dataset, instances, openimages, refcoco, sample, text, vg
+from xtoolkit.prepare.official import BadFile, BadRecord
+from xtoolkit.prepare.run import WorkerDied
+from xtoolkit.prepare.writer import Options
+from xtoolkit.report.prepared import write_summary
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(description=__doc__)
+    sources = root.add_subparsers(dest="source", required=True, metavar="SOURCE")
+
+    p = _source(sources, "coco", run_coco, "COCO or Flickr30k captions in Karpathy's split -> pairs: train, val, test",
+                "Download caption_datasets.zip (dataset_coco.json) from Karpathy's page, train2014.zip and val2014.zip "
+                "from cocodataset.org; unzip both picture archives into one folder.")
+    p.add_argument("--annotations", type=Path, required=True, help="dataset_coco.json or dataset_flickr30k.json")
+    p.add_argument("--images", type=Path, required=True, help="the folder with train2014 and val2014")
+    p.add_argument("--exclude-refs", type=Path, nargs="+", default=[], metavar="REFS",
+                   help="leave the pictures of these refs' val and test splits out of the train split")
+
+    p = _source(sources, "coco-objects", run_instances,
+                "detection boxes in COCO's format (COCO, Objects365) -> regions: train",
+                "COCO: annotations_trainval2014.zip (instances_train2014.json) and train2014.zip from cocodataset.org. "
+                "Objects365: zhiyuan_objv2_train.tar.gz (zhiyuan_objv2_train.json) and patch0.tar.gz to patch50.tar.gz "
+                "of its training split; unpack the patches into one folder.")
+    p.add_argument("--annotations", type=Path, required=True, help="instances_train2014.json, zhiyuan_objv2_train.json")
+    p.add_argument("--images", type=Path, required=True, help="the folder of its pictures, or of its patches")
+    _exclusions(p)
+
+    p = _source(sources, "openimages", run_openimages, "Open Images' boxes -> regions: train",
+                "Download oidv6-train-annotations-bbox.csv and class-descriptions-boxable.csv from the Open Images "
+                "page, train_0.tar.gz to train_f.tar.gz from its bucket; unpack the pictures into one folder.")
+    p.add_argument("--boxes", type=Path, required=True, help="oidv6-train-annotations-bbox.csv")
+    p.add_argument("--classes", type=Path, required=True, help="class-descriptions-boxable.csv")
+    p.add_argument("--images", type=Path, required=True, help="the folder of the pictures, or of train_0 to train_f")
+
+    p = _source(sources, "vg", run_vg, "Visual Genome regions and objects -> regions: train",
+                "Download image_data.json, region_descriptions.json, objects.json, attributes.json and images.zip, "
+                "images2.zip from the Visual Genome page; unzip all into one folder.")
+    p.add_argument("--image-data", type=Path, required=True, help="image_data.json")
+    p.add_argument("--regions", type=Path, required=True, help="region_descriptions.json")
+    p.add_argument("--objects", type=Path, help="objects.json; without it there are described regions only")
+    p.add_argument("--attributes", type=Path, help="attributes.json: words for objects")
+    p.add_argument("--images", type=Path, required=True, help="the folder with VG_100K and VG_100K_2")
+    _exclusions(p)
+
+    p = _source(sources, "refcoco", run_refcoco, "RefCOCO, RefCOCO+ or RefCOCOg (REFER) -> regions: a set a split",
+                "Download refcoco.zip, refcoco+.zip or refcocog.zip of the REFER project, and COCO's train2014.zip.")
+    p.add_argument("--refs", type=Path, required=True, help="refs(unc).p, refs(umd).p, refs(google).p, or as .json")
+    p.add_argument("--instances", type=Path, required=True, help="instances.json beside it")
+    p.add_argument("--images", type=Path, required=True, help="the folder of COCO's pictures")
+    p.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these splits (default: all that the file has)")
+
+    p = _source(sources, "img2dataset", run_img2dataset,
+                "what img2dataset downloaded (CC3M, CC12M, SBU, LAION) -> pairs: train",
+                "Download with `img2dataset --output_format webdataset`; `files` and `parquet` are read too. Without "
+                "--out it is only checked.", out=False)
+    p.add_argument("--shards", required=True, nargs="+",
+                   help="the folder of the download, or tars or Parquet files: 'raw/{00000..00331}.tar'")
+
+    p = _source(sources, "images", run_images, "a folder of pictures (ImageNet-21k) -> image-only samples: train",
+                "Tars (n01440764.tar, or a tar of such) are read where they lie; compressed ones must be unpacked.")
+    p.add_argument("--images", type=Path, required=True, help="the folder or tar, searched to the bottom")
+
+    p = _source(sources, "text", run_text,
+                "text, paragraphs, JSON Lines or Parquet (C4, Wikipedia, CC-News, books) -> texts: train",
+                "C4 comes as c4-train.?????-of-01024.json.gz; anything else as .jsonl, .txt, the same gzipped, or "
+                ".parquet (which needs `pip install 'xtoolkit[parquet]'`).", shard_size=text.SHARD_SIZE)
+    p.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
+    p.add_argument("--field", default="text",
+                   help="the key of the text in JSON Lines, its column in Parquet (default: text)")
+    p.add_argument("--paragraphs", action="store_true", help="in plain text an empty line ends a text, not every line")
+
+    p = sources.add_parser("sample", help="unpack and prepare every part of the sample pack")
+    p.set_defaults(run=run_sample)
+    return root
+
+
+def _source(sources, name, run, help, download, out=True, shard_size=1000):
+    p = sources.add_parser(name, help=help, description=f"{help}. {download} The schema: docs/data.md.")
+    p.add_argument("--out", type=Path, required=out, help="the folder of the shards")
+    p.add_argument("--shard-size", type=_positive, default=shard_size, help="samples a shard (default: %(default)s)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    p.add_argument("--workers", type=_positive, default=min(16, cores),
+                   help="processes; the shards do not depend on them (default: a core each, %(default)s here)")
+    p.add_argument("--skip-bad", action="store_true", help="count wrong records and go on; else the first one stops")
+    if name != "text":
+        p.add_argument("--verify", action="store_true", help="decode every picture, to find those that are cut off")
+    if name not in ("coco", "refcoco"):
+        p.add_argument("--name", type=_name, default="train",
+                       help="shards are called NAME-00000 (default: %(default)s)")
+    p.set_defaults(run=run)
+    return p
+
+
+def _exclusions(p):
+    p.add_argument("--exclude-coco-karpathy", type=Path, metavar="FILE",
+                   help="leave out the val and test pictures of this dataset_coco.json: they are evaluated on")
+    p.add_argument("--exclude-refs", type=Path, nargs="+", default=[], metavar="REFS",
+                   help="leave out the val and test pictures of these refs")
+
+
+def _positive(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0")
+    return int(word)
+
+
+def _name(word: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", word):
+        raise argparse.ArgumentTypeError(f"{word!r} cannot begin the name of a file: use letters, digits and . _ + -")
+    return word
+
+
+def _options(args) -> Options:
+    return Options(args.out, args.shard_size, args.workers, args.skip_bad, getattr(args, "verify", False), True)
+
+
+def _excluded(args) -> frozenset:
+    found = frozenset().union(*map(refcoco.held_out, args.exclude_refs))
+    karpathy = getattr(args, "exclude_coco_karpathy", None)
+    return found | coco.held_out(karpathy) if karpathy else found
+
+
+def run_coco(args):
+    return coco.convert(args.annotations, args.images, _options(args), exclude=_excluded(args))
+
+
+def run_instances(args):
+    return instances.convert(args.annotations, args.images, _options(args), _excluded(args), args.name)
+
+
+def run_openimages(args):
+    return openimages.convert(args.boxes, args.classes, args.images, _options(args), args.name)
+
+
+def run_vg(args):
+    return vg.convert(args.image_data, args.regions, args.images, _options(args), args.objects, args.attributes,
+                      _excluded(args), args.name)
+
+
+def run_refcoco(args):
+    names = None if args.splits is None else {split: split for split in args.splits}
+    return refcoco.convert(args.refs, args.instances, args.images, _options(args), names)
+
+
+def run_img2dataset(args):
+    shards = [file for pattern in args.shards
+              for file in ([pattern] if Path(pattern).is_dir() else paths.resolve(pattern))]
+    return img2dataset.convert(shards, _options(args), args.name)
+
+
+def run_images(args):
+    return images.convert(args.images, _options(args), args.name)
+
+
+def run_text(args):
+    files = []
+    for pattern in args.input:
+        parquets = sorted(map(str, Path(pattern).glob("*.parquet"))) if Path(pattern).is_dir() else []
+        files += parquets or paths.resolve(pattern)
+    return text.convert(files, _options(args), args.name, args.field, args.paragraphs)
+
+
+def run_sample(args):
+    return "\n".join(f"{name}: {len(files)} file(s), {Path(files[0]).parent}"
+                     for name in sample.names() if (files := paths.resolve(name)))
+
+
+def main(argv=None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        print(args.run(args))
+        if args.source != "sample" and args.out:
+            print(f"see {write_summary(args.out)}")
+    except BadRecord as error:
+        can_skip = args.source != "sample" and not isinstance(error, BadFile)
+        again = " (`--skip-bad` counts wrong records and goes on)" if can_skip else ""
+        print(f"prepare_data.py: {error}{again}", file=sys.stderr)
+        return 1
+    except (OSError, WorkerDied) as error:
+        print(f"prepare_data.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("prepare_data.py: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,398 @@
+"""Every mistake of a configuration, found from signatures and wiring alone, each with file, line and the word that was meant."""
+
+import inspect
+
+from xtoolkit.recipe.folder import latest
+from xtoolkit.recipe.config import Config, unknown_keys
+from xtoolkit.recipe.settings import (
+    Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems, train_problems,
+)
+from xtoolkit.graph import VIEWS, EncoderSpec, Graph, Need, Ref
+from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
+from xtoolkit.registry import (
+    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
+)
+
+TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "optim",
+       "train")
+STREAM = ("batch_size", "losses", "data")
+HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
+        "python tools/train_net.py --config projects/xfm/tiny.yaml")
+
+
+class Checker:
+    """Collects the problems of one configuration."""
+
+    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train"):
+        self.config, self.data, self.where = config, config.data, config.where
+        self.missing_files, self.purpose = missing_files, purpose
+        self.problems: list[str] = []
+        self.data_paths: list = []  # (place, path) of every data block without mistakes
+        self.bad: set = set()  # places of blocks whose keys are wrong: what they mean is not asked
+        self.hint = ""
+
+    def recipe(self) -> Recipe:
+        """The recipe, built block by block. Raises ConfigError with every problem found."""
+        self.problems += unknown_keys(self.data, TOP, self.where, "the recipe")
+        for key in ("encoders", "losses", "streams", "optim", "train"):
+            if not isinstance(self.data.get(key), dict):
+                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping of blocks")
+        for key in ("stop_gradient", "evaluate", "schedule"):
+            if not isinstance(self.data.get(key, {}), dict):
+                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping")
+        if self.problems and any("must be a mapping" in p for p in self.problems):
+            raise ConfigError(self.problems)
+        if not isinstance(self.data.get("tokenizer"), str):
+            self.problems.append(f"{self.where('tokenizer')}: missing key `tokenizer`: a hub name, a folder or sample://...")
+        graph = self._graph()
+        needs = self._needs(graph)
+        graph.cuts.update(self._cuts(graph, needs))
+        streams, idle = self._streams(graph, needs)
+        trained = {loss for s in streams.values() for loss in s.losses}
+        task_needs = self._tasks(graph, needs, trained)
+        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
+        blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
+        self._schedule(blocks["schedule"])
+        self._rates(blocks["optim"], blocks["train"])
+        for path, message in train_problems(blocks["train"]) if blocks["train"] else ():
+            self._say(("train", *path), _named(path, message))
+        if self.missing_files:
+            # A file with mistakes may not say what it reaches: then every encoder counts.
+            read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
+            self._files(list(self.data["encoders"]) if self.problems else reached(graph, self.data["encoders"], read), idle)
+        if self.problems:
+            raise ConfigError(self.problems, self.hint)
+        if not streams:
+            raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
+        schedule = _without_idle(blocks["schedule"], streams)
+        if left := schedule_problems(schedule, list(streams)):  # what idle streams leave behind
+            raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
+        return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
+                      blocks["optim"], blocks["train"], idle, blocks.get("init"))
+
+    # ---- encoders ----------------------------------------------------------------------------------------------------------
+    def _graph(self) -> Graph:
+        from xtoolkit.encoders.base import slots
+        blocks, specs = self.data["encoders"], {}
+        self._names()
+        fields = {f for name in DATASET_REGISTRY.names() for f in DATASET_REGISTRY.get(name).FIELDS}
+        for name, block in blocks.items():
+            cls = self._class(ENCODER_REGISTRY, block, "encoders", name)
+            if cls is None:
+                continue
+            for key in cls.REFERS:
+                if isinstance(block.get(key), str) and block[key] not in blocks:
+                    self._say(("encoders", name, key),
+                              f"`{key}` names unknown encoder `{block[key]}`{nearest(block[key], blocks)}")
+            inputs = block.get("inputs")
+            if inputs is None and cls.REFERS:
+                referred = blocks.get(block.get(cls.REFERS[0]))
+                inputs = referred.get("inputs") if isinstance(referred, dict) else None
+            if not isinstance(inputs, dict):
+                self._say(("encoders", name),
+                          f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: {', '.join(slots(cls))}")
+                continue
+            known = slots(cls)
+            for slot, source in inputs.items():
+                at = ("encoders", name, "inputs", slot)
+                if slot not in known:
+                    self._say(at, f"unknown slot `{slot}` of {cls.__name__}{nearest(slot, known)}")
+                if not isinstance(source, str):
+                    self._say(at, f"a source is an encoder's name or $field, not {source!r}")
+                elif source.startswith("$") and source[1:] not in fields:
+                    self._say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
+                elif not source.startswith("$") and source not in blocks:
+                    self._say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
+            for slot in [s for s, required in known.items() if required and s not in inputs]:
+                self._say(("encoders", name), f"encoder `{name}` ({cls.__name__}) lacks the input `{slot}`")
+            good = {s: v for s, v in inputs.items() if isinstance(v, str) and (v.startswith("$") or v in blocks)}
+            specs[name] = EncoderSpec(name, good, cls.TRAINABLE)
+        self._cycles(specs)
+        return Graph(specs, {})
+
+    def _names(self):
+        """Names become attributes of the model and columns of the log, one list for both kinds."""
+        from torch.nn import ModuleDict  # only here: reading a file needs no torch
+
+        taken = set(dir(ModuleDict)) | {"loss", "norm", "lr", "step"}
+        for kind in ("encoders", "losses"):
+            for name in self.data[kind]:
+                if not name.isidentifier() or name in taken:
+                    self._say((kind, name), f"`{name}` cannot name a part of a model; take another word")
+        for name in self.data["losses"]:
+            if name in self.data["encoders"]:
+                self._say(("losses", name), f"`{name}` names an encoder already; rates and logs could not tell them apart")
+
+    def _cycles(self, specs):
+        for name in list(specs):
+            seen, todo = set(), [name]
+            while todo:
+                for source in specs[todo.pop()].inputs.values():
+                    if source == name:
+                        self._say(("encoders", name), f"encoder `{name}` reads itself, through its inputs")
+                        specs[name].inputs.clear()
+                        todo = []
+                        break
+                    if source in specs and source not in seen:
+                        seen.add(source)
+                        todo.append(source)
+
+    # ---- losses ------------------------------------------------------------------------------------------------------------
+    def _needs(self, graph) -> dict[str, list[Need]]:
+        needs = {}
+        for name, block in self.data["losses"].items():
+            cls = self._class(LOSS_REGISTRY, block, "losses", name)
+            for key, view in cls.VIEWS.items() if cls is not None else ():
+                if isinstance(block.get(key), str) and Ref.parse(block[key]).view is None:
+                    self._say(("losses", name, key), f"`{key}` of {cls.__name__} must read a masked view: write "
+                              f"`{block[key]}@{view}`")
+            if cls is not None and ("losses", name) not in self.bad:
+                needs[name] = self._check_needs(cls.needs(**_filled(cls, block)), block, ("losses", name), graph)
+        return needs
+
+    def _check_needs(self, needs, block, at, graph) -> list[Need]:
+        good = []
+        for need in needs:
+            key = next((k for k, v in block.items() if v == need.ref), None)
+            place = at + ((key,) if key else ())
+            ref = Ref.parse(need.ref)
+            if need.ref.startswith("$"):
+                good.append(need)
+            elif ref.name not in self.data["encoders"]:
+                self._say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
+            elif ref.view is not None and ref.view not in VIEWS:
+                self._say(place, f"unknown view `@{ref.view}`{nearest(ref.view, VIEWS)}")
+            elif ref.name in graph.encoders:
+                heads = ENCODER_REGISTRY.get(self.data["encoders"][ref.name]["type"]).HEADS
+                if need.head and need.head not in heads:
+                    self._say(place, f"`{at[-1]}` needs the head `{need.head}`, which encoder `{ref.name}` does not have")
+                else:
+                    good.append(need)
+        return good
+
+    def _cuts(self, graph, needs) -> dict:
+        cuts = {}
+        for edge, losses in (self.data.get("stop_gradient") or {}).items():
+            at = ("stop_gradient", edge)
+            source, arrow, reader = (p.strip() for p in edge.partition("->"))
+            if not arrow or not isinstance(losses, list):
+                self._say(at, "write `source -> encoder: [losses]`")
+                continue
+            spec = graph.encoders.get(reader)
+            edges = [f"{s} -> {e.name}" for e in graph.encoders.values() for s in e.inputs.values() if not s.startswith("$")]
+            if spec is None or source not in spec.inputs.values():
+                if reader in self.data["encoders"] and spec is None:
+                    continue  # the encoder's own mistake is reported
+                self._say(at, f"no edge `{source} -> {reader}`{nearest(f'{source} -> {reader}', edges)}")
+                continue
+            for loss in losses:
+                if loss not in self.data["losses"]:
+                    self._say(at, f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                elif loss in needs and needs[loss] and not any(reader in graph.below([Ref.parse(n.ref).name])
+                                                               for n in needs[loss]):
+                    self._say(at, f"loss `{loss}` never passes `{edge}`: the cut would change nothing")
+            cuts[(source, reader)] = frozenset(losses)
+        return cuts
+
+    # ---- streams -----------------------------------------------------------------------------------------------------------
+    def _streams(self, graph, needs):
+        streams, idle = {}, []
+        for name, block in self.data["streams"].items():
+            at = ("streams", name)
+            if not isinstance(block, dict):
+                self._say(at, "a stream is a mapping with batch_size, losses and data")
+                continue
+            self.problems += unknown_keys(block, STREAM, lambda k: self.where(*at, k), f"stream `{name}`")
+            size = block.get("batch_size")
+            if not fits(size, int) or size < 1:
+                self._say(at + ("batch_size",), f"`batch_size` of stream `{name}` must be a whole number above 0, not {size!r}")
+            active, weights = {}, block.get("losses") or {}
+            if not isinstance(weights, dict):
+                self._say(at + ("losses",), "write `losses: {name: weight}`")
+                continue
+            for loss, weight in weights.items():
+                if loss not in self.data["losses"]:
+                    self._say(at + ("losses", loss), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                elif not fits(weight, float) or weight < 0:
+                    self._say(at + ("losses", loss), f"the weight of `{loss}` must be a number of at least 0, not {weight!r}")
+                elif weight:
+                    active[loss] = weight
+            wanted = [n for loss in active for n in needs.get(loss, [])]
+            views = frozenset(Ref.parse(n.ref).view for n in wanted) - {None}
+            cls = self._dataset(block.get("data"), at + ("data",), f"stream `{name}`", views)
+            if not active:
+                idle.append(name)
+            if cls is None or not active or not fits(size, int):
+                continue
+            stream = Stream(name, size, active, block["data"], frozenset(cls.FIELDS))
+            self._reads(stream, {loss: needs.get(loss, []) for loss in active}, graph, cls)
+            streams[name] = stream
+        return streams, idle
+
+    def _reads(self, stream, needs, graph, cls):
+        """Whether the stream has the fields that its losses read."""
+        at = ("streams", stream.name)
+        for loss, wanted in needs.items():
+            for need in wanted:
+                lacking = sorted(graph.fields(need.ref) - stream.fields)
+                if lacking:
+                    self._say(at + ("losses", loss), f"loss `{loss}` reads {need.ref}, which needs $" + ", $".join(lacking)
+                              + f"; stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
+                    break
+                if stream.regions and Ref.parse(need.ref).view == "mask_image":
+                    self._say(at + ("losses", loss),
+                              f"loss `{loss}` reads {need.ref}: masked pictures are not defined on a region stream")
+
+    def _dataset(self, block, at, what, views=frozenset()):
+        """The class of a data block, after reporting its mistakes; None if it has no usable class."""
+        if not isinstance(block, dict):
+            self._say(at, f"{what} needs a `data` block with a `type`")
+            return None
+        cls = self._class(DATASET_REGISTRY, block, *at)
+        if cls is not None and at not in self.bad:
+            mistakes = cls.check(block, views)
+            for key, message in mistakes:
+                self._say(at + tuple(key.split(".")), message)
+            if not mistakes:
+                self.data_paths += [(at + tuple(key.split(".")), path) for key, path in cls.paths(block)]
+        return cls
+
+    # ---- evaluations -------------------------------------------------------------------------------------------------------
+    def _tasks(self, graph, needs, trained) -> dict[str, list[Need]]:
+        found = {}
+        for name, block in (self.data.get("evaluate") or {}).items():
+            at = ("evaluate", name)
+            cls = self._class(TASK_REGISTRY, block, *at)
+            if cls is None or at in self.bad:
+                continue
+            every = block.get("every")
+            if every is not None and (not fits(every, int) or every < 1):
+                self._say(at + ("every",), f"`every` must be a whole number of steps above 0, not {every!r}")
+            dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
+            if dataset is not None and cls.FIELDS and dataset.FIELDS != cls.FIELDS:
+                self._say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
+                          + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
+            wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
+            for key in cls.LOSS_KEYS:
+                loss = block.get(key, schema(cls)[key].default)
+                if loss is None:
+                    continue
+                if loss not in self.data["losses"]:
+                    self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
+                              f"evaluation (`evaluate.{name}: null`)")
+                elif (part := cls.LOSS_METHODS.get(key)) and not hasattr(self._loss_class(loss), part):
+                    self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{part}`")
+                elif loss not in trained:
+                    self._say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
+                              f"train it, or remove this evaluation (`evaluate.{name}: null`)")
+                else:
+                    wanted += needs.get(loss, [])
+            found[name] = wanted
+        return found
+
+    def _loss_class(self, loss):
+        block = self.data["losses"][loss]
+        known = isinstance(block, dict) and block.get("type") in LOSS_REGISTRY
+        return LOSS_REGISTRY.get(block["type"]) if known else None
+
+    # ---- settings ----------------------------------------------------------------------------------------------------------
+    def _settings(self, key, cls):
+        block = self.data.get(key) or {}
+        if cls is Init and isinstance(block, str):
+            block = {"path": block}
+        elif not isinstance(block, dict):
+            self._say((key,), f"`{key}` must be a path, or a mapping of: {', '.join(schema(cls))}")
+            return None
+        mistakes = check(cls, block, self.where(key), lambda k: self.where(key, k))
+        self.problems += mistakes
+        if mistakes:
+            return None
+        values = settled(cls, block)
+        return cls(**{k: tuple(v) if k == "betas" else v for k, v in values.items()})
+
+    def _schedule(self, block):
+        if block is not None:
+            for path, message in schedule_problems(block, list(self.data["streams"])):
+                self._say(("schedule", *path), _named(path, message))
+
+    def _rates(self, optim, train):
+        names = [*self.data["encoders"], *self.data["losses"]]
+        for path, message in optim_problems(optim, names, train.steps if train else None) if optim else ():
+            self._say(("optim", *path), _named(path, message))
+
+    # ---- files -------------------------------------------------------------------------------------------------------------
+    def _files(self, encoders, idle):
+        """Reports what is not there of the files that the purpose needs: of ``encoders``, and not of ``idle`` streams."""
+        from xtoolkit.data import paths
+        from xtoolkit.weights.hub import missing, missing_model
+        found = len(self.problems)
+        tokenizer = self.data.get("tokenizer")
+        if isinstance(tokenizer, str):
+            local = "://" in tokenizer
+            if problem := paths.problem(tokenizer) if local else missing(tokenizer, "tokenizer"):
+                self._say(("tokenizer",), problem)
+        starts, init = self._starts_from_init(), self.data.get("init")
+        path = init.get("path") if isinstance(init, dict) else init
+        if starts and isinstance(path, str) and (problem := missing_model(path)):
+            self._say(("init", "path") if isinstance(init, dict) else ("init",), problem)
+        for name in encoders if starts and not init else ():
+            block = self.data["encoders"][name]
+            if isinstance(block, dict) and isinstance(block.get("init"), str):
+                owner = ENCODER_REGISTRY.get(block["type"]).HUB if block.get("type") in ENCODER_REGISTRY else ""
+                if problem := missing(block["init"], f"encoders.{name}.init", owner):
+                    self._say(("encoders", name, "init"), problem)
+        for place, path in self.data_paths:
+            unread = place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
+            if not unread and (problem := paths.problem(path)):
+                self._say(place, problem)
+        self.hint = HINT if len(self.problems) > found else ""
+
+    def _starts_from_init(self) -> bool:
+        """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""
+        if self.purpose != "resume":
+            return self.purpose == "train"
+        output = self.data["train"].get("output")
+        return not (isinstance(output, str) and latest(output))
+
+    # ---- helpers -----------------------------------------------------------------------------------------------------------
+    def _class(self, registry, block, *at):
+        """The class that a block names, or None with the reason reported. Wrong keys are reported, and ``at`` joins ``bad``."""
+        if not isinstance(block, dict):
+            self._say(at, f"`{at[-1]}` must be a mapping with a `type`")
+            return None
+        if "type" not in block:
+            self._say(at, f"`{at[-1]}` lacks `type`{nearest('', registry.names())}")
+            return None
+        try:
+            cls = registry.find(block["type"], self.where(*at, "type"))
+        except ConfigError as e:
+            self.problems += e.problems
+            return None
+        mistakes = check(cls, block, self.where(*at), lambda k: self.where(*at, k), registry.beside)
+        self.problems += mistakes
+        if mistakes:
+            self.bad.add(at)
+        return cls
+
+    def _say(self, path, message):
+        self.problems.append(f"{self.where(*path)}: {message}")
+
+
+def _named(path, message: str) -> str:
+    """A message that begins with what must be, with the key that it is about."""
+    return f"`{'.'.join(path)}` {message}" if path and message.startswith("must") else message
+
+
+def _filled(cls, block) -> dict:
+    """A block with the defaults of its class, as ``needs`` wants it."""
+    defaults = {k.name: k.default for k in schema(cls).values() if k.default is not inspect.Parameter.empty}
+    return defaults | {k: v for k, v in block.items() if k in schema(cls) and v is not None}
+
+
+def _without_idle(block: ScheduleBlock, streams) -> ScheduleBlock:
+    """The schedule over the streams that have work."""
+    if block.sample is not None:
+        return ScheduleBlock(sample={k: v for k, v in block.sample.items() if k in streams})
+    groups = block.every_step if block.every_step is not None else [list(streams)]
+    groups = [[s for s in g if s in streams] for g in groups]
+    return ScheduleBlock([g for g in groups if g], {k: v for k, v in block.every.items() if k in streams})

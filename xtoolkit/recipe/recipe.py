@@ -1,0 +1,101 @@
+"""A checked configuration, as the model and the engine read it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from xtoolkit.recipe.config import Config
+from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train
+from xtoolkit.graph import Graph, Need, Ref
+from xtoolkit.registry import ENCODER_REGISTRY
+
+Purpose = Literal["train", "resume", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of a recipe. ``losses`` holds the active ones, {name: weight}; a weight of 0 means not computed."""
+
+    name: str
+    batch_size: int
+    losses: dict
+    data: dict
+    fields: frozenset
+
+    @property
+    def regions(self) -> bool:
+        return "region" in self.fields
+
+
+@dataclass
+class Recipe:
+    """A checked configuration.
+
+    Attributes:
+        source: the resolved configuration with its places.
+        graph: the wiring.
+        needs: {loss: what it reads}, active losses only.
+        task_needs: {evaluation: what it reads}.
+        streams: {name: Stream}, those with an active loss.
+        idle: streams that were left out because no loss of theirs is active.
+        init: a whole model's weights to start from; the encoders' own `init:` keys then do not count.
+    """
+
+    source: Config
+    graph: Graph
+    needs: dict[str, list[Need]]
+    task_needs: dict[str, list[Need]]
+    streams: dict[str, Stream]
+    schedule: ScheduleBlock
+    optim: Optim
+    train: Train
+    idle: list[str] = field(default_factory=list)
+    init: Init | None = None
+
+    @property
+    def config(self) -> dict:
+        """The resolved configuration, plain."""
+        return self.source.data
+
+    @property
+    def tokenizer(self) -> str:
+        return self.config["tokenizer"]
+
+    @property
+    def evaluate(self) -> dict[str, dict]:
+        """The blocks of the evaluations by name: ``type``, ``data``, perhaps ``every``, and the task's own keys."""
+        return self.config.get("evaluate") or {}
+
+    @cached_property
+    def reached(self) -> list[str]:
+        """Encoders that an active loss or an evaluation reaches, inputs first; the others are not built."""
+        return reached(self.graph, self.config["encoders"], [*self.needs.values(), *self.task_needs.values()])
+
+    @property
+    def left_out(self) -> list[str]:
+        return [n for n in self.graph.encoders if n not in self.reached]
+
+    def views(self, stream: str) -> frozenset:
+        """The views that the losses of a stream read: they decide which masks its loader draws."""
+        return frozenset(Ref.parse(n.ref).view for loss in self.streams[stream].losses for n in self.needs[loss]) - {None}
+
+    def passes(self, stream: str):
+        s = self.streams[stream]
+        return self.graph.passes({loss: self.needs[loss] for loss in s.losses}, s.regions)
+
+
+def reached(graph: Graph, blocks: dict, needs) -> list[str]:
+    """The encoders that are read, directly or not, inputs first.
+
+    Args:
+        blocks: the encoders' blocks by name.
+        needs: lists of Need.
+    """
+    referred = lambda name: [blocks[name][k] for k in ENCODER_REGISTRY.get(blocks[name]["type"]).REFERS if k in blocks[name]]
+    found = graph.below([Ref.parse(n.ref).name for several in needs for n in several])
+    for name in list(found):  # a teacher's student must exist too
+        found += [n for n in graph.below(referred(name)) if n not in found]
+    order = []
+    for name in graph.below(graph.encoders):  # inputs first, and students before their teachers
+        order += [n for n in [*graph.below(referred(name)), name] if n not in order]
+    return [n for n in order if n in found]

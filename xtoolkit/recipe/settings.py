@@ -1,0 +1,188 @@
+"""The keys of the `optim`, `train`, `init` and `schedule` blocks: types, defaults and meaning in one place. No torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from xtoolkit.registry import nearest
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The `optim` block.
+
+    Attributes:
+        lr: peak learning rate.
+        type: AdamW only (torch's, fused where the device has it).
+        betas: X-FM's text and code say 0.9, 0.98; its Table 10 says 0.999.
+        eps: added to the root of the second moment.
+        weight_decay: not applied to biases, norms, relative-position tables and the temperature.
+        clip: largest gradient norm over all parameters; null: no clipping.
+        warmup: steps of linear warm-up from 0; below 1: a share of all steps.
+        decay: shape from the peak to `min_lr` at the last step.
+        min_lr: the learning rate at the end.
+        lr_mult: {encoder or loss: factor}.
+    """
+
+    lr: float
+    type: Literal["AdamW"] = "AdamW"
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float | None = 1.0
+    warmup: float = 0
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    min_lr: float = 0.0
+    lr_mult: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The `train` block.
+
+    Attributes:
+        steps: optimizer steps of the whole run (a step with several update groups counts once).
+        output: the run's folder.
+        precision: bf16 (autocast) or fp32.
+        seed: of everything that is drawn.
+        accumulate: micro-batches that a stream's batch is split into; ITC and ITM then see the rows of one micro-batch only.
+        log_every: steps between two log lines.
+        checkpoint_every: steps between two checkpoints; the last step is always kept.
+        keep: checkpoints kept, the newest.
+        workers: loader processes a stream; 0 loads in the main process.
+        threads: torch threads; null leaves torch's choice.
+        device: cpu, cuda, or auto (cuda where there is one).
+        max_bad: share of a stream's samples that may be unreadable before the run stops.
+    """
+
+    steps: int
+    output: str
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = 42
+    accumulate: int = 1
+    log_every: int = 50
+    checkpoint_every: int = 5000
+    keep: int = 2
+    workers: int = 4
+    threads: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_bad: float = 0.01
+
+
+@dataclass(frozen=True)
+class Init:
+    """The `init` block: a whole model's weights to start from. `init: PATH` is short for `init: {path: PATH}`.
+
+    Attributes:
+        path: a file (safetensors or torch) with the model's own names, or a folder: a run's output, one of its checkpoints, or
+            one that holds such a file.
+        allow_missing: patterns of the model's names that start as drawn if the file lacks them: `losses.bbp.*`.
+        allow_unexpected: patterns of the file's names that are left out if the model does not have them, or not in that shape.
+    """
+
+    path: str
+    allow_missing: list[str] = field(default_factory=list)
+    allow_unexpected: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ScheduleBlock:
+    """The `schedule` block: either `every_step` (with `every`), or `sample`.
+
+    Attributes:
+        every_step: groups of streams in order; a group is one optimizer update over the sum of its streams' losses.
+        every: {stream: n}: the stream takes part in every n-th step only, the first included.
+        sample: {stream: weight}: one stream a step, drawn by seed.
+    """
+
+    every_step: list[list[str]] | None = None
+    every: dict[str, int] = field(default_factory=dict)
+    sample: dict[str, float] | None = None
+
+
+def optim_problems(optim: Optim, names, steps: int | None = None) -> list[tuple[tuple, str]]:
+    """Every mistake of an `optim` block: (keys below `optim`, what is wrong).
+
+    Args:
+        names: encoders and losses of the recipe: what ``lr_mult`` may name.
+        steps: optimizer steps of the run, to hold ``warmup`` against; None: not checked.
+    """
+    found = [(("lr_mult", name), f"`lr_mult` names neither an encoder nor a loss: `{name}`{nearest(name, names)}")
+             for name in optim.lr_mult if name not in names]
+    found += [(("lr_mult", name), f"must be 0 or more, not {factor}")
+              for name, factor in optim.lr_mult.items() if factor < 0]
+    found += [((key,), f"must be above 0, not {getattr(optim, key)}")
+              for key in ("lr", "eps") if getattr(optim, key) <= 0]
+    found += [((key,), f"must be 0 or more, not {getattr(optim, key)}")
+              for key in ("weight_decay", "warmup", "min_lr") if getattr(optim, key) < 0]
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        found.append((("betas",), f"both must be at least 0 and below 1, not {list(optim.betas)}"))
+    if optim.clip is not None and optim.clip <= 0:
+        found.append((("clip",), f"must be above 0, not {optim.clip}; null switches clipping off"))
+    if optim.min_lr > optim.lr:
+        found.append((("min_lr",), f"{optim.min_lr} is above the peak lr {optim.lr}"))
+    if steps is not None and warmup_steps(optim, steps) > steps:
+        found.append((("warmup",), f"{optim.warmup:g} steps are more than the run's {steps}; "
+                                   "below 1 it is a share of all steps, e.g. 0.1"))
+    return found
+
+
+def warmup_steps(optim: Optim, steps: int) -> int:
+    """Steps of warm-up: ``warmup`` itself, or below 1 that share of all steps."""
+    return int(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
+
+
+def schedule_problems(block: ScheduleBlock, streams) -> list[tuple[tuple, str]]:
+    """Every mistake of a `schedule` block against the names of the streams: (keys below `schedule`, what is wrong)."""
+    streams = list(streams)
+    if block.every_step is not None and block.sample is not None:
+        return [((), "`every_step` and `sample` exclude each other; remove one (`null` removes an inherited key)")]
+    found = _sample_problems(block, streams) if block.sample is not None else _every_problems(block, streams)
+    scheduled = list(block.sample) if block.sample is not None else sum(groups_of(block, streams), [])
+    return found + [((), f"stream `{name}` is never scheduled; add it, or remove it with `streams.{name}: null`")
+                    for name in streams if name not in scheduled]
+
+
+def groups_of(block: ScheduleBlock, streams) -> list[list[str]]:
+    """The groups of ``every_step``; without it all streams are one."""
+    return [list(group) for group in block.every_step] if block.every_step is not None else [list(streams)]
+
+
+def _sample_problems(block, streams):
+    found = [(("sample", name), f"unknown stream `{name}`{nearest(name, streams)}")
+             for name in block.sample if name not in streams]
+    found += [(("sample", name), f"the weight must be above 0, not {weight}")
+              for name, weight in block.sample.items() if not 0 < weight < float("inf")]
+    if not block.sample:
+        found.append((("sample",), "empty; give each stream a weight"))
+    if block.every:
+        found.append((("every",), "only goes with `every_step`; with `sample` lower the stream's weight instead"))
+    return found
+
+
+def _every_problems(block, streams):
+    groups = groups_of(block, streams)
+    named = sum(groups, [])
+    found = [(("every_step",), f"unknown stream `{name}`{nearest(name, streams)}")
+             for name in dict.fromkeys(named) if name not in streams]
+    found += [(("every_step",), f"stream `{name}` stands in {named.count(name)} places; a step draws a stream once")
+              for name in dict.fromkeys(named) if named.count(name) > 1]
+    if not all(groups) or not groups:
+        found.append((("every_step",), "an empty group; a group is a list of at least one stream, e.g. [[a, b], [c]]"))
+    for name, interval in block.every.items():
+        if name not in named:
+            found.append((("every", name), f"`{name}` stands in no group of `every_step`{nearest(name, named)}"))
+        if interval < 1:
+            found.append((("every", name), f"must be 1 or more, not {interval}; to leave a stream out, remove it"))
+    if named and all(name in block.every and block.every[name] > 1 for name in named):
+        found.append((("every",), "the second step would have no stream; leave at least one out of `every`"))
+    return found
+
+
+def train_problems(train: Train) -> list[tuple[tuple, str]]:
+    """Every number of a `train` block that is out of its range: (keys below `train`, what is wrong)."""
+    least = {"steps": 1, "accumulate": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1, "workers": 0, "threads": 1}
+    found = [((key,), f"must be at least {low}, not {getattr(train, key)}") for key, low in least.items()
+             if getattr(train, key) is not None and getattr(train, key) < low]
+    if not 0 <= train.max_bad <= 1:
+        found.append((("max_bad",), f"must be a share in [0, 1], not {train.max_bad}"))
+    return found
