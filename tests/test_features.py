@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
-from xtoolkit.features import Encoded, Features, Source, _grad, region_rows, whole_image_rows
+from xtoolkit.features import Encoded, Features, Source, _grad
 from xtoolkit.graph import EncoderSpec, Graph, Need
 
 
@@ -186,8 +186,8 @@ def test_one_box_over_everything_is_the_whole_image():
     tokens = image.tokens.clone()
     tokens[:, 0] = tokens[:, 1:].mean(1)
     image, index = Encoded.of(tokens), torch.tensor([1, 0, 1])
-    region = region_rows(image, index, torch.ones(3, 4, dtype=torch.bool))
-    assert torch.allclose(region.tokens, whole_image_rows(image, index).tokens, atol=1e-6)
+    region = image.subset(index, torch.ones(3, 4, dtype=torch.bool))
+    assert torch.allclose(region.tokens, image.repeat(index).tokens, atol=1e-6)
 
 
 def test_select_composes_and_detaches():

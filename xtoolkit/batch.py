@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,13 +27,27 @@ def _map(fn, value):
         return fn(value)
     if isinstance(value, Field):
         return value.map(fn)
-    if isinstance(value, dict):
-        return {k: _map(fn, v) for k, v in value.items()}
     return value
 
 
 class Field:
-    """A dataclass of tensors that moves between devices as one."""
+    """A frozen dataclass of tensors, lists and other fields: one named part of a batch, which encoders and losses read as ``$name``.
+
+    Attributes:
+        MARKS: {mark: method}: ``encoder@mark`` makes an encoder read what that method returns, without arguments.
+        POOLS: name of another field of which this one describes parts: an encoder that pools it (``Encoder.POOLS``) sees it
+            whole, and what others read of that encoder is ``pool`` of it, a row for each row of this field.
+        WHOLE: the mark under which such a row is the whole and not its part.
+    """
+
+    MARKS: dict = {}
+    POOLS: str | None = None
+    WHOLE: str | None = None
+
+    @classmethod
+    def collate(cls, values: list) -> "Field":
+        """The field of a batch from what the dataset's items hold of it, a row each: here numbers or arrays of one shape."""
+        return cls(torch.as_tensor(np.stack([np.asarray(value) for value in values])))
 
     def map(self, fn) -> "Field":
         """The same field with ``fn`` applied to every tensor in it, nested fields included."""
@@ -43,6 +58,43 @@ class Field:
 
     def pin_memory(self) -> "Field":
         return self.map(lambda v: v.pin_memory())
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a batch it has: here the length of its first tensor."""
+        return next(len(v) for f in dataclasses.fields(self) if isinstance(v := getattr(self, f.name), Tensor))
+
+    def clean(self) -> "Field":
+        """What an encoder reads of it without a mark."""
+        return self
+
+    def read(self, marks=()) -> "Field":
+        """What an encoder reads of it under some of its marks."""
+        if not marks:
+            return self.clean()
+        value = self
+        for mark in marks:
+            value = getattr(value, self.MARKS[mark])()
+        return value
+
+    def select(self, rows: Tensor) -> "Field":
+        """The rows (K,) int64, repeats allowed; lists, which live on the host, are left out."""
+        picked = {f.name: v[rows] if isinstance(v, Tensor) else [] if isinstance(v, list) else v
+                  for f in dataclasses.fields(self) for v in [getattr(self, f.name)]}
+        return dataclasses.replace(self, **picked)
+
+    def row_key(self) -> Tensor | None:
+        """(rows,) int64, equal where two rows are the same thing (``stable_key``); None: it does not say."""
+        return getattr(self, "key", None)
+
+    def same_rows(self) -> Tensor | None:
+        """(rows, rows) bool, True where two rows are the same thing; None: it does not say."""
+        key = self.row_key()
+        return None if key is None else key[:, None] == key
+
+    def pool(self, full, whole: bool):
+        """A row for each row of this field, of what an encoder gave for all of ``POOLS``; see RegionField."""
+        raise TypeError(f"{type(self).__name__} pools nothing")
 
 
 @dataclass(frozen=True)
@@ -58,6 +110,8 @@ class TextField(Field):
         labels: (M,) int64, the original ids at ``masked_pos``.
     """
 
+    MARKS = {"mask_text": "masked"}
+
     ids: Tensor
     mask: Tensor
     key: Tensor | None = None
@@ -71,6 +125,10 @@ class TextField(Field):
             raise ValueError("this batch has no masked text: the stream's data block needs `mask: {prob, max, ngram}`")
         return dataclasses.replace(self, ids=self.masked_ids)
 
+    def select(self, rows: Tensor) -> "TextField":
+        """The rows (K,) int64 of what an encoder reads; what is to be predicted, flat positions in a batch, is left out."""
+        return TextField(self.ids[rows], self.mask[rows], None if self.key is None else self.key[rows])
+
 
 @dataclass(frozen=True)
 class ImageField(Field):
@@ -82,6 +140,8 @@ class ImageField(Field):
         patch_mask: (I, N) bool, True = masked, row-major patches; None where no loss reads ``@mask_image``.
         image_id: I names, on the host.
     """
+
+    MARKS = {"mask_image": "masked"}
 
     pixels: Tensor
     key: Tensor | None = None
@@ -112,31 +172,86 @@ class RegionField(Field):
         key: (R,) int64, equal where picture and box are equal.
     """
 
+    POOLS, WHOLE = "image", "whole"
+
     image_index: Tensor
     box: Tensor
     box_patches: Tensor
     is_box: Tensor
     key: Tensor | None = None
 
+    def pool(self, full, whole: bool):
+        """A region as X2-VLM 3.2 represents it: the mean of its box's patches, then those patches, the others masked; or,
+        ``whole``, its whole picture with the picture's own summary (BBP reads this).
 
-@dataclass(frozen=True)
+        Args:
+            full: Encoded of I full pictures, (I, 1 + N, D).
+
+        Returns:
+            Encoded of R rows; the patches are one source for all regions of a picture, whole or not.
+        """
+        return full.repeat(self.image_index) if whole else full.subset(self.image_index, self.box_patches)
+
+
 class Batch(Field):
-    """One batch of one stream. A stream fills the fields it has; ``extra`` holds the fields of plugins, by name.
+    """One batch of one stream: fields by name, read in YAML as ``$name``; also plain tensors and lists that only tasks read.
 
-    A field is read in YAML as ``$text``, ``$image``, ``$region`` or ``$name_in_extra``.
+    ``batch["image"]`` is the field, and an error where there is none; ``batch.image``, ``batch.text`` and ``batch.region`` are
+    the same or None.
     """
 
-    text: TextField | None = None
-    image: ImageField | None = None
-    region: RegionField | None = None
-    extra: dict = field(default_factory=dict)
+    def __init__(self, text: TextField | None = None, image: ImageField | None = None, region: RegionField | None = None,
+                 **others):
+        given = {"text": text, "image": image, "region": region, **others}
+        self._values = {name: value for name, value in given.items() if value is not None}
+
+    def __getitem__(self, name: str):
+        if name not in self._values:
+            raise KeyError(f"this batch has no ${name}; it has: {', '.join(f'${n}' for n in self._values) or 'nothing'}")
+        return self._values[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def items(self):
+        """(name, value) of all that it holds."""
+        return self._values.items()
+
+    def with_fields(self, **fields) -> "Batch":
+        """The same batch with these fields in the place of its own, or beside them."""
+        return Batch(**self._values | fields)
+
+    text = property(lambda self: self._values.get("text"))
+    image = property(lambda self: self._values.get("image"))
+    region = property(lambda self: self._values.get("region"))
+
+    def map(self, fn) -> "Batch":
+        return Batch(**{name: _map(fn, value) for name, value in self.items()})
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The fields, by name, without plain tensors and lists."""
+        return {name: value for name, value in self._values.items() if isinstance(value, Field)}
 
     @property
     def size(self) -> int:
-        """Rows: regions on a region stream, else texts, else images."""
-        if self.region is not None:
-            return self.region.box.shape[0]
-        return self.text.ids.shape[0] if self.text is not None else self.image.pixels.shape[0]
+        """Rows: those of a field that pools another, else of the field that has most."""
+        rows = [f.rows for f in self.fields.values() if f.POOLS in self] or [f.rows for f in self.fields.values()]
+        return max(rows)
+
+    rows = size
+
+    def row_keys(self) -> Tensor:
+        """(B, K) int64, a column for each field that says which rows are the same thing, but not for one that another pools."""
+        fields, size = self.fields, self.size
+        pooled = {f.POOLS for f in fields.values()}
+        keys = [key for name, f in fields.items() if name not in pooled and f.rows == size and (key := f.row_key()) is not None]
+        if not keys:
+            raise ValueError(f"no field of this batch ({', '.join(self)}) says which of its rows are the same")
+        return torch.stack(keys, 1)
 
     def same_rows(self) -> Tensor:
         """(B, B) bool: pairs of different rows of which neither is a positive nor a negative of the other.
@@ -145,6 +260,8 @@ class Batch(Field):
         picture). Different regions of one picture stay negatives of each other (X2-VLM 3.3: multi-grained alignment). The
         diagonal is False. Needs the ``key`` tensors, which the loader makes.
         """
-        shown = self.region.key if self.region is not None else self.image.key
-        same = (shown[:, None] == shown) | (self.text.key[:, None] == self.text.key)
-        return same.fill_diagonal_(False)
+        keys = self.row_keys()
+        return (keys[:, None] == keys).any(2).fill_diagonal_(False)
+
+    def select(self, rows: Tensor) -> "Batch":
+        raise TypeError("a batch has no rows of its own to select: select those of its fields")

@@ -37,6 +37,9 @@ class Source:
         return self._detached
 
 
+_SPLIT = nn.Identity()  # under which a source keeps its two halves
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Token features of B rows: the summary token first, then the others.
@@ -88,47 +91,31 @@ class Encoded:
         """The same values with no gradient to what made them."""
         return replace(self, parts=tuple((s.detach(), i) for s, i in self.parts))
 
+    def split(self) -> tuple[Source, Source]:
+        """Summary (S, 1, D) and the other tokens (S, N, D) as sources of their own, made once a pass. Of plain tokens only."""
+        (source, _), = self.parts
+        return source.memo(_SPLIT, lambda t: (Source(t[:, :1]), Source(t[:, 1:])))
+
+    def repeat(self, rows: Tensor) -> "Encoded":
+        """The rows (R,) int64 with their own summaries; their tokens are one source with those of ``subset``."""
+        summary, others = self.split()
+        return Encoded(((summary, rows), (others, rows)), self.mask[rows])
+
+    def subset(self, rows: Tensor, chosen: Tensor) -> "Encoded":
+        """Of each of the rows (R,) int64 the tokens that are ``chosen`` (R, N) bool, at least one a row; the summary is their mean."""
+        others = self.split()[1]
+        weight = chosen.to(others.tokens.dtype)
+        weight = weight / weight.sum(1, keepdim=True)
+        mean = torch.einsum("rn,rnd->rd", weight, others.tokens[rows])
+        mask = torch.cat([torch.ones_like(chosen[:, :1]), chosen], 1)
+        return Encoded(((Source(mean[:, None]), None), (others, rows)), mask)
+
     @classmethod
     def cat(cls, several: "list[Encoded]") -> "Encoded":
         """Rows of several, one after the other, their tokens trimmed or padded to the longest. Sources are not shared on."""
         longest = max(e.mask.shape[1] for e in several)
         pad = lambda t: nn.functional.pad(t, (0, 0) * (t.dim() - 2) + (0, longest - t.shape[1]))
         return cls.of(torch.cat([pad(e.tokens) for e in several]), torch.cat([pad(e.mask) for e in several]))
-
-
-def whole_image_rows(image: Encoded, image_index: Tensor) -> Encoded:
-    """``@whole`` on a region stream: for each region its whole picture and the picture's own summary (BBP reads this)."""
-    (source, _), = image.parts
-    summary, patches = _split(source)
-    return Encoded(((summary, image_index), (patches, image_index)), image.mask[image_index])
-
-
-def region_rows(image: Encoded, image_index: Tensor, box_patches: Tensor) -> Encoded:
-    """A region as X2-VLM 3.2 represents it: the mean of its box's patches, then those patches (the others masked).
-
-    Args:
-        image: I full pictures (I, 1 + N, D) as an encoder gave them.
-        image_index: (R,) int64.
-        box_patches: (R, N) bool, at least one True a row.
-
-    Returns:
-        Encoded of R rows; the patches are one Source for all regions of a picture, shared with ``whole_image_rows``.
-    """
-    (source, _), = image.parts
-    patches = _split(source)[1]
-    weight = box_patches.to(patches.tokens.dtype)
-    weight = weight / weight.sum(1, keepdim=True)
-    mean = torch.einsum("rn,rnd->rd", weight, patches.tokens[image_index])
-    mask = torch.cat([torch.ones_like(box_patches[:, :1]), box_patches], 1)
-    return Encoded(((Source(mean[:, None]), None), (patches, image_index)), mask)
-
-
-def _split(source: Source) -> tuple[Source, Source]:
-    """Summary (S, 1, D) and patches (S, N, D) as sources of their own, made once."""
-    return source.memo(_SPLIT, lambda t: (Source(t[:, :1]), Source(t[:, 1:])))
-
-
-_SPLIT = nn.Identity()
 
 
 class Features:
@@ -195,10 +182,9 @@ class Features:
         return self._graph.node(ref, self._reader, self.batch.region is not None)
 
     def _field(self, name):
-        value = getattr(self.batch, name, None) if name in ("text", "image", "region") else self.batch.extra.get(name)
-        if value is None:
+        if name not in self.batch:
             raise KeyError(f"`{self._reader}` reads ${name}, which this batch does not have")
-        return value
+        return self.batch[name]
 
     def _declared(self, ref, run=None, head=None):
         """The Need that allows this access; None where nothing is declared for anyone (free reading)."""
@@ -239,9 +225,7 @@ class Features:
     def _pool(self, node):
         full, region = self._evaluate(node.base), self.batch.region
         with _grad(self._with_graph is None or node.base in self._with_graph):
-            if node.pool == "whole":
-                return whole_image_rows(full, region.image_index)
-            return region_rows(full, region.image_index, region.box_patches)
+            return region.pool(full, node.pool == "whole")
 
     def _watch(self, node, run=None):
         return self._observer(node, run) if self._observer else contextlib.nullcontext()

@@ -149,7 +149,7 @@ def test_evaluation_takes_everything_once_in_order(tokenizer, pair_shards, regio
                   views=VIEWS, train=False)
     batches = list(EvalLoader(pairs, 8, workers=2))
     assert [b.image.pixels.shape[0] for b in batches] == [8, 8, 5] and len(EvalLoader(pairs, 8)) == 3
-    names = [b.image.image_id[i] for b in batches for i in b.extra["image_index"].tolist()]
+    names = [b.image.image_id[i] for b in batches for i in b["image_index"].tolist()]
     texts = [tokenizer.decode(t) for b in batches for t in b.text.ids]
     assert names == [str(n) for n in range(21) for _ in range(2)]
     assert texts == [t for n in range(21) for t in (f"a red dog {n}", f"two small cat with ball {n}")]
@@ -170,8 +170,8 @@ def test_evaluation_of_boxes_knows_their_source_and_the_biggest_box(tokenizer, t
     block = {"type": "Regions", "sources": sources}
     batch, = EvalLoader(build(block, tokenizer=tokenizer, **SIZES, train=False), 4)
     assert [tokenizer.decode(t) for t in batch.text.ids] == ["dog", "cat", "tree", "dog", "cat"]
-    assert batch.extra["source"] == ["testA"] * 3 + ["testB"] * 2
-    assert batch.extra["biggest"].tolist() == [[0.25, 0.25, 0.5, 0.5]] * 3 + [[0.75, 0.75, 0.5, 0.5]] * 2
+    assert batch["source"] == ["testA"] * 3 + ["testB"] * 2
+    assert batch["biggest"].tolist() == [[0.25, 0.25, 0.5, 0.5]] * 3 + [[0.75, 0.75, 0.5, 0.5]] * 2
     assert batch.region.image_index.tolist() == [0, 0, 0, 1, 1]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadDataError
+from xtoolkit.batch import Batch
 from xtoolkit.data.loader import EvalLoader, Loader
 
 STREAMS = ("text", "image", "pairs", "region")
@@ -23,7 +24,8 @@ def tensors(value, prefix=""):
         return {prefix: value}
     if value is None or isinstance(value, (list, dict)):
         return {}
-    return {k: t for name, v in vars(value).items() for k, t in tensors(v, f"{prefix}.{name}").items()}
+    parts = value.items() if isinstance(value, Batch) else vars(value).items()
+    return {k: t for name, v in parts for k, t in tensors(v, f"{prefix}.{name}").items()}
 
 
 def same(a, b):

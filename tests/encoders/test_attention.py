@@ -13,7 +13,7 @@ from xtoolkit.encoders.cross_attention import CrossAttention
 from xtoolkit.encoders.positions import grid_positions, token_positions
 from xtoolkit.encoders.projection import Projection
 from xtoolkit.encoders.roberta import RoBERTa
-from xtoolkit.features import Encoded, region_rows
+from xtoolkit.features import Encoded
 from xtoolkit.losses.bbp import BBP
 
 
@@ -80,7 +80,7 @@ def test_absolute_positions_break_the_symmetry_between_patches():
 def test_image_positions_reach_regions_and_full_pictures_alike():
     model = CrossAttention({"text": 16, "image": 16}, layers=1, heads=2, image_positions=0.5, init_std=0.5).eval()
     full = Encoded.of(torch.randn(2, 5, 16))
-    everywhere = region_rows(full, torch.arange(2), torch.ones(2, 4, dtype=torch.bool))
+    everywhere = full.subset(torch.arange(2), torch.ones(2, 4, dtype=torch.bool))
     same = Encoded.of(everywhere.tokens)
     text = Encoded.of(torch.randn(2, 3, 16))
     torch.testing.assert_close(model(view=None, text=text, image=everywhere).tokens, model(view=None, text=text, image=same).tokens)

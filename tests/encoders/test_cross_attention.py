@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from xtoolkit.encoders.cross_attention import CrossAttention
-from xtoolkit.features import Encoded, region_rows, whole_image_rows
+from xtoolkit.features import Encoded
 
 
 def build(text=16, image=16, **keys):
@@ -97,7 +97,7 @@ def test_region_parts_equal_materialised_tokens():
         model.zero_grad()
         tokens = pixels.clone().requires_grad_()
         full = Encoded.of(tokens)
-        passes = [region_rows(full, index, boxes), whole_image_rows(full, index)]
+        passes = [full.subset(index, boxes), full.repeat(index)]
         assert len(passes[0].parts) == len(passes[1].parts) == 2
         if not shared:
             passes = [Encoded.of(e.tokens, e.mask) for e in passes]
@@ -120,7 +120,7 @@ def count_projected(model):
 def test_each_source_is_projected_once_however_many_passes_read_it():
     model, index, boxes = build(), torch.tensor([0, 0, 1, 2, 2]), torch.ones(5, 6, dtype=torch.bool)
     seen, full, text = count_projected(model), images(rows=3), texts(rows=5)
-    region, whole = region_rows(full, index, boxes), whole_image_rows(full, index)
+    region, whole = full.subset(index, boxes), full.repeat(index)
     for image in (region, region.select(torch.tensor([4, 3, 2, 1, 0])), whole, region):
         model(view=None, text=text, image=image)
     # summary tokens of the regions, patches of the pictures, summary tokens of the pictures

@@ -46,7 +46,7 @@ class ToyModel(nn.Module):
         self.poison = {}
 
     def forward(self, stream, batch):
-        x = batch.extra["x"]
+        x = batch["x"]
         h = self.encoders["body"](x)
         one = (self.losses["one"](h).float()[:, 0] - x.sum(1)).square().mean()
         values, log = {"one": one}, {"one.size": h.detach().float().norm()}
@@ -73,7 +73,7 @@ class ToyLoader:
         generator = torch.Generator().manual_seed(1000 * ord(self.stream) + visit)
         x = torch.randn(self.rows, WIDTH, generator=generator)
         place = self.rank * self.parts + part
-        return Batch(extra={"x": x.chunk(self.world * self.parts)[place]})
+        return Batch(x=x.chunk(self.world * self.parts)[place])
 
     def report(self):
         return {"bad": {"odd": self.bad} if self.bad else {}}

@@ -40,7 +40,7 @@ def test_against_torchvision(model):
 
 def test_only_whole_pictures_is_exactly_zero_and_attached(model):
     batch = make_batch("region")
-    batch = replace(batch, region=replace(batch.region, is_box=torch.zeros(7, dtype=torch.bool)))
+    batch = batch.with_fields(region=replace(batch.region, is_box=torch.zeros(7, dtype=torch.bool)))
     value = model.run(batch, "bbp")[0]["bbp"]
     assert value.item() == 0 and value.requires_grad
     grads = torch.autograd.grad(value, list(model.parameters().values()), allow_unused=True)

@@ -63,7 +63,7 @@ def test_equal_texts_and_equal_pictures_are_no_negatives(model):
     batch = make_batch("pairs", duplicates=[(0, 3)])
     key = batch.image.key.clone()
     key[5] = key[2]
-    batch = replace(batch, image=replace(batch.image, key=key))
+    batch = batch.with_fields(image=replace(batch.image, key=key))
     images, texts = shown(model, batch)
     got = model.run(batch, "itc")[0]["itc"].item()
     assert got == pytest.approx(plain(images, texts, 0.07, ignored=[(0, 3), (2, 5)]), rel=1e-5)
@@ -78,13 +78,13 @@ def test_regions_of_one_picture_are_negatives_unless_the_box_is_the_same(model):
     images, texts = shown(model, batch)
     key = batch.region.key.clone()
     key[4] = key[2]
-    same = replace(batch, region=replace(batch.region, key=key))
+    same = batch.with_fields(region=replace(batch.region, key=key))
     assert model.run(same, "itc")[0]["itc"].item() == pytest.approx(plain(images, texts, 0.07, [(2, 4)]), rel=1e-5)
 
 
 def test_a_batch_of_one_pair_repeated_costs_nothing_and_has_a_finite_gradient(model):
     batch = make_batch("pairs")
-    batch = replace(batch, text=replace(batch.text, key=torch.zeros(6, dtype=torch.long)))
+    batch = batch.with_fields(text=replace(batch.text, key=torch.zeros(6, dtype=torch.long)))
     value = model.run(batch, "itc")[0]["itc"]
     value.backward()
     assert value.item() == 0

@@ -67,7 +67,7 @@ def test_rows_without_a_legal_negative_keep_only_their_positive(model):
     batch = make_batch("pairs", duplicates=[(0, i) for i in range(1, 5)])
     key = batch.image.key.clone()
     key[4] = key[5]
-    batch, loss = replace(batch, image=replace(batch.image, key=key)), model.losses["itm"]
+    batch, loss = batch.with_fields(image=replace(batch.image, key=key)), model.losses["itm"]
     torch.manual_seed(5)
     image, text, legal = loss.draw(model.features(batch).bound("itm")["sim"], batch)
     assert legal.tolist() == [True, True, True, True, False, True]
@@ -83,7 +83,7 @@ def test_rows_without_a_legal_negative_keep_only_their_positive(model):
 @torch.no_grad()
 def test_no_legal_negative_at_all_leaves_the_positives(model):
     batch = make_batch("pairs")
-    batch = replace(batch, text=replace(batch.text, key=torch.zeros(6, dtype=torch.long)))
+    batch = batch.with_fields(text=replace(batch.text, key=torch.zeros(6, dtype=torch.long)))
     own = torch.arange(6)
     want, count = released(model, batch, own, own, torch.zeros(6, dtype=torch.bool))
     assert count == 6 and model.run(batch, "itm")[0]["itm"].item() == pytest.approx(want, rel=1e-5)
@@ -103,7 +103,7 @@ def test_illegal_negatives_are_never_drawn(model, first):
     batch, loss = make_batch("pairs", duplicates=[(1, 4)]), model.losses["itm"]
     key = batch.image.key.clone()
     key[3] = key[0]
-    batch = replace(batch, image=replace(batch.image, key=key))
+    batch = batch.with_fields(image=replace(batch.image, key=key))
     illegal = {(i, i) for i in range(6)} | {(0, 3), (3, 0), (1, 4), (4, 1)}
     matrix = torch.randn(6, 6)
     for i, j in illegal:

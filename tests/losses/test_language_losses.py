@@ -62,7 +62,7 @@ def test_imlm(model, stream):
 
 def without_masked_tokens(batch):
     nothing = torch.zeros(0, dtype=torch.long)
-    return replace(batch, text=replace(batch.text, masked_ids=batch.text.ids, masked_pos=nothing, labels=nothing))
+    return batch.with_fields(text=replace(batch.text, masked_ids=batch.text.ids, masked_pos=nothing, labels=nothing))
 
 
 @pytest.mark.parametrize("loss, stream", [("mlm", "text"), ("imlm", "pairs"), ("imlm", "region")])

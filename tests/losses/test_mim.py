@@ -60,7 +60,7 @@ def test_the_predictor_is_built_for_pixels_only(model):
 
 def test_no_masked_patch_leaves_the_summary_term_alone(model):
     batch = make_batch("image")
-    batch = replace(batch, image=replace(batch.image, patch_mask=torch.zeros_like(batch.image.patch_mask)))
+    batch = batch.with_fields(image=replace(batch.image, patch_mask=torch.zeros_like(batch.image.patch_mask)))
     values = model.run(batch, "mim", "patches", "pixels")[0]
     assert values["patches"].item() == values["pixels"].item() == 0
     assert values["mim"].item() == pytest.approx(0, abs=1e-10), "with nothing masked the picture is its own target"
@@ -89,7 +89,7 @@ def test_the_gradient_is_that_of_a_constant_target(model, stream, others):
 def test_a_picture_stream_without_masks_is_refused(model):
     batch = make_batch("image")
     with pytest.raises(ValueError, match="no patch masks.*`image_mask: {patches, min_block}`"):
-        model.run(replace(batch, image=replace(batch.image, patch_mask=None)), "mim")
+        model.run(batch.with_fields(image=replace(batch.image, patch_mask=None)), "mim")
 
 
 def test_a_target_of_another_width_is_refused():

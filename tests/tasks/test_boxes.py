@@ -71,7 +71,7 @@ def region_batch(boxes, picture, is_box=True, source=None, biggest=None):
         image=ImageField(torch.zeros(1, 3, 4, 4), key=torch.tensor([picture]), image_id=[f"p{picture}"]),
         region=RegionField(torch.tensor([0]), torch.tensor([boxes]), torch.ones(1, 4, dtype=torch.bool),
                            torch.tensor([is_box])),
-        extra=({} if source is None else {"source": [source]})
+        **({} if source is None else {"source": [source]})
         | ({} if biggest is None else {"biggest": torch.tensor([biggest])}))
 
 

@@ -118,7 +118,7 @@ def batches(counts=((2, 3, 1), (4, 1), (5,)), seed=0):
         ids = torch.randint(3, 50, (len(index), length), generator=generator).where(mask, torch.tensor(1))
         ids[:, 0] = 3 + 16 * number + torch.arange(len(ids))  # no two texts with one summary: the sort knows no ties
         pixels = torch.randn(len(captions), 3, 2, 2, generator=generator)
-        yield Batch(text=TextField(ids, mask), extra={"image_index": index},
+        yield Batch(text=TextField(ids, mask), image_index=index,
                     image=ImageField(pixels, image_id=[f"{number}-{i}" for i in range(len(captions))]))
 
 
@@ -128,7 +128,7 @@ def by_hand(model):
     pictures, texts, owner = [], [], []
     for batch in batches():
         for text in range(len(batch.text.ids)):
-            owner.append(len(pictures) + batch.extra["image_index"][text].item())
+            owner.append(len(pictures) + batch["image_index"][text].item())
             length = int(batch.text.mask[text].sum())
             texts.append(TextField(batch.text.ids[text:text + 1, :length], batch.text.mask[text:text + 1, :length]))
         pictures += [ImageField(p[None]) for p in batch.image.pixels]

@@ -125,7 +125,7 @@ class Images(Pictures):
 
 @DATASET_REGISTRY.register
 class Pairs(Pictures):
-    """Pictures with captions: one of a picture's captions a visit. Not training: all of them, ``extra["image_index"]``.
+    """Pictures with captions: one of a picture's captions a visit. Not training: all of them, ``image_index``.
 
     YAML: {type: Pairs, path: sample://picturebook/pairs, max_tokens: 30, mask: {prob: 0.5, max: 15}}
 
@@ -195,8 +195,8 @@ def _each(values, make, dropped: list, most: int | None = None) -> list:
 class Regions(Pictures):
     """Boxes in pictures, each with a text; a caption of the whole picture counts as one more. Rows are boxes.
 
-    Not training: every caption of every box, on the whole picture; ``extra["source"]`` names the source of each, and
-    ``extra["biggest"]`` (R, 4) float32 is the biggest annotated box of its picture (of ``boxes`` in the json, else of
+    Not training: every caption of every box, on the whole picture; ``source`` names the source of each, and
+    ``biggest`` (R, 4) float32 is the biggest annotated box of its picture (of ``boxes`` in the json, else of
     its regions).
 
     YAML: {type: Regions, path: sample://picturebook/regions, max_per_image: 5, mask: {prob: 0.5, max: 15}}

@@ -67,7 +67,7 @@ def collate(items: list, pad: int | None, all_texts: bool = False) -> Batch:
 
     Args:
         pad: the pad id, where there are texts.
-        all_texts: an item of a pair stream holds every caption of its picture: ``extra["image_index"]`` says whose.
+        all_texts: an item of a pair stream holds every caption of its picture: ``image_index`` says whose.
 
     Returns:
         A Batch; its ``extra`` holds the items' own, a row for each text: tensors stacked, words as a list.
@@ -92,4 +92,4 @@ def collate(items: list, pad: int | None, all_texts: bool = False) -> Batch:
     for name, first in items[0].extra.items():
         values = [item.extra[name] for item in items for _ in item.texts]
         extra[name] = torch.stack(values) if isinstance(first, Tensor) else values
-    return Batch(text, image, region, extra)
+    return Batch(text, image, region, **extra)

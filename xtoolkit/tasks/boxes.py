@@ -17,8 +17,8 @@ class BoxAccuracy(Task):
     YAML: {type: BoxAccuracy, loss: bbp, threshold: 0.5}
 
     Metrics: ``accuracy`` in per cent and ``mean_iou`` in [0, 1] over all expressions, and ``testA.accuracy`` ... for
-    each of several sources that the batches name in ``extra["source"]``, a list of R names. The floor answers each
-    expression with the biggest annotated box of its picture, whatever is asked for: ``extra["biggest"]`` (R, 4), which
+    each of several sources that the batches name in ``source``, a list of R names. The floor answers each
+    expression with the biggest annotated box of its picture, whatever is asked for: ``biggest`` (R, 4), which
     Regions gives; without it there is no floor.
 
     Args:
@@ -41,9 +41,9 @@ class BoxAccuracy(Task):
         loss, region = self.parts["loss"], batch.region
         rows = region.image_index.tolist()
         return {"predicted": loss.boxes(f[loss.feature]).float(), "true": region.box.float(), "is_box": region.is_box,
-                **({"biggest": batch.extra["biggest"].float()} if "biggest" in batch.extra else {}),
+                **({"biggest": batch["biggest"].float()} if "biggest" in batch else {}),
                 "image_id": [batch.image.image_id[row] for row in rows], "ids": token_ids(batch.text),
-                "source": list(batch.extra["source"]) if "source" in batch.extra else ["all"] * len(rows)}
+                "source": list(batch["source"]) if "source" in batch else ["all"] * len(rows)}
 
     def score(self, outputs: dict) -> dict[str, float]:
         return self._figures(outputs, iou(outputs["predicted"], outputs["true"]))

@@ -50,14 +50,14 @@ class Retrieval(Task):
     def predict(self, f, batch) -> dict:
         """The dual encoder's features, and those that the fusion encoder reads, of pictures with their texts.
 
-        ``batch.extra["image_index"]`` (T,) int64 names the row of the picture that each text describes.
+        ``batch["image_index"]`` (T,) int64 names the row of the picture that each text describes.
         """
         inputs = self._graph.encoders[self.sim].inputs
         kept = {f"sim.{slot}": [_plain(f[source])] for slot, source in inputs.items()}
         if self.match is not None:
             fusion = self._graph.encoders[self.parts["match"].fusion].inputs
             kept |= {f"fusion.{slot}": [f[source]] for slot, source in fusion.items()}
-        return kept | {"owner": [batch.extra["image_index"]], "images": [batch.image.pixels.shape[0]],
+        return kept | {"owner": [batch["image_index"]], "images": [batch.image.pixels.shape[0]],
                        "image_id": list(batch.image.image_id), "ids": token_ids(batch.text)}
 
     def evaluate(self, model, loader) -> dict:

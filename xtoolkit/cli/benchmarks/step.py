@@ -193,7 +193,7 @@ def _count(model, stream, batch, length):
     if batch.text is not None:
         cut = {k: getattr(batch.text, k) for k in ("ids", "mask", "masked_ids") if getattr(batch.text, k) is not None}
         text = dataclasses.replace(batch.text, **{k: v[:, :1].expand(-1, length) for k, v in cut.items()})
-        batch = dataclasses.replace(batch, text=text)
+        batch = batch.with_fields(text=text)
     passes, heads = count(model, model.recipe, stream, batch, 1)
     forward: dict[str, float] = {"": heads}
     for p in passes:
