@@ -27,6 +27,8 @@ class SigLIP(Loss):
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and Algorithm 1.
     """
 
+    CONTRASTS = True
+
     def __init__(self, sim: str, bias: float = -10.0):
         super().__init__()
         self.sim = sim

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from xtoolkit.graph import Edge, Ref
+
 
 class Source:
     """A tensor of tokens (S, n, D) that rows of one or more Encoded point into, with what layers have made of it.
@@ -50,17 +52,20 @@ class Encoded:
     Attributes:
         parts: tuple of (Source, (B,) int64 or None).
         mask: (B, 1 + N) bool, True = attend.
+        segments: {field: slice of the tokens} of an encoder that reads several: ``{"text": slice(0, L), "image": slice(L + 1, None)}``,
+            a token a text token, a token a patch, no summary. None: the encoder reads one field.
     """
 
     parts: tuple
     mask: Tensor
+    segments: dict | None = None
 
     @classmethod
-    def of(cls, tokens: Tensor, mask: Tensor | None = None) -> "Encoded":
+    def of(cls, tokens: Tensor, mask: Tensor | None = None, segments: dict | None = None) -> "Encoded":
         """From plain tokens (B, 1 + N, D) and a mask (all ones if None)."""
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return cls(((Source(tokens), None),), mask)
+        return cls(((Source(tokens), None),), mask, segments)
 
     @property
     def tokens(self) -> Tensor:
@@ -75,6 +80,18 @@ class Encoded:
         summary = source.tokens[:, 0]
         return summary if index is None else summary[index]
 
+    def segment(self, field: str, alone: slice = slice(None)) -> Tensor:
+        """(B, n, D), the tokens of one field: those of ``segments``; without them the slice ``alone``.
+
+        Raises:
+            ValueError: an encoder of several fields, none of them this one.
+        """
+        if self.segments is None:
+            return self.tokens[:, alone]
+        if field not in self.segments:
+            raise ValueError(f"this feature has no tokens of ${field}: it has those of {', '.join(f'${s}' for s in self.segments)}")
+        return self.tokens[:, self.segments[field]]
+
     @property
     def width(self) -> int:
         return self.parts[0][0].tokens.shape[-1]
@@ -85,7 +102,7 @@ class Encoded:
     def select(self, rows: Tensor) -> "Encoded":
         """The rows (K,) int64, repeats allowed, as an index: no token is copied and keys and values stay shared."""
         parts = tuple((s, rows if i is None else i[rows]) for s, i in self.parts)
-        return Encoded(parts, self.mask[rows])
+        return Encoded(parts, self.mask[rows], self.segments)
 
     def detach(self) -> "Encoded":
         """The same values with no gradient to what made them."""
@@ -125,16 +142,18 @@ class Features:
 
     Args:
         graph: the wiring.
-        encoders: the built modules, by name.
+        encoders: the built modules, by the name of their owner.
         batch: the batch, on the device.
         needs: {reader: [Need]} of this stream.
         with_graph: base nodes that must build an autograd graph; None: all do (evaluation decides with ``torch.no_grad``).
-        observer: called as ``observer(label, node, run)`` and returns a context manager around each pass; for the plan.
+        observer: called with a node, or with the (loss, reference) of a ``run``; returns a context manager around the pass.
+        share: what ``mean`` multiplies by, a function of its ``count``; None: this batch is the whole step's.
     """
 
-    def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None):
+    def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None, share=None):
         self._graph, self._encoders, self.batch = graph, encoders, batch
-        self._needs, self._with_graph, self._observer = needs, with_graph, observer
+        self._needs, self._with_graph, self._observer, self._share = needs, with_graph, observer, share
+        self._fields = frozenset(batch.fields)
         self._memo, self.logged = {}, {}
         self._reader = None
 
@@ -148,30 +167,43 @@ class Features:
     # ---- what losses call -------------------------------------------------------------------------------------------------
     def __getitem__(self, ref: str):
         """The feature (Encoded, or whatever the encoder returns), or the batch's field for ``$field``."""
-        need = self._declared(ref, run=False)
+        need = self._declared(f"`{ref}`", lambda n: n.ref == ref and not n.runs)
         if ref.startswith("$"):
             return self._field(ref[1:])
         value = self._evaluate(self._node(ref))
         return value if need is None or need.grad else value.detach()
 
-    def inputs(self, encoder: str) -> dict:
-        """{slot: feature} that ``encoder`` would read of the plain batch, before any cut: rows to select from for ``run``."""
-        self._declared(encoder, run=True)
-        return {slot: self._input(source, cut=False) for slot, source in self._node(encoder).inputs}
+    def inputs(self, ref: str) -> dict:
+        """{slot: feature} that an encoder would read of the batch under a view, before any cut: rows to select from for ``run``."""
+        self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
+        return {slot: self._input(source, cut=False) for slot, source in self._node(ref).inputs}
 
-    def run(self, encoder: str, **slots):
-        """A pass through ``encoder`` on rows that the loss chose (ITM's negatives); this loss's cuts apply to its slots."""
-        need = self._declared(encoder, run=True)
-        node = self._node(encoder)
-        cut = {slot: s.cut for slot, s in node.inputs if hasattr(s, "cut")}
-        slots = {slot: v.detach() if cut.get(slot) else v for slot, v in slots.items()}
-        with self._watch(node, run=need), _grad(need is None or need.grad):
-            return self._encoders[encoder](view=node.view, **slots)
+    def run(self, ref: str, **slots):
+        """A pass through an encoder on rows that the loss chose (ITM's negatives); this loss's cuts apply to its slots."""
+        need = self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
+        name, marks = Ref.parse(ref).name, Ref.parse(ref).marks
+        spec = self._graph.encoders[name]
+        slots = {slot: v.detach() if self._graph.is_cut(spec.inputs.get(slot), name, self._reader) else v for slot, v in slots.items()}
+        view = "+".join(mark for mark, field in self._graph.marks.items() if mark in marks) or None
+        with self._watch((self._reader, ref)), _grad(need is None or need.grad):
+            return self._encoders[spec.owner](view=view, **slots)
 
     def head(self, encoder: str, name: str = "lm_logits"):
         """An output layer that ``encoder`` owns, as a callable."""
-        self._declared(encoder, head=name)
-        return getattr(self._encoders[encoder], name)
+        self._declared(f"head `{name}` of `{encoder}`", lambda n: Ref.parse(n.ref).name == encoder and n.head == name)
+        return getattr(self._encoders[self._graph.encoders[encoder].owner], name)
+
+    def mean(self, value: Tensor, count) -> Tensor:
+        """A mean over ``count(batch)`` things as its share of the mean over all ranks and parts of the step.
+
+        Gradients are averaged over ranks and parts, which is the mean over the whole step only where each has as many masked
+        tokens, boxes or rows. With this the two are equal always. Where the batch is the whole step's it is ``value`` itself.
+
+        Args:
+            value: 0-d, a mean over ``count(batch)`` things of this batch; 0 where there is none.
+            count: called with a Batch on the host; how many things of it the mean is over, a number or 0-d tensor.
+        """
+        return value if self._share is None else value * self._share(count)
 
     def log(self, name: str, tensor: Tensor) -> None:
         """Logged beside the losses, never summed."""
@@ -179,36 +211,27 @@ class Features:
 
     # ---- how it is computed -----------------------------------------------------------------------------------------------
     def _node(self, ref):
-        return self._graph.node(ref, self._reader, self.batch.region is not None)
+        return self._graph.node(ref, self._reader, self._fields)
 
     def _field(self, name):
         if name not in self.batch:
             raise KeyError(f"`{self._reader}` reads ${name}, which this batch does not have")
         return self.batch[name]
 
-    def _declared(self, ref, run=None, head=None):
+    def _declared(self, what, allows):
         """The Need that allows this access; None where nothing is declared for anyone (free reading)."""
         if self._needs is None:
             return None
         for need in self._needs.get(self._reader, ()):
-            name = need.ref.partition("@")[0]
-            if head is not None and name == ref and need.head == head:
+            if allows(need):
                 return need
-            if head is None and (need.ref == ref and not need.runs if not run else name == ref and need.runs):
-                return need
-        what = f"head `{head}` of `{ref}`" if head else f"runs of `{ref}`" if run else f"`{ref}`"
         raise KeyError(f"loss `{self._reader}` reads {what} but does not declare it: add it to what its needs() returns")
 
     def _input(self, source, cut):
-        if hasattr(source, "node"):
+        if isinstance(source, Edge):
             value = self._evaluate(source.node)
             return value.detach() if cut else value
-        value = self._field(source.name)
-        if source.name == "text":
-            return value.masked() if source.masked else value
-        if source.name == "image":
-            return value.masked() if source.masked else value.clean()
-        return value
+        return self._field(source.name).read(source.marks)
 
     def _evaluate(self, node):
         if node not in self._memo:
@@ -223,12 +246,12 @@ class Features:
             return self._encoders[node.encoder](view=node.view, **inputs)
 
     def _pool(self, node):
-        full, region = self._evaluate(node.base), self.batch.region
+        full, (field, whole) = self._evaluate(node.base), node.pool
         with _grad(self._with_graph is None or node.base in self._with_graph):
-            return region.pool(full, node.pool == "whole")
+            return self._field(field).pool(full, whole)
 
-    def _watch(self, node, run=None):
-        return self._observer(node, run) if self._observer else contextlib.nullcontext()
+    def _watch(self, key):
+        return self._observer(key) if self._observer else contextlib.nullcontext()
 
 
 def full_precision(tensor: Tensor):

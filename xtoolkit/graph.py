@@ -1,15 +1,13 @@
 """The wiring of a model as data: references, views, cuts, and which passes a stream needs. Pure Python, no torch.
 
-A feature reference is ``encoder`` or ``encoder@view``. For a loss on a stream it resolves to a Node: the encoder, which
-variant of each batch field it reads, which of its inputs are cut. Equal nodes are one pass through the encoder, whoever reads
-them, so ``vision@mask_text`` *is* ``vision`` (a masked text changes nothing for an encoder that never sees text).
+A feature reference is ``encoder`` or ``encoder@mark+mark``: a view is a set of marks, and which there are is declared by the
+fields of batches. For a loss on a stream a reference resolves to a Node: the encoder, what it reads of each field of the
+stream, which of its inputs are cut. Equal nodes are one pass through the encoder, whoever reads them, so ``vision@mask_text``
+*is* ``vision``: a mark that no field under an encoder knows changes nothing for it.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-
-VIEWS = ("mask_text", "mask_image", "whole")
-MASKED_FIELD = {"text": "mask_text", "image": "mask_image"}
 
 
 @dataclass(frozen=True)
@@ -17,9 +15,9 @@ class Need:
     """One thing that a loss or a task reads.
 
     Attributes:
-        ref: ``encoder``, ``encoder@view`` or ``$field``.
+        ref: ``encoder``, ``encoder@mark+mark`` or ``$field``.
         grad: False: read detached.
-        runs: 0: read the feature. Above 0: the loss calls ``Features.run`` on this encoder with ``runs`` times the batch's rows.
+        runs: 0: read the feature. Above 0: the loss calls ``Features.run`` on it with ``runs`` times the batch's rows.
         head: name of an output layer that the encoder owns and builds on demand (``lm_logits``).
     """
 
@@ -34,56 +32,61 @@ class Ref:
     """A parsed reference."""
 
     name: str
-    view: str | None = None
+    marks: frozenset = frozenset()
 
     @classmethod
-    def parse(cls, text: str) -> "Ref":
-        """``name`` or ``name@view``."""
-        name, _, view = text.partition("@")
-        return cls(name, view or None)
+    def parse(cls, text: "str | Ref") -> "Ref":
+        """``name`` or ``name@mark+mark``."""
+        if isinstance(text, Ref):
+            return text
+        name, at, marks = text.partition("@")
+        return cls(name, frozenset(marks.split("+")) if at else frozenset())
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A batch field as an encoder reads it: ``$text`` or ``$image``, masked or clean."""
+    """A field of the batch as an encoder reads it, under those of its marks that are asked for."""
 
     name: str
-    masked: bool = False
+    marks: tuple = ()
 
 
 @dataclass(frozen=True)
 class Node:
-    """One pass: an encoder and exactly what it reads. ``pool`` is what a region stream makes of a full-image pass.
+    """One pass: a module and exactly what it reads.
 
     Attributes:
-        inputs: (slot, Leaf or Edge) in the order of the block.
-        pool: None, ``region`` (box patches, their mean as summary) or ``whole`` (the full picture, a row a region).
+        encoder: the encoder that owns the module.
+        inputs: (slot, Leaf or Edge) in the order of the block; optional slots that the stream cannot fill are absent.
+        pool: None, or (the field that pools, whole): rows of that field, made of what the encoder gave for all.
+        wiring: the name under which it was read, where the owner is wired more than once; no part of what it is.
     """
 
     encoder: str
     inputs: tuple
-    pool: str | None = None
+    pool: tuple | None = None
+    wiring: str = field(default="", compare=False)
+    whole: str = field(default="", compare=False)  # the mark of a pooled pass that is whole
 
     @cached_property
     def base(self) -> "Node":
-        """The encoder's own pass, before regions are pooled from it."""
-        return Node(self.encoder, self.inputs) if self.pool else self
+        """The encoder's own pass, before rows are pooled from it."""
+        return Node(self.encoder, self.inputs, None, self.wiring) if self.pool else self
 
     @cached_property
     def view(self) -> str | None:
         """What sets this pass apart from the plain one, for the encoder's ``view`` argument and for the plan."""
-        found = {"whole"} if self.pool == "whole" else set()
+        marks: dict = {}
         for _, source in self.inputs:
-            if isinstance(source, Edge):
-                found |= set((source.node.view or "").split("+")) - {""}
-            elif source.masked:
-                found.add(MASKED_FIELD[source.name])
-        return "+".join(v for v in VIEWS if v in found) or None
+            found = (source.node.view or "").split("+") if isinstance(source, Edge) else source.marks
+            marks |= dict.fromkeys(found)
+        marks |= {self.whole: None}
+        return "+".join(m for m in marks if m) or None
 
     @property
     def label(self) -> str:
         """``encoder`` or ``encoder@view``, as the plan prints it."""
-        return self.encoder + (f"@{self.view}" if self.view else "")
+        return (self.wiring or self.encoder) + (f"@{self.view}" if self.view else "")
 
     def __hash__(self):
         return self._hash
@@ -103,11 +106,23 @@ class Edge:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What the graph knows of an encoder: its wiring, and whether any gradient can reach through it."""
+    """What the graph knows of an encoder.
+
+    Attributes:
+        name: of this wiring.
+        inputs: {slot: source}, an encoder's name or ``$field``.
+        owner: the encoder whose module it is: itself, or the one that it ``shares``.
+        trainable: whether any gradient can reach through.
+        optional: slots that may stay empty.
+        pools: the field whose parts may be pooled from what it gives; None: none.
+    """
 
     name: str
     inputs: dict
+    owner: str = ""
     trainable: bool = True
+    optional: frozenset = frozenset()
+    pools: str | None = None
 
 
 @dataclass
@@ -119,20 +134,19 @@ class Pass:
         readers: losses that it serves, in order.
         graph: whether it builds an autograd graph.
         runs: 1 for a feature; for a data-dependent pass (``Features.run``) the rows in multiples of the batch.
-        by_run: the loss that runs it through ``Features.run``, or None for a feature.
+        run: (loss, reference) of a pass through ``Features.run``; None for a feature.
     """
 
     node: Node
     readers: list = field(default_factory=list)
     graph: bool = False
     runs: float = 1
-    by_run: str | None = None
+    run: tuple | None = None
 
     @property
     def cuts(self) -> list[str]:
         """``source -> encoder`` of the inputs that are cut in this pass."""
-        return [f"{s.node.encoder} -> {self.node.encoder}" for _, s in self.node.inputs
-                if isinstance(s, Edge) and s.cut]
+        return [f"{s.node.wiring} -> {self.node.wiring}" for _, s in self.node.inputs if isinstance(s, Edge) and s.cut]
 
 
 class Graph:
@@ -140,37 +154,23 @@ class Graph:
 
     Args:
         encoders: by name.
+        fields: {name: class with MARKS, POOLS and WHOLE}: every field that a batch may have.
         cuts: {(source, reader): losses}: the edge is cut for those losses.
     """
 
-    def __init__(self, encoders: dict[str, EncoderSpec], cuts: dict[tuple[str, str], frozenset] | None = None):
-        self.encoders = encoders
-        self.cuts = cuts or {}
-        self.node = lru_cache(maxsize=None)(self._node)
+    def __init__(self, encoders: dict[str, EncoderSpec], fields: dict, cuts: dict[tuple[str, str], frozenset] | None = None):
+        self.encoders, self.fields, self.cuts = encoders, fields, cuts or {}
+        self._node = lru_cache(maxsize=None)(self._resolve)
 
-    def _node(self, ref: str, reader: str | None, regions: bool) -> Node:
-        """The pass that ``ref`` means to ``reader`` (a loss, or None: nothing is cut) on a stream with or without regions."""
-        parsed = Ref.parse(ref)
-        spec, inputs, reads_image = self.encoders[parsed.name], [], False
-        for slot, source in spec.inputs.items():
-            if source.startswith("$"):
-                name = source[1:]
-                reads_image |= name == "image"
-                inputs.append((slot, Leaf(name, MASKED_FIELD.get(name) == parsed.view)))
-            else:
-                child = self.node(source + (f"@{parsed.view}" if parsed.view else ""), reader, regions)
-                cut = reader in self.cuts.get((source, parsed.name), ()) and self.carries(child)
-                inputs.append((slot, Edge(child, cut)))
-        pool = ("whole" if parsed.view == "whole" else "region") if regions and reads_image else None
-        return Node(parsed.name, tuple(inputs), pool)
-
-    def carries(self, node: Node) -> bool:
-        """Whether a gradient that enters ``node`` reaches any parameter."""
-        return self.encoders[node.encoder].trainable
+    # ---- names ------------------------------------------------------------------------------------------------------
+    @property
+    def marks(self) -> dict[str, str]:
+        """{mark: the field that declares it}; a mark of pooling belongs to the field that pools."""
+        return {m: name for name, cls in self.fields.items() for m in (*cls.MARKS, cls.WHOLE) if m}
 
     def below(self, names) -> list[str]:
         """The encoders that ``names`` are computed from, themselves included, inputs first."""
-        order = []
+        order: list[str] = []
 
         def visit(name):
             if name in order or name not in self.encoders:
@@ -183,24 +183,98 @@ class Graph:
             visit(name)
         return order
 
-    def fields(self, ref: str) -> set[str]:
-        """The batch fields that a reference reads, through all its encoders."""
+    def sources(self, ref: str) -> set[str]:
+        """The fields that a reference may read, through all its encoders."""
         if ref.startswith("$"):
             return {ref[1:]}
-        return {s[1:] for n in self.below([Ref.parse(ref).name]) for s in self.encoders[n].inputs.values()
-                if s.startswith("$")}
+        return {s[1:] for n in self.below([Ref.parse(ref).name]) for s in self.encoders[n].inputs.values() if s.startswith("$")}
 
-    def passes(self, losses: dict[str, list[Need]], regions: bool) -> list[Pass]:
+    # ---- what a stream can fill -------------------------------------------------------------------------------------
+    def lacking(self, source: str, fields: frozenset) -> set[str]:
+        """The fields that a stream with ``fields`` lacks for a source (``$field`` or an encoder); empty: it can be computed."""
+        if source.startswith("$"):
+            return {source[1:]} - fields
+        spec = self.encoders[source]
+        missing = {slot: self.lacking(s, fields) for slot, s in spec.inputs.items()}
+        required = set().union(*(m for slot, m in missing.items() if slot not in spec.optional))
+        return required if required or not all(missing.values()) else set().union(*missing.values())
+
+    def misread(self, ref: str, fields: frozenset) -> str | None:
+        """Why a reference cannot be read on a stream with ``fields``; None: it can."""
+        if missing := self.lacking(ref if ref.startswith("$") else Ref.parse(ref).name, fields):
+            return "which needs " + ", ".join(f"${f}" for f in sorted(missing))
+        if ref.startswith("$"):
+            return None
+        parsed, pooled = Ref.parse(ref), self.pooled(fields)
+        read = self.sources(ref)
+        for mark in sorted(parsed.marks):
+            owner = self.marks[mark]
+            if mark not in self.fields[owner].MARKS or owner not in read:
+                continue
+            if owner not in fields:
+                return f"whose mark `@{mark}` needs ${owner}"
+            if owner in pooled:
+                return f"but `@{mark}` is not defined where ${pooled[owner]} are parts of ${owner}"
+        for name in self.below([parsed.name]):
+            spec = self.encoders[name]
+            for source in spec.inputs.values():
+                if source[1:] in pooled and source.startswith("$") and spec.pools != source[1:]:
+                    return (f"but encoder `{name}` reads {source} and nothing can be pooled from it (it has no POOLS): "
+                            f"it cannot serve where ${pooled[source[1:]]} are parts of {source}")
+        return None
+
+    def pooled(self, fields: frozenset) -> dict[str, str]:
+        """{field: the field that describes parts of it} on a stream."""
+        return {self.fields[f].POOLS: f for f in sorted(fields) if f in self.fields and self.fields[f].POOLS in fields}
+
+    # ---- passes -----------------------------------------------------------------------------------------------------
+    def node(self, ref, reader: str | None, fields: frozenset) -> Node:
+        """The pass that ``ref`` means to ``reader`` (a loss, or None: nothing is cut) on a stream with ``fields``.
+
+        Raises:
+            KeyError: the stream lacks a field that it cannot do without.
+        """
+        return self._node(Ref.parse(ref), reader, fields)
+
+    def _resolve(self, ref: Ref, reader, fields) -> Node:
+        spec, inputs, pool, mark = self.encoders[ref.name], [], None, ""
+        pooled = self.pooled(fields)
+        for slot, source in spec.inputs.items():
+            if missing := self.lacking(source, fields):
+                if slot in spec.optional:
+                    continue
+                raise KeyError(f"encoder `{ref.name}` reads " + ", ".join(f"${f}" for f in sorted(missing))
+                               + ", which this batch does not have")
+            if source.startswith("$"):
+                name = source[1:]
+                inputs.append((slot, Leaf(name, tuple(m for m in self.fields[name].MARKS if m in ref.marks))))
+                if name in pooled and spec.pools == name:
+                    mark = self.fields[pooled[name]].WHOLE
+                    pool = (pooled[name], mark in ref.marks)
+            else:
+                child = self._node(Ref(source, ref.marks), reader, fields)
+                inputs.append((slot, Edge(child, self.is_cut(source, ref.name, reader) and self.carries(child))))
+        return Node(spec.owner or ref.name, tuple(inputs), pool, ref.name, mark if pool and pool[1] else "")
+
+    def is_cut(self, source: str, encoder: str, reader: str | None) -> bool:
+        """Whether the edge from a source is cut for a loss."""
+        return reader in self.cuts.get((source, encoder), ())
+
+    def carries(self, node: Node) -> bool:
+        """Whether a gradient that enters ``node`` reaches any parameter."""
+        return self.encoders[node.encoder].trainable
+
+    def passes(self, losses: dict[str, list[Need]], fields: frozenset) -> list[Pass]:
         """The passes of one stream, inputs first, each with the losses it serves and whether it needs a graph."""
         found: dict = {}
         seen: set = set()
 
-        def visit(node, loss, grad, run=None):
-            if (node, loss, grad, run) in seen:
+        def visit(node, loss, grad, need=None):
+            if (node, loss, grad, need) in seen:
                 return
-            seen.add((node, loss, grad, run))
-            key = (node.base, loss, run.ref) if run else node.base
-            entry = found.setdefault(key, Pass(node.base, runs=run.runs if run else 1, by_run=loss if run else None))
+            seen.add((node, loss, grad, need))
+            run = (loss, need.ref) if need else None
+            entry = found.setdefault((node.base, run), Pass(node.base, runs=need.runs if need else 1, run=run))
             if loss not in entry.readers:
                 entry.readers.append(loss)
             entry.graph |= grad and self.carries(node)
@@ -211,6 +285,15 @@ class Graph:
         for loss, needs in losses.items():
             for need in needs:
                 if not need.ref.startswith("$"):
-                    visit(self.node(need.ref, loss, regions), loss, need.grad, need if need.runs else None)
+                    visit(self.node(need.ref, loss, fields), loss, need.grad, need if need.runs else None)
         order = self.below(self.encoders)
-        return sorted(found.values(), key=lambda p: (order.index(p.node.encoder), p.by_run is not None))
+        return sorted(found.values(), key=lambda p: (order.index(p.node.wiring), p.run is not None))
+
+    def dropped(self, losses: dict[str, list[Need]], fields: frozenset) -> list[tuple[str, str, str]]:
+        """(encoder, slot, source) of the optional slots that stay empty in the passes of a stream."""
+        gone = []
+        for p in self.passes(losses, fields):
+            kept = dict(p.node.inputs)
+            gone += [(p.node.wiring, slot, source) for slot, source in self.encoders[p.node.wiring].inputs.items()
+                     if slot not in kept]
+        return list(dict.fromkeys(gone))

@@ -1,6 +1,5 @@
 """The model of a recipe: the encoders and losses that it reaches, and one forward from a stream's batch to its losses."""
 
-
 import torch
 from torch import nn
 
@@ -34,13 +33,16 @@ class Model(nn.Module):
         config, where = recipe.config, recipe.source.where
         self.encoders, self.losses = nn.ModuleDict(), nn.ModuleDict()
         for name in recipe.reached:
-            self._seed(name)
-            block = config["encoders"][name]
-            widths = {slot: self.encoders[source].width for slot, source in self.graph.encoders[name].inputs.items()
-                      if not source.startswith("$")}
-            self.encoders[name] = ENCODER_REGISTRY.build(
-                block, where("encoders", name), widths=widths, modules=self.encoders)
-        heads = {(Ref.parse(n.ref).name, n.head) for needs in recipe.needs.values() for n in needs if n.head}
+            spec = self.graph.encoders[name]
+            widths = {slot: self.encoder(source).width for slot, source in spec.inputs.items() if not source.startswith("$")}
+            if spec.owner == name:
+                self._seed(name)
+                self.encoders[name] = ENCODER_REGISTRY.build(
+                    config["encoders"][name], where("encoders", name), widths=widths, modules=self.encoders)
+            elif other := {s: w for s, w in widths.items() if w != self._widths(spec.owner).get(s, w)}:
+                raise ConfigError(f"{where('encoders', name)}: encoder `{name}` shares `{spec.owner}`, whose inputs have widths "
+                                  f"{self._widths(spec.owner)}; here they have {other}")
+        heads = {(self.graph.encoders[Ref.parse(n.ref).name].owner, n.head) for needs in recipe.needs.values() for n in needs if n.head}
         for encoder, head in sorted(heads):
             self._seed(encoder, head)
             self.encoders[encoder].build_head(head)
@@ -48,8 +50,8 @@ class Model(nn.Module):
             self._seed(name)
             self.losses[name] = LOSS_REGISTRY.build(
                 config["losses"][name], where("losses", name),
-                widths={n.ref: self.encoders[Ref.parse(n.ref).name].width for n in needs if not n.ref.startswith("$")},
-                vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"))
+                widths={n.ref: self.encoder(Ref.parse(n.ref).name).width for n in needs if not n.ref.startswith("$")},
+                vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"), modules=self.encoders)
         self._with_graph = {s: {p.node for p in recipe.passes(s) if p.graph} for s in recipe.streams}
 
     def _seed(self, *name) -> None:
@@ -57,53 +59,55 @@ class Model(nn.Module):
         the others alike, as a controlled comparison needs."""
         torch.manual_seed(stable_key(self.recipe.train.seed, *name))
 
+    def encoder(self, name: str) -> nn.Module:
+        """The module of an encoder of the recipe, which another may own."""
+        return self.encoders[self.graph.encoders[name].owner]
+
+    def _widths(self, name: str) -> dict[str, int]:
+        return {slot: self.encoder(s).width for slot, s in self.graph.encoders[name].inputs.items() if not s.startswith("$")}
+
     def _below(self, needs, attribute: str):
         """An attribute of the first encoder that has it, among those that ``needs`` are computed from; None without one."""
         names = self.graph.below(Ref.parse(n.ref).name for n in needs)
-        return next((getattr(self.encoders[n], attribute) for n in names if hasattr(self.encoders[n], attribute)), None)
-
-    @property
-    def text_vocab_size(self) -> int | None:
-        """The smallest vocabulary of an encoder that reads token ids: a tokenizer must not be larger."""
-        sizes = [e.vocab_size for e in self.encoders.values() if hasattr(e, "vocab_size")]
-        return min(sizes) if sizes else None
+        return next((v for n in names if (v := getattr(self.encoder(n), attribute)) is not None), None)
 
     def check_tokenizer(self, tokenizer) -> None:
         """Raises ConfigError where the ids of a tokenizer are not those that the encoders of texts expect."""
-        where, name, size = self.recipe.source.where, tokenizer.name, self.text_vocab_size
-        if size is not None and tokenizer.vocab_size > size:
+        where, name = self.recipe.source.where, tokenizer.name
+        sizes = [e.vocab_size for e in self.encoders.values() if e.vocab_size is not None]
+        if sizes and tokenizer.vocab_size > min(sizes):
             raise ConfigError(f"{where('tokenizer')}: tokenizer `{name}` has {tokenizer.vocab_size} tokens, the text encoder a "
-                              f"vocabulary of {size}: set its `vocab_size`")
+                              f"vocabulary of {min(sizes)}: set its `vocab_size`")
         for encoder, module in self.encoders.items():
-            if hasattr(module, "pad_id") and module.pad_id != tokenizer.pad:
+            if module.pad_id is not None and module.pad_id != tokenizer.pad:
                 raise ConfigError(f"{where('encoders', encoder)}: tokenizer `{name}` pads with id {tokenizer.pad}, encoder "
                                   f"`{encoder}` expects {module.pad_id}: set its `pad_id: {tokenizer.pad}`")
 
-    def image_spec(self) -> tuple[int, int] | None:
-        """(pixels a side, pixels a patch) of the encoder that reads ``$image``: data is made to this size."""
-        for name, encoder in self.encoders.items():
-            if "$image" in self.graph.encoders[name].inputs.values() and hasattr(encoder, "patch_size"):
-                return encoder.image_size, encoder.patch_size
-        return None
+    def sizes(self, fields=None) -> dict[str, int | None]:
+        """``image_size`` and ``patch_size`` in pixels a side, to which data is made: of the first encoder that has both and reads
+        one of ``fields`` itself (None: any); without one both are None."""
+        for name in self.recipe.reached:
+            read = {s[1:] for s in self.graph.encoders[name].inputs.values() if s.startswith("$")}
+            module = self.encoder(name)
+            if None not in (module.image_size, module.patch_size) and read & set(fields or read):
+                return {"image_size": module.image_size, "patch_size": module.patch_size}
+        return {"image_size": None, "patch_size": None}
 
     def load_init(self) -> None:
-        """Loads the weights that encoders' ``init:`` keys name, inputs first; teachers copy their students after that."""
-        for encoder in self.encoders.values():
-            if hasattr(encoder, "load_init"):
-                encoder.load_init()
+        """Loads the weights that ``init:`` keys name, encoders first, inputs first; copies are made after what they copy."""
+        for part in (*self.encoders.values(), *self.losses.values()):
+            part.load_init()
 
-    def forward(self, stream: str, batch: Batch, observer=None) -> Losses:
+    def forward(self, stream: str, batch: Batch, observer=None, share=None) -> Losses:
         """The active losses of a stream on one of its batches.
 
         Features are computed on first use, shared by the losses that agree on them, and forgotten when this returns.
 
-        Raises:
-            ValueError: a batch with pictures and texts that shows fewer than two different pictures: no loss could tell a
-                right text from a wrong one.
+        Args:
+            observer, share: see ``Features``.
         """
-        refuse_single_image(stream, batch)
         losses = self.recipe.streams[stream].losses
-        f = Features(self.graph, self.encoders, batch, self.recipe.needs, self._with_graph[stream], observer)
+        f = Features(self.graph, self.encoders, batch, self.recipe.needs, self._with_graph[stream], observer, share)
         values, log = {}, {}
         for name in losses:
             value = self.losses[name](f.bound(name), batch)
@@ -121,14 +125,6 @@ class Model(nn.Module):
         """(name, module) of every encoder and loss: what ``lr_mult`` and reports name."""
         yield from self.encoders.items()
         yield from self.losses.items()
-
-
-def refuse_single_image(stream: str, batch: Batch) -> None:
-    """Host-side check of a batch before the device sees it; reads only ``image_id``, which lives on the host."""
-    if batch.text is not None and batch.image is not None and len(set(batch.image.image_id)) < 2:
-        shown = ", ".join(map(str, set(batch.image.image_id))) or "no named picture"
-        raise ValueError(f"a batch of stream `{stream}` shows fewer than two different pictures ({shown}): "
-                         "contrast and matching need at least two")
 
 
 def trainable(model: nn.Module) -> int:

@@ -1,14 +1,16 @@
 """What a recipe will do, before any weight exists: passes per stream, cut edges, parameters, floating-point operations."""
 
+import os
+import traceback
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from xtoolkit.batch import Batch, ImageField, RegionField, TextField
+from xtoolkit.batch import Batch
 from xtoolkit.model import Model, trainable
 from xtoolkit.recipe import Recipe
-from xtoolkit.registry import ConfigError
+from xtoolkit.registry import DATASET_REGISTRY, ConfigError, schema
 
 ROWS = 4  # rows of the batch that is counted; every count is linear in the rows but for contrast's tiny matrix
 
@@ -27,7 +29,10 @@ class PassPlan:
 
 @dataclass
 class StreamPlan:
-    """One stream: its passes, and GFLOPs a row, forward once and backward twice where a graph is built."""
+    """One stream: its passes, and GFLOPs a row, forward once and backward twice where a graph is built.
+
+    ``dropped`` are the inputs that it cannot fill, ``encoder.slot``; ``unknown`` says what could not be counted, and why.
+    """
 
     name: str
     batch_size: int
@@ -36,6 +41,8 @@ class StreamPlan:
     passes: list[PassPlan] = field(default_factory=list)
     head_gflops: float = 0.0
     gflops: float = 0.0
+    dropped: list = field(default_factory=list)
+    unknown: str | None = None
 
 
 @dataclass
@@ -95,14 +102,24 @@ def count_parameters(model: Model) -> dict:
 
 def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> StreamPlan:
     stream = recipe.streams[name]
-    tokens = None
-    if "text" in stream.fields:
-        tokens = length or _max_tokens(stream.data)
-    plan = StreamPlan(name, stream.batch_size, tokens, dict(stream.losses))
-    batch, rows = _meta_batch(model, stream, tokens)
-    plan.passes, plan.head_gflops = count(model, recipe, name, batch, rows)
+    cls = DATASET_REGISTRY.get(stream.data["type"])
+    block = {k.name: k.default for k in schema(cls).values()} | {k: v for k, v in stream.data.items() if v is not None}
+    longest = cls.max_length(block)
+    plan = StreamPlan(name, stream.batch_size, longest and (length or longest), dict(stream.losses),
+                      dropped=[f"{encoder}.{slot} ({source})" for encoder, slot, source in
+                               recipe.graph.dropped(recipe.stream_needs(name), stream.fields)])
+    try:
+        batch = cls.example(block, ROWS, model.sizes(stream.fields), recipe.views(name), plan.tokens)
+    except CANNOT as e:
+        plan.passes, plan.unknown = _passes(recipe, name), f"{cls.__name__}.example: {_told(e)}"
+        return plan
+    plan.passes, plan.head_gflops, plan.unknown = count(model, recipe, name, batch, batch.size)
     plan.gflops = trained(plan.passes, plan.head_gflops)
     return plan
+
+
+def _passes(recipe: Recipe, name: str) -> list[PassPlan]:
+    return [PassPlan(p.node.label, list(p.readers), p.graph, p.runs, p.cuts) for p in recipe.passes(name)]
 
 
 def trained(passes: list[PassPlan], head_gflops: float) -> float:
@@ -110,81 +127,59 @@ def trained(passes: list[PassPlan], head_gflops: float) -> float:
     return sum(p.gflops * (3 if p.graph else 1) for p in passes) + 3 * head_gflops
 
 
-def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> tuple[list[PassPlan], float]:
-    """The passes of a stream on one batch, each with the forward GFLOPs of a row; and those of the losses' heads.
+# What shapes without numbers raise of code that asks for a number, or that knows no such device.
+CANNOT = (NotImplementedError, RuntimeError)
+
+
+def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> tuple[list[PassPlan], float, str | None]:
+    """The passes of a stream on one batch, each with the forward GFLOPs of a row; those of the losses' heads; what is unknown.
 
     Args:
         model: on the meta device.
         batch: on the meta device.
         rows: what counts are per.
+
+    Raises:
+        ConfigError: parts that do not fit each other, with the encoder or loss that found out.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    passes, entries = [], {}
-    for p in recipe.passes(name):
-        entry = PassPlan(p.node.label, list(p.readers), p.graph, p.runs, p.cuts)
-        entries[(p.node, p.by_run)] = entry
-        passes.append(entry)
+    passes, running = _passes(recipe, name), []
+    entries = {p.run or p.node: entry for p, entry in zip(recipe.passes(name), passes)}
 
     class Watch:
         """Adds a pass's operations to its entry. Inputs are computed before the watch begins, so nothing is counted twice."""
 
-        def __init__(self, node, run):
-            key = next((k for k in entries if k[0] == node and (k[1] is not None) == (run is not None)), None)
+        def __init__(self, key):
             self.entry = entries[key]
 
         def __enter__(self):
             self.before = counter.get_total_flops()
+            running.append(self.entry)
 
-        def __exit__(self, *exc):
+        def __exit__(self, kind, *_):
             self.entry.gflops += (counter.get_total_flops() - self.before) / rows / 1e9
+            if kind is None:
+                running.pop()
 
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.device("meta"):
             model.train()(name, batch, observer=Watch)
-    except (AttributeError, KeyError, TypeError, ValueError) as e:  # parts that do not fit each other
-        raise ConfigError(f"{recipe.source.where('streams', name)}: stream `{name}` cannot run: {e}") from e
-    return passes, counter.get_total_flops() / rows / 1e9 - sum(p.gflops for p in passes)
+    except Exception as e:  # of any part, a plugin's too: which is to be named
+        what = f"encoder pass `{running[-1].name}`" if running else f"a loss of {', '.join(recipe.streams[name].losses)}"
+        if isinstance(e, NotImplementedError) or isinstance(e, RuntimeError) and "meta" in str(e):
+            return passes, 0.0, f"{what} cannot run on shapes alone: {_told(e)}"
+        raise ConfigError(f"{recipe.source.where('streams', name)}: stream `{name}` cannot run: {what}: {_told(e)}") from e
+    heads = counter.get_total_flops() / rows / 1e9 - sum(p.gflops for p in passes)
+    return passes, heads if heads > 1e-12 else 0.0, None  # a difference of sums: rounding may leave a trace below 0
 
 
-def _max_tokens(data: dict) -> int:
-    values = _with_defaults(data)
-    return values["max_tokens"] if "max_tokens" in values else values["tokens"]  # synthetic texts have one length
-
-
-def _with_defaults(data: dict) -> dict:
-    """A data block with the defaults of its dataset."""
-    from xtoolkit.registry import DATASET_REGISTRY, schema
-    keys = schema(DATASET_REGISTRY.get(data["type"]))
-    return {k.name: k.default for k in keys.values()} | {k: v for k, v in data.items() if v is not None}
-
-
-def _meta_batch(model: Model, stream, tokens) -> tuple[Batch, int]:
-    """A batch of shapes: ROWS texts (or pictures), masks as the stream's data block says, and the rows that counts are per."""
-    data, rows, text, image, region = _with_defaults(stream.data), ROWS, None, None, None
-    with torch.device("meta"):
-        if tokens:
-            mask = data["mask"] or {"prob": 0, "max": 1}
-            masked = max(1, min(mask["max"], round(tokens * mask["prob"]))) * rows
-            ids = torch.zeros(rows, tokens, dtype=torch.long)
-            flat = torch.zeros(masked, dtype=torch.long)
-            text = TextField(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(rows, dtype=torch.long), ids, flat, flat)
-        if "image" in stream.fields and model.image_spec():
-            size, patch = model.image_spec()
-            patches = (size // patch) ** 2
-            image = ImageField(torch.zeros(rows, 3, size, size), torch.zeros(rows, dtype=torch.long),
-                               torch.zeros(rows, patches, dtype=torch.bool), list(range(rows)))
-        if stream.regions:
-            each = data["max_per_image"]
-            rows *= each
-            ids = torch.zeros(rows, tokens, dtype=torch.long)
-            flat = torch.zeros(masked * each, dtype=torch.long)
-            keys = torch.zeros(rows, dtype=torch.long)
-            text = TextField(ids, torch.ones_like(ids, dtype=torch.bool), keys, ids, flat, flat)
-            region = RegionField(keys, torch.zeros(rows, 4), torch.ones(rows, patches, dtype=torch.bool),
-                                 torch.ones(rows, dtype=torch.bool), keys)
-    return Batch(text, image, region), rows
+def _told(error: Exception) -> str:
+    """What an error says, and the last line of code outside torch that it passed."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).splitlines() or [type(error).__name__]
+    return said[0] + (f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else "")
 
 
 def as_text(plan: Plan) -> str:
@@ -193,13 +188,16 @@ def as_text(plan: Plan) -> str:
     for s in plan.streams:
         losses = " + ".join(f"{w:g} {n}" if w != 1 else n for n, w in s.losses.items())
         length = f", {s.tokens} tokens a text" if s.tokens else ""
-        lines.append(f"stream {s.name}: {losses}; {s.batch_size} a batch{length}; {s.gflops:,.2f} GFLOPs a row")
+        work = f"FLOPs unknown: {s.unknown}" if s.unknown else f"{s.gflops:,.2f} GFLOPs a row"
+        lines.append(f"stream {s.name}: {losses}; {s.batch_size} a batch{length}; {work}")
         for p in s.passes:
             runs = f" x{p.runs:g}" if p.runs != 1 else ""
             graph = "graph   " if p.graph else "no graph"
             cuts = f"   cut: {', '.join(p.cuts)}" if p.cuts else ""
             lines.append(f"    {p.name + runs:<24} {graph} {p.gflops:10,.3f} GFLOPs   read by {', '.join(p.readers)}{cuts}")
         lines.append(f"    {'heads of the losses':<24} graph    {s.head_gflops:10,.3f} GFLOPs")
+        if s.dropped:
+            lines.append(f"    left empty, as this stream has nothing to fill them: {', '.join(s.dropped)}")
     lines.append("stop gradient: " + ("; ".join(f"{e} for {', '.join(l)}" for e, l in plan.cuts.items()) or "nowhere"))
     if plan.left_out:
         lines.append("not built, since nothing reads them: " + ", ".join(plan.left_out))

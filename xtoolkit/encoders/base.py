@@ -13,13 +13,16 @@ class Encoder(nn.Module):
     A subclass takes its YAML keys in ``__init__`` (and, if it asks by name, ``widths: dict[slot, int]``), sets
     ``self.width``, and names its input slots as keyword arguments of ``forward``; a slot with a default is optional.
 
-    A slot that is wired to ``$text`` receives a TextField whose ``ids`` are already the masked ones under ``@mask_text``; one
-    wired to ``$image`` an ImageField whose ``patch_mask`` is None unless the view is ``@mask_image``. A slot wired to another
-    encoder receives what that encoder returned. An encoder that reads ``$image`` always sees full pictures: regions are pooled
-    from its output by ``Features``.
+    A slot that is wired to ``$field`` receives the field as ``Field.read`` gives it under the view's marks: of ``$text`` the ids are
+    already the masked ones under ``@mask_text``, of ``$image`` there is a ``patch_mask`` only under ``@mask_image``. A slot wired to
+    another encoder receives what that encoder returned. A slot with a default is left out on streams that cannot fill it.
 
     Attributes:
         width: channels of the output.
+        patch_size, image_size: pixels a side of a patch and of a picture, where it reads pictures: data is made to them.
+        vocab_size, pad_id: of the token ids that it reads, where it does: a tokenizer is held against them.
+        POOLS: name of a field that it reads whole where another describes parts of it (``"image"``, of which ``$region`` does): rows
+            for the parts are then pooled from its output. None: it cannot serve on such streams.
         TRAINABLE: False if no gradient ever reaches through (a teacher).
         REFERS: keys whose value names another encoder; the constructor gets the built modules as ``modules[name]``.
         HUB: the organisation on the hub whose names ``init`` takes without a prefix; empty: none.
@@ -27,6 +30,11 @@ class Encoder(nn.Module):
     """
 
     width: int
+    patch_size: int | None = None
+    image_size: int | None = None
+    vocab_size: int | None = None
+    pad_id: int | None = None
+    POOLS: str | None = None
     TRAINABLE = True
     REFERS: tuple = ()
     HEADS: tuple = ()
@@ -35,6 +43,9 @@ class Encoder(nn.Module):
     def build_head(self, name: str) -> None:
         """Builds the output layer ``name``; called once for each head that a loss declares. Encoders with HEADS override it."""
         raise ValueError(f"{type(self).__name__} has no head `{name}`; it has: {', '.join(self.HEADS) or 'none'}")
+
+    def load_init(self) -> None:
+        """Loads the weights that an ``init`` key names; called once, after construction, where a run starts from such weights."""
 
     def after_update(self) -> None:
         """Called after every optimizer update; a moving-average teacher moves here."""
@@ -47,4 +58,5 @@ class Encoder(nn.Module):
 def slots(cls) -> dict[str, bool]:
     """The input slots of an encoder class: {name: required}."""
     parameters = inspect.signature(cls.forward).parameters.values()
-    return {p.name: p.default is inspect.Parameter.empty for p in parameters if p.name not in ("self", "view")}
+    return {p.name: p.default is inspect.Parameter.empty for p in parameters
+            if p.name not in ("self", "view") and p.kind is not p.VAR_KEYWORD}

@@ -65,6 +65,7 @@ class BEiTv2(Encoder):
     """
 
     HUB = "timm"
+    POOLS = "image"
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch_size: int = 16, image_size: int = 224,
                  mlp_ratio: float = 4, drop_path: float = 0.1, layer_scale: float = 0.1,

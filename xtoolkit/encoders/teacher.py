@@ -1,12 +1,12 @@
-"""Teacher: a copy of an image encoder that is never trained, to make targets for another."""
+"""Teacher: a copy of an encoder that is never trained, to make targets for another."""
 
 import copy
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from xtoolkit.batch import ImageField
-from xtoolkit.encoders.base import Encoder, slots
+from xtoolkit.encoders.base import Encoder
 from xtoolkit.features import Encoded
 from xtoolkit.registry import ENCODER_REGISTRY
 
@@ -17,10 +17,11 @@ class Teacher(Encoder):
 
     YAML: {type: Teacher, inputs: {image: $image}, of: vision, mode: ema, momentum: 0.999}
 
-    Its weights are in the checkpoint and in no optimizer.
+    Its weights are in the checkpoint and in no optimizer. Its slots are those of the encoder that it copies, whose ``inputs`` it
+    takes where it has none of its own.
 
     Args:
-        of: name of the image encoder that is copied.
+        of: name of the encoder that is copied.
         mode: ``ema``: moves towards the encoder after every update; ``frozen``: stays as the encoder was at the
             start, after its ``init`` was loaded; ``random``: freshly drawn weights that stay, the control for what a
             target must know.
@@ -37,16 +38,16 @@ class Teacher(Encoder):
                  momentum: float = 0.999):
         super().__init__()
         student = modules[of]
-        if set(slots(type(student))) != {"image"}:
-            raise ValueError(f"Teacher copies encoders of images; `{of}` ({type(student).__name__}) reads "
-                             f"{', '.join(slots(type(student)))}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"Teacher: momentum {momentum} must lie between 0 and 1")
-        self.width, self.patch_size, self.image_size = student.width, student.patch_size, student.image_size
+        for name in ("width", "patch_size", "image_size", "vocab_size", "pad_id"):
+            setattr(self, name, getattr(student, name))
         self.mode, self.momentum = mode, momentum
         self._student = (student,)  # in a tuple, so that the student's parameters do not become the teacher's
         self.encoder = copy.deepcopy(student).requires_grad_(False)
         if mode == "random":
+            if not hasattr(student, "init_weights"):
+                raise ValueError(f"Teacher: `{of}` ({type(student).__name__}) has no `init_weights` by which to draw it anew")
             self.encoder.init_weights()
         self.train(False)
 
@@ -68,10 +69,10 @@ class Teacher(Encoder):
         """Stays in evaluation mode whatever is asked."""
         return super().train(False)
 
-    def forward(self, *, view: str | None, image: ImageField) -> Encoded:
-        """The copy's features, without a graph.
+    def forward(self, *, view: str | None, **slots) -> Encoded | Tensor:
+        """What the copy gives for its slots, without a graph.
 
         Autocast keeps no low-precision copy of weights that need no gradient, so no later pass can be poisoned.
         """
         with torch.no_grad():
-            return self.encoder(view=view, image=image)
+            return self.encoder(view=view, **slots)

@@ -66,13 +66,17 @@ def agree(number: int) -> int:
     return int(largest)
 
 
-def mean(values: torch.Tensor) -> torch.Tensor:
-    """The mean over processes of a tensor of equal shape on each."""
+def total(values: torch.Tensor) -> torch.Tensor:
+    """The sum over processes of a tensor of equal shape on each."""
     if world() > 1:
         values = values.clone()
         dist.all_reduce(values)
-        values /= world()
     return values
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean over processes of a tensor of equal shape on each."""
+    return total(values) / world() if world() > 1 else values
 
 
 def reduce_gradients(parameters: list) -> None:

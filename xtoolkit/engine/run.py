@@ -57,9 +57,9 @@ class Run:
             for name, block in recipe.evaluate.items()}
 
     def _dataset(self, block, place, views, train):
-        size, patch = self.model.image_spec() or (None, None)
-        return DATASET_REGISTRY.build(block, self.recipe.source.where(*place), tokenizer=self.tokenizer, image_size=size,
-                                      patch_size=patch, views=views, train=train)
+        sizes = self.model.sizes(DATASET_REGISTRY.get(block["type"]).FIELDS)
+        return DATASET_REGISTRY.build(block, self.recipe.source.where(*place), tokenizer=self.tokenizer, views=views, train=train,
+                                      **sizes)
 
     def evaluator(self, name: str):
         """A callable that runs one evaluation and returns its metrics."""

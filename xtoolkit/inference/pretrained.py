@@ -56,7 +56,8 @@ class Pretrained:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.recipe.config
         reads = _reading(model.recipe)
         self._texts = Texts(tokenizer, reads["max_tokens"], reads["clean"], None, frozenset())
-        self._spec = model.image_spec()
+        sizes = model.sizes()
+        self._spec = (sizes["image_size"], sizes["patch_size"]) if sizes["image_size"] else None
         self.transform = ImageTransform(self._spec[0], reads["mean"], reads["std"]) if self._spec else None
         self._parts = _parts(model)
 

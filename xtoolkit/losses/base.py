@@ -11,18 +11,23 @@ class Loss(nn.Module):
     """Reads features, owns its private head, returns a scalar.
 
     A subclass takes its YAML keys in ``__init__`` (and by name, if it asks: ``widths: dict[ref, int]``,
-    ``vocab_size_of: int``, ``patch_size_of: int``).
+    ``vocab_size_of: int``, ``patch_size_of: int``, and ``modules``, the built encoders by name, for one that copies another).
 
     Attributes:
-        VIEWS: {key: view} for keys whose reference must name that view: without it there would be nothing to predict.
+        VIEWS: {key: mark} for keys whose reference must be under that mark: without it there would be nothing to predict.
+        CONTRASTS: True if it learns from rows that do not belong together: every batch must then show two different pictures.
     """
 
     VIEWS: dict = {}
+    CONTRASTS = False
 
     @classmethod
     def needs(cls, **block) -> list[Need]:
         """What the loss reads, from its YAML block alone (defaults filled in): the plan is made before any weight exists."""
         raise TypeError(f"{cls.__name__} declares no needs")
+
+    def load_init(self) -> None:
+        """Called once the encoders have loaded their ``init``: a head that starts as a copy of one copies it here."""
 
     def forward(self, f: Features, batch: Batch) -> Tensor | dict[str, Tensor]:
         """A scalar, or a dict of scalars that are summed and logged apart (``bbp.l1``, ``bbp.giou``)."""

@@ -53,4 +53,5 @@ class BBP(Loss):
     def forward(self, f, batch):
         region = f["$region"]
         l1, giou = self.box_loss(self.boxes(f[self.feature]), region.box, valid=region.is_box)
-        return {"l1": l1, "giou": giou}
+        boxes = lambda batch: batch.region.is_box.sum()
+        return {"l1": f.mean(l1, boxes), "giou": f.mean(giou, boxes)}

@@ -4,7 +4,7 @@ from torch import nn
 
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_hidden
+from xtoolkit.losses.masked_tokens import masked_count, masked_hidden
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -50,4 +50,5 @@ class IMLM(Loss):
     def forward(self, f, batch):
         hidden = masked_hidden(f[self.feature], batch.text)
         hidden = self.layer_norm(nn.functional.gelu(self.dense(hidden)))
-        return self.cross_entropy(hidden, self.decoder.weight, self.decoder.bias, batch.text.labels)
+        loss = self.cross_entropy(hidden, self.decoder.weight, self.decoder.bias, batch.text.labels)
+        return f.mean(loss, masked_count)

@@ -29,6 +29,8 @@ class ITC(Loss):
     1 / W of the true one; how far gradients reach across ranks is a key of the similarity encoder here.
     """
 
+    CONTRASTS = True
+
     def __init__(self, sim: str, ignore_same: bool = True):
         super().__init__()
         self.sim, self.ignore_same = sim, ignore_same
@@ -61,6 +63,5 @@ def same_columns(scores, batch: Batch, own: Tensor) -> Tensor:
     """
     if scores.image_to_text.shape[1] == batch.size:
         return batch.same_rows()
-    shown = batch.region.key if batch.region is not None else batch.image.key
-    keys = torch.stack([shown, batch.text.key], 1)
+    keys = batch.row_keys()
     return (keys[:, None] == scores.columns(keys)).any(2).scatter(1, own[:, None], False)

@@ -37,6 +37,8 @@ class ITM(Loss):
     value is the same.
     """
 
+    CONTRASTS = True
+
     def __init__(self, fusion: str, negatives: str, ignore_same: bool = True, *, widths: dict):
         super().__init__()
         self.fusion, self.negatives, self.ignore_same = fusion, negatives, ignore_same
@@ -63,7 +65,8 @@ class ITM(Loss):
         labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
         weight = torch.cat([torch.ones_like(legal), legal, legal]).to(logits.dtype)
         f.log("accuracy", ((logits.argmax(1) == labels) * weight).sum() / weight.sum())
-        return (nn.functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
+        loss = (nn.functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
+        return f.mean(loss, lambda batch: batch.size + 2 * (~self.illegal(batch).all(1)).sum())
 
     def draw(self, scores, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Hard negatives.
@@ -75,14 +78,16 @@ class ITM(Loss):
             (image, text, legal): for each text the row of a picture, for each picture the row of a text, (B,) int64;
             and (B,) bool, False where a row has no legal negative (its draws mean nothing).
         """
-        rows = batch.size
-        illegal = torch.eye(rows, dtype=torch.bool, device=scores.image_to_text.device)
-        if self.ignore_same:
-            illegal |= batch.same_rows()
+        rows, illegal = batch.size, self.illegal(batch)
         local = slice(scores.first, scores.first + rows)
         scores = torch.cat([scores.text_to_image[:, local], scores.image_to_text[:, local]]).float()
         drawn = _draw_one((scores.softmax(1) + 1e-5).masked_fill(illegal.repeat(2, 1), 0))
         return drawn[:rows], drawn[rows:], ~illegal.all(1)
+
+    def illegal(self, batch: Batch) -> Tensor:
+        """(B, B) bool, the pairs of rows that are no negatives of each other, a row and itself among them."""
+        own = torch.eye(batch.size, dtype=torch.bool, device=batch.device)
+        return own | batch.same_rows() if self.ignore_same else own
 
 
 def _draw_one(weight: Tensor) -> Tensor:

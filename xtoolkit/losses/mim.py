@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from xtoolkit.batch import Batch
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
 from xtoolkit.registry import LOSS_REGISTRY
 
 PIXELS = "$image"
+AFTER_SUMMARY = slice(1, None)  # where the patches stand of an encoder that reads pictures alone
 
 
 @LOSS_REGISTRY.register
@@ -55,18 +57,25 @@ class MIM(Loss):
         return [Need(feature), Need(target, grad=False)]
 
     def forward(self, f, batch):
-        tokens, mask, target = f[self.feature].tokens, batch.image.patch_mask, f[self.target]
+        encoded, mask, target = f[self.feature], batch.image.patch_mask, f[self.target]
+        patches = encoded.segment("image", AFTER_SUMMARY)
         if self.target == PIXELS:
-            return self.masked_mse(self.predictor(tokens[:, 1:]), patch_pixels(target.pixels, self.patch_size), mask)
-        target = target.tokens
-        f.log("target_std", target[:, 1:].flatten(0, 1).float().std(0, correction=0).mean())
-        loss = self.masked_mse(tokens[:, 1:], target[:, 1:], mask)
+            loss = self.masked_mse(self.predictor(patches), patch_pixels(target.pixels, self.patch_size), mask)
+            return f.mean(loss, masked_patches)
+        wanted = target.segment("image", AFTER_SUMMARY)
+        f.log("target_std", wanted.flatten(0, 1).float().std(0, correction=0).mean())
+        loss = f.mean(self.masked_mse(patches, wanted, mask), masked_patches)
         if not self.summary:
             return loss
-        dtype = torch.promote_types(tokens.dtype, torch.float32)
-        summary = (tokens[:, 0].to(dtype) - target[:, 0].to(dtype)).square().mean()
+        dtype = torch.promote_types(patches.dtype, torch.float32)
+        summary = (encoded.pooled.to(dtype) - target.pooled.to(dtype)).square().mean()
         f.log("summary", summary)
         return loss + summary
+
+
+def masked_patches(batch: Batch) -> Tensor:
+    """() int64, the masked patches of a batch."""
+    return batch.image.patch_mask.sum()
 
 
 def patch_pixels(pixels: Tensor, size: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from xtoolkit.graph import Need, Ref
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_hidden
+from xtoolkit.losses.masked_tokens import masked_count, masked_hidden
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -40,5 +40,7 @@ class MLM(Loss):
         head = f.head(Ref.parse(self.feature).name, "lm_logits")
         hidden = masked_hidden(f[self.feature], batch.text)
         if hasattr(head, "cross_entropy"):
-            return head.cross_entropy(hidden, batch.text.labels)
-        return self.cross_entropy(head(hidden), batch.text.labels)
+            loss = head.cross_entropy(hidden, batch.text.labels)
+        else:
+            loss = self.cross_entropy(head(hidden), batch.text.labels)
+        return f.mean(loss, masked_count)

@@ -7,7 +7,7 @@ from xtoolkit.recipe.config import Config, unknown_keys
 from xtoolkit.recipe.settings import (
     Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems, train_problems,
 )
-from xtoolkit.graph import VIEWS, EncoderSpec, Graph, Need, Ref
+from xtoolkit.graph import EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.registry import (
     DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
@@ -72,43 +72,77 @@ class Checker:
 
     # ---- encoders ----------------------------------------------------------------------------------------------------------
     def _graph(self) -> Graph:
-        from xtoolkit.encoders.base import slots
+        from xtoolkit.encoders.base import slots  # only here: it imports torch
+
         blocks, specs = self.data["encoders"], {}
         self._names()
-        fields = {f for name in DATASET_REGISTRY.names() for f in DATASET_REGISTRY.get(name).FIELDS}
+        fields = {f: kind for name in DATASET_REGISTRY.names() for f, kind in DATASET_REGISTRY.get(name).FIELDS.items()}
         for name, block in blocks.items():
-            cls = self._class(ENCODER_REGISTRY, block, "encoders", name)
+            cls = self._encoder_class(name, block)
             if cls is None:
                 continue
-            for key in cls.REFERS:
-                if isinstance(block.get(key), str) and block[key] not in blocks:
-                    self._say(("encoders", name, key),
-                              f"`{key}` names unknown encoder `{block[key]}`{nearest(block[key], blocks)}")
+            owner = block.get("shares", name)
+            student = self._referred(cls, block, name)
             inputs = block.get("inputs")
-            if inputs is None and cls.REFERS:
-                referred = blocks.get(block.get(cls.REFERS[0]))
-                inputs = referred.get("inputs") if isinstance(referred, dict) else None
+            if inputs is None and student:
+                inputs = blocks[student].get("inputs")
+            shape = self._built(student) if student and not slots(cls) else cls  # a copy has the slots of what it copies
+            known = slots(shape) if shape is not None else {}
             if not isinstance(inputs, dict):
-                self._say(("encoders", name),
-                          f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: {', '.join(slots(cls))}")
+                self._say(("encoders", name), f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: {', '.join(known)}")
                 continue
-            known = slots(cls)
-            for slot, source in inputs.items():
-                at = ("encoders", name, "inputs", slot)
-                if slot not in known:
-                    self._say(at, f"unknown slot `{slot}` of {cls.__name__}{nearest(slot, known)}")
-                if not isinstance(source, str):
-                    self._say(at, f"a source is an encoder's name or $field, not {source!r}")
-                elif source.startswith("$") and source[1:] not in fields:
-                    self._say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
-                elif not source.startswith("$") and source not in blocks:
-                    self._say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
-            for slot in [s for s, required in known.items() if required and s not in inputs]:
-                self._say(("encoders", name), f"encoder `{name}` ({cls.__name__}) lacks the input `{slot}`")
-            good = {s: v for s, v in inputs.items() if isinstance(v, str) and (v.startswith("$") or v in blocks)}
-            specs[name] = EncoderSpec(name, good, cls.TRAINABLE)
+            self._inputs(name, shape, inputs, known, fields)
+            good = {s: v for s, v in inputs.items() if isinstance(v, str) and (v[1:] in fields if v.startswith("$") else v in blocks)}
+            pools = cls.POOLS or (shape.POOLS if shape is not None else None)
+            specs[name] = EncoderSpec(name, good, owner, cls.TRAINABLE, frozenset(s for s, needed in known.items() if not needed), pools)
         self._cycles(specs)
-        return Graph(specs, {})
+        return Graph(specs, fields)
+
+    def _encoder_class(self, name, block):
+        """The class of an encoder's block, or of the one that it shares; None with the reason reported."""
+        at, blocks = ("encoders", name), self.data["encoders"]
+        if not isinstance(block, dict) or "shares" not in block:
+            return self._class(ENCODER_REGISTRY, block, *at)
+        self.problems += unknown_keys(block, ("shares", "inputs"), lambda k: self.where(*at, k), f"`{name}`, which shares an encoder")
+        owner = block["shares"]
+        others = [n for n, b in blocks.items() if n != name and isinstance(b, dict) and "shares" not in b]
+        if owner not in others:
+            self._say(at + ("shares",), f"`shares` must name an encoder with a `type` of its own, not `{owner}`{nearest(owner, others)}")
+            return None
+        return self._built(owner)
+
+    def _built(self, name):
+        """The class that an encoder's block names, or None; nothing is reported."""
+        block = self.data["encoders"].get(name)
+        kind = block.get("type") if isinstance(block, dict) else None
+        return ENCODER_REGISTRY.get(kind) if kind in ENCODER_REGISTRY else None
+
+    def _referred(self, cls, block, name) -> str | None:
+        """The encoder that the first of a class's REFERS names, if it is there."""
+        found = None
+        for key in cls.REFERS:
+            if isinstance(block.get(key), str) and block[key] not in self.data["encoders"]:
+                self._say(("encoders", name, key), f"`{key}` names unknown encoder `{block[key]}`"
+                          f"{nearest(block[key], self.data['encoders'])}")
+            elif found is None and isinstance(self.data["encoders"].get(block.get(key)), dict):
+                found = block[key]
+        return found
+
+    def _inputs(self, name, cls, inputs, known, fields):
+        """Reports wrong slots and sources of an encoder."""
+        blocks, kind = self.data["encoders"], cls.__name__ if cls is not None else "an encoder"
+        for slot, source in inputs.items():
+            at = ("encoders", name, "inputs", slot)
+            if slot not in known:
+                self._say(at, f"unknown slot `{slot}` of {kind}{nearest(slot, known)}")
+            if not isinstance(source, str):
+                self._say(at, f"a source is an encoder's name or $field, not {source!r}")
+            elif source.startswith("$") and source[1:] not in fields:
+                self._say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
+            elif not source.startswith("$") and source not in blocks:
+                self._say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
+        for slot in [s for s, required in known.items() if required and s not in inputs]:
+            self._say(("encoders", name), f"encoder `{name}` ({kind}) lacks the input `{slot}`")
 
     def _names(self):
         """Names become attributes of the model and columns of the log, one list for both kinds."""
@@ -143,9 +177,9 @@ class Checker:
         for name, block in self.data["losses"].items():
             cls = self._class(LOSS_REGISTRY, block, "losses", name)
             for key, view in cls.VIEWS.items() if cls is not None else ():
-                if isinstance(block.get(key), str) and Ref.parse(block[key]).view is None:
+                if isinstance(block.get(key), str) and view not in Ref.parse(block[key]).marks:
                     self._say(("losses", name, key), f"`{key}` of {cls.__name__} must read a masked view: write "
-                              f"`{block[key]}@{view}`")
+                              f"`{block[key]}{'+' if '@' in block[key] else '@'}{view}`")
             if cls is not None and ("losses", name) not in self.bad:
                 needs[name] = self._check_needs(cls.needs(**_filled(cls, block)), block, ("losses", name), graph)
         return needs
@@ -156,14 +190,18 @@ class Checker:
             key = next((k for k, v in block.items() if v == need.ref), None)
             place = at + ((key,) if key else ())
             ref = Ref.parse(need.ref)
+            unknown = sorted(ref.marks - graph.marks.keys())
             if need.ref.startswith("$"):
-                good.append(need)
+                if need.ref[1:] in graph.fields:
+                    good.append(need)
+                else:
+                    self._say(place, f"`{at[-1]}` reads unknown field `{need.ref}`{nearest(need.ref[1:], graph.fields)}")
             elif ref.name not in self.data["encoders"]:
                 self._say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
-            elif ref.view is not None and ref.view not in VIEWS:
-                self._say(place, f"unknown view `@{ref.view}`{nearest(ref.view, VIEWS)}")
+            elif unknown:
+                self._say(place, f"unknown view `@{unknown[0]}`{nearest(unknown[0], graph.marks)}")
             elif ref.name in graph.encoders:
-                heads = ENCODER_REGISTRY.get(self.data["encoders"][ref.name]["type"]).HEADS
+                heads = self._built(graph.encoders[ref.name].owner).HEADS
                 if need.head and need.head not in heads:
                     self._say(place, f"`{at[-1]}` needs the head `{need.head}`, which encoder `{ref.name}` does not have")
                 else:
@@ -218,7 +256,7 @@ class Checker:
                 elif weight:
                     active[loss] = weight
             wanted = [n for loss in active for n in needs.get(loss, [])]
-            views = frozenset(Ref.parse(n.ref).view for n in wanted) - {None}
+            views = frozenset().union(*(Ref.parse(n.ref).marks for n in wanted))
             cls = self._dataset(block.get("data"), at + ("data",), f"stream `{name}`", views)
             if not active:
                 idle.append(name)
@@ -230,18 +268,13 @@ class Checker:
         return streams, idle
 
     def _reads(self, stream, needs, graph, cls):
-        """Whether the stream has the fields that its losses read."""
-        at = ("streams", stream.name)
+        """Whether the stream has the fields that its losses read, and what their marks need."""
         for loss, wanted in needs.items():
             for need in wanted:
-                lacking = sorted(graph.fields(need.ref) - stream.fields)
-                if lacking:
-                    self._say(at + ("losses", loss), f"loss `{loss}` reads {need.ref}, which needs $" + ", $".join(lacking)
-                              + f"; stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
+                if why := graph.misread(need.ref, stream.fields):
+                    self._say(("streams", stream.name, "losses", loss), f"loss `{loss}` reads {need.ref}, {why}; "
+                              f"stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
                     break
-                if stream.regions and Ref.parse(need.ref).view == "mask_image":
-                    self._say(at + ("losses", loss),
-                              f"loss `{loss}` reads {need.ref}: masked pictures are not defined on a region stream")
 
     def _dataset(self, block, at, what, views=frozenset()):
         """The class of a data block, after reporting its mistakes; None if it has no usable class."""

@@ -226,7 +226,9 @@ def _merge_places(base, over, here):
 
 
 def _retyped(old: dict, new: dict) -> bool:
-    return "type" in new and "type" in old and old["type"] != new["type"]
+    """Whether a block becomes another thing: another type, or a wiring of another module (``shares``) in the place of one."""
+    kind = lambda block: next(((key, block[key]) for key in ("type", "shares") if key in block), None)
+    return None not in (kind(old), kind(new)) and kind(old) != kind(new)
 
 
 def _drop_names(base: Config, over: Config) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from xtoolkit.recipe.config import Config
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, LOSS_REGISTRY
 
 Purpose = Literal["train", "resume", "evaluate"]
 
@@ -21,10 +21,6 @@ class Stream:
     losses: dict
     data: dict
     fields: frozenset
-
-    @property
-    def regions(self) -> bool:
-        return "region" in self.fields
 
 
 @dataclass
@@ -75,6 +71,37 @@ class Recipe:
     def left_out(self) -> list[str]:
         return [n for n in self.graph.encoders if n not in self.reached]
 
+    def marks(self, needs: list[Need], fields: frozenset) -> frozenset:
+        """The marks of ``fields`` under which something is read: they decide what a loader draws."""
+        asked = frozenset().union(*(Ref.parse(n.ref).marks for n in needs))
+        return frozenset(m for m in asked for f in fields if m in self.graph.fields[f].MARKS)
+
+    def views(self, stream: str) -> frozenset:
+        """The marks that the losses of a stream read."""
+        s = self.streams[stream]
+        return self.marks([n for loss in s.losses for n in self.needs[loss]], s.fields)
+
+    def contrasts(self, stream: str) -> bool:
+        """Whether a loss of the stream learns from rows that do not belong together."""
+        types = [self.config["losses"][loss]["type"] for loss in self.streams[stream].losses]
+        return any(LOSS_REGISTRY.get(t).CONTRASTS for t in types)
+
+    def stream_needs(self, stream: str) -> dict[str, list[Need]]:
+        """{loss: what it reads} of a stream."""
+        return {loss: self.needs[loss] for loss in self.streams[stream].losses}
+
+    def passes(self, stream: str):
+        return self.graph.passes(self.stream_needs(stream), self.streams[stream].fields)
+
+
+def reached(self) -> list[str]:
+        """Encoders that an active loss or an evaluation reaches, inputs first; the others are not built."""
+        return reached(self.graph, self.config["encoders"], [*self.needs.values(), *self.task_needs.values()])
+
+    @property
+    def left_out(self) -> list[str]:
+        return [n for n in self.graph.encoders if n not in self.reached]
+
     def views(self, stream: str) -> frozenset:
         """The views that the losses of a stream read: they decide which masks its loader draws."""
         return frozenset(Ref.parse(n.ref).view for loss in self.streams[stream].losses for n in self.needs[loss]) - {None}
@@ -91,9 +118,13 @@ def reached(graph: Graph, blocks: dict, needs) -> list[str]:
         blocks: the encoders' blocks by name.
         needs: lists of Need.
     """
-    referred = lambda name: [blocks[name][k] for k in ENCODER_REGISTRY.get(blocks[name]["type"]).REFERS if k in blocks[name]]
+    def referred(name):
+        if graph.encoders[name].owner != name:
+            return [graph.encoders[name].owner]
+        return [blocks[name][k] for k in ENCODER_REGISTRY.get(blocks[name]["type"]).REFERS if k in blocks[name]]
+
     found = graph.below([Ref.parse(n.ref).name for several in needs for n in several])
-    for name in list(found):  # a teacher's student must exist too
+    for name in found:  # a teacher's student must exist too, and who owns what is shared; the list grows as it is read
         found += [n for n in graph.below(referred(name)) if n not in found]
     order = []
     for name in graph.below(graph.encoders):  # inputs first, and students before their teachers
