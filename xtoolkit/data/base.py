@@ -3,69 +3,88 @@
 import abc
 import random
 
-from xtoolkit.batch import Batch
+from xtoolkit.batch import Batch, Field
 from xtoolkit.data import blocks, items, limits, paths
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
 from xtoolkit.data.cache import GB, Cache
 from xtoolkit.data.errors import DeadShard
+from xtoolkit.data.example import shapes
 from xtoolkit.data.order import Order
 from xtoolkit.data.shards import Shards
 from xtoolkit.data.shuffle import Mixed, Windowed
 from xtoolkit.data.text import clean_caption
 from xtoolkit.registry import ConfigError
 
-# The nested blocks that a view reads, if the dataset has them.
-VIEWS = {"mask_text": ("mask",), "mask_image": ("image_mask",), "mask_both": ("mask", "image_mask")}
-
-
 class StreamDataset(abc.ABC):
     """Samples of one or several sources, numbered, and how each becomes rows of a batch.
 
+    A subclass declares FIELDS, takes its YAML keys in ``__init__``, and defines ``sizes`` and ``load``; all else has a default.
+
     Attributes:
-        FIELDS: the fields of its batches.
-        BLOCKS: its nested blocks and the dataclasses that define them.
-        train: augment and mask, or take pictures and texts as they are.
-        pad: the pad id of its texts; None without texts.
-        GIVEN: what the toolkit hands to the constructor of a dataset that asks: no keys of the block.
+        FIELDS: the fields of its batches, by the names that ``$name`` reads.
+        MARKS: {mark: key of the block that says how it is drawn}: ``views`` with that mark and a block without that key
+            are a mistake.
+        GIVEN: what the toolkit hands to the constructor of a dataset that asks, no keys of the block: the tokenizer, the
+            size of pictures and of patches (None where no encoder reads pictures), ``views`` (frozenset of the marks that
+            are read of it), ``train``.
+        train: augment, and one text a picture; else pictures as they are, with all their texts.
     """
 
+    FIELDS: dict[str, type[Field]]
+    MARKS: dict[str, str] = {}
     GIVEN = ("tokenizer", "image_size", "patch_size", "views", "train")
-
-    FIELDS: frozenset
-    BLOCKS: dict
+    BLOCKS: dict = {}
     train = True
-    pad = None
 
     @classmethod
     def check(cls, block: dict, views: frozenset = frozenset()) -> list[tuple[str, str]]:
         """Mistakes of a `data` block that its signature cannot find: (dotted key within the block, what is wrong).
 
         Args:
-            views: the views that losses read of this stream; one without its block is a mistake.
+            views: the marks that are read of this stream.
         """
         found = cls.check_source(block)
         for name, kind in cls.BLOCKS.items():
             if block.get(name) is not None:
                 found += blocks.problems(kind, block[name], name)
-        for view in sorted(views):
-            for name in VIEWS.get(view, ()):
-                if name in cls.BLOCKS and block.get(name) is None:
-                    example = "{prob: 0.15, max: 20}" if name == "mask" else "{patches: 75, min_block: 16}"
-                    found.append((name, f"losses read `@{view}` of this stream, which needs `{name}: {example}`"))
+        for mark in sorted(views & cls.MARKS.keys()):
+            name = cls.MARKS[mark]
+            if block.get(name) is None:
+                example = {"mask": ": {prob: 0.15, max: 20}", "image_mask": ": {patches: 75, min_block: 16}"}.get(name, "")
+                found.append((name, f"losses read `@{mark}` of this stream, which needs `{name}{example}`"))
         return found
 
     @classmethod
     def check_source(cls, block: dict) -> list[tuple[str, str]]:
-        return blocks.source_problems(block)
+        """Mistakes of the keys that say what is read, as ``check``."""
+        return []
 
     @classmethod
     def paths(cls, block: dict) -> list[tuple[str, str]]:
         """Every path of a block with its dotted key, for ``paths.problem``."""
-        found = []
-        for name, source in blocks.sources(block.get("path"), block.get("sources")).items():
-            key = "path" if block.get("sources") is None else f"sources.{name}.path"
-            found += [(key, p) for p in ([source.path] if isinstance(source.path, str) else source.path)]
-        return found
+        return []
+
+    @classmethod
+    def max_length(cls, block: dict) -> int | None:
+        """Tokens of its longest text; None without texts.
+
+        Args:
+            block: the YAML block with the defaults of the signature filled in.
+        """
+        return block.get("max_tokens")
+
+    @classmethod
+    def example(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: int | None = None) -> Batch:
+        """A batch of the shapes that training has, on the meta device, for the plan; it opens no file.
+
+        Args:
+            block: the YAML block with the defaults of the signature filled in.
+            rows: rows asked for; on a region stream pictures, each with ``max_per_image`` rows.
+            sizes: ``image_size`` and ``patch_size`` of the encoder that reads pictures; empty if none does.
+            views: the marks that are read of it.
+            length: tokens of each text; None: ``max_length``.
+        """
+        return shapes(cls, block, rows, sizes, views, length)
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -104,9 +123,9 @@ class StreamDataset(abc.ABC):
     def expect(self, order: Order, visit: int) -> None:
         """Says that a visit is about to be loaded, so that what the next ones read can be fetched meanwhile."""
 
-    @abc.abstractmethod
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
-        """Which samples the batches of this stream hold."""
+        """Which samples the batches of this stream hold: here every sample once an epoch, mixed."""
+        return Order(seed, stream, batch_size, self.sizes, [1.0] * len(self.sizes))
 
     @abc.abstractmethod
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
@@ -116,8 +135,8 @@ class StreamDataset(abc.ABC):
             BadSample: it cannot be used.
         """
 
-    def collate(self, loaded: list) -> Batch:
-        return items.collate(loaded, self.pad)
+    def collate(self, loaded: list[items.Item]) -> Batch:
+        return items.collate(loaded, self.FIELDS, self.train)
 
 
 class Sharded(StreamDataset):
@@ -152,9 +171,17 @@ class Sharded(StreamDataset):
 
     @classmethod
     def check_source(cls, block: dict) -> list[tuple[str, str]]:
-        found = super().check_source(block)
+        found = blocks.source_problems(block)
         if block.get("shards") is not None:
             found += blocks.problems(blocks.ShardBlock, block["shards"], "shards")
+        return found
+
+    @classmethod
+    def paths(cls, block: dict) -> list[tuple[str, str]]:
+        found = []
+        for name, source in blocks.sources(block.get("path"), block.get("sources")).items():
+            key = "path" if block.get("sources") is None else f"sources.{name}.path"
+            found += [(key, p) for p in ([source.path] if isinstance(source.path, str) else source.path)]
         return found
 
     @property
@@ -228,7 +255,7 @@ class Texts:
         if max_tokens < 3:
             raise ConfigError(f"data.max_tokens: must be at least 3 (a token between two specials), not {max_tokens}")
         self.tokenizer, self.max_tokens, self.clean = tokenizer, max_tokens, clean
-        self.mask = blocks.make(TextMask, mask, "mask") if views & {"mask_text", "mask_both"} else None
+        self.mask = blocks.make(TextMask, mask, "mask") if "mask_text" in views else None
 
     def __call__(self, text: str, bad, rng: random.Random) -> items.Text:
         text = text[:limits.CHARACTERS * self.max_tokens]
@@ -238,8 +265,9 @@ class Texts:
         if not text.strip() or not (starts >= 0).any():
             raise bad("empty caption", "no token is left of the text")
         if self.mask is None:
-            return items.Text(ids)
-        return items.Text(ids, mask_text(ids, starts, self.tokenizer.plain, self.tokenizer.mask, self.mask, rng))
+            return items.Text(ids, self.tokenizer.pad)
+        masked = mask_text(ids, starts, self.tokenizer.plain, self.tokenizer.mask, self.mask, rng)
+        return items.Text(ids, self.tokenizer.pad, masked)
 
 
 class Patches:
@@ -248,7 +276,7 @@ class Patches:
     def __init__(self, mask: dict | None, views: frozenset, image_size: int, patch_size: int):
         self.side = image_size // patch_size
         self.mask = None
-        if mask is not None and views & {"mask_image", "mask_both"}:
+        if mask is not None and "mask_image" in views:
             self.mask = blocks.make(ImageMask, mask, "image_mask")
         if self.mask is not None and self.mask.patches > self.side**2:
             raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be "

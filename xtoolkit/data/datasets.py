@@ -6,7 +6,7 @@ import random
 import torch
 from torch import Tensor
 
-from xtoolkit.batch import stable_key
+from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
 from xtoolkit.data import items, regions
 from xtoolkit.data.base import Patches, Sharded, Texts
 from xtoolkit.data.errors import BadSample
@@ -35,7 +35,8 @@ class Text(Sharded):
         window: batches that are sorted by length together, so that a batch pads little; 1: no sorting.
     """
 
-    FIELDS = frozenset({"text"})
+    FIELDS = {"text": TextField}
+    MARKS = {"mask_text": "mask"}
     BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True,
@@ -43,7 +44,7 @@ class Text(Sharded):
                  max_tokens: int = 128, mask: dict | None = None, clean: bool = False, window: int = 32):
         super().__init__(path, sources, shards, views, train, mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
-        self.pad, self._window = tokenizer.pad, window
+        self._window = window
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         return Order(seed, stream, batch_size, self.sizes, self._weights, lengths=[s.lengths for s in self._shards],
@@ -109,7 +110,8 @@ class Images(Pictures):
         std: of the channels.
     """
 
-    FIELDS = frozenset({"image"})
+    FIELDS = {"image": ImageField}
+    MARKS = {"mask_image": "image_mask"}
     BLOCKS = {"image_mask": ImageMask, "augment": Augment}
 
     def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
@@ -142,7 +144,8 @@ class Pairs(Pictures):
         std: of the channels.
     """
 
-    FIELDS = frozenset({"image", "text"})
+    FIELDS = {"image": ImageField, "text": TextField}
+    MARKS = {"mask_text": "mask", "mask_image": "image_mask"}
     BLOCKS = {"mask": TextMask, "image_mask": ImageMask, "augment": Augment}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
@@ -152,7 +155,6 @@ class Pairs(Pictures):
         super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, image_mask,
                          mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
-        self.pad = tokenizer.pad
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards, dropped = self._shards[source], []
@@ -167,9 +169,6 @@ class Pairs(Pictures):
             texts = _each(captions, lambda caption: self._text(caption, bad, rng), dropped)
         image = self._shown(self._picture(shards, sample), _name(shards, sample, meta), captions, rng)
         return items.Item(image, texts, dropped=dropped)
-
-    def collate(self, loaded: list):
-        return items.collate(loaded, self.pad, all_texts=not self.train)
 
 
 def _each(values, make, dropped: list, most: int | None = None) -> list:
@@ -214,7 +213,8 @@ class Regions(Pictures):
         std: of the channels.
     """
 
-    FIELDS = frozenset({"image", "text", "region"})
+    FIELDS = {"image": ImageField, "text": TextField, "region": RegionField}
+    MARKS = {"mask_text": "mask"}
     BLOCKS = {"mask": TextMask, "augment": RegionAugment}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
@@ -223,7 +223,7 @@ class Regions(Pictures):
                  augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
         super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, mask=mask)
         self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
-        self.pad, self._max = tokenizer.pad, max_per_image
+        self._max = max_per_image
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         elements = [s.column("elements").clip(max=self._max) for s in self._shards]
@@ -258,9 +258,9 @@ class Regions(Pictures):
         if self._augment is not None and self._augment.randaugment is not None:
             image = rand_augment(image, self._augment.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, name) for _, pixels, given in drawn]
-        extra = {} if self.train else {"source": self._names[source], "biggest": _biggest(meta, drawn, picture)}
+        told = {} if self.train else {"source": self._names[source], "biggest": _biggest(meta, drawn, picture)}
         shown = items.Shown(self._normalize(image), stable_key(name), name)
-        return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, extra)
+        return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, told)
 
     def _element(self, element, picture: Picture, name: str, bad, rng: random.Random):
         """Text; box in pixels (left, top, right, bottom); the box as it was given, None for the whole picture."""

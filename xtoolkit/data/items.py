@@ -6,15 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xtoolkit.batch import Batch, ImageField, RegionField
+from xtoolkit.batch import Batch, Field, ImageField, RegionField, TextField
 from xtoolkit.data.text import text_field
 
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids (L,) int64 with their specials, and the result of ``mask_text`` if the stream masks."""
+    """Token ids (L,) int64 with their specials, the id that pads them, and the result of ``mask_text`` if the stream masks."""
 
     ids: np.ndarray
+    pad: int
     masked: tuple | None = None
 
 
@@ -40,18 +41,19 @@ class Box:
 
 @dataclass(frozen=True)
 class Item:
-    """One sample: a picture, texts, and a box for each text on region streams.
+    """One sample: a picture, texts, a box for each text on region streams, and whatever else its dataset's FIELDS name.
 
     Attributes:
         dropped: a BadSample for each caption or region of it that could not be used.
-        extra: what evaluation reads of each of its texts: name -> tensor, repeated a text, or word.
+        fields: {name: value}, one value a sample. Of a field, what its class collates (a Text or a Shown serves any TextField
+            or ImageField); of a name that is no field, what only evaluation reads: a tensor or a word, repeated a text.
     """
 
     image: Shown | None = None
     texts: list = field(default_factory=list)
     boxes: list = field(default_factory=list)
     dropped: list = field(default_factory=list)
-    extra: dict = field(default_factory=dict)
+    fields: dict = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -62,34 +64,45 @@ class Item:
         return replace(self, texts=self.texts[first:last], boxes=self.boxes[first:last]) if self.boxes else self
 
 
-def collate(items: list, pad: int | None, all_texts: bool = False) -> Batch:
+def collate(items: list[Item], kinds: dict[str, type[Field]], train: bool = True) -> Batch:
     """One Batch of items of one stream.
 
     Args:
-        pad: the pad id, where there are texts.
-        all_texts: an item of a pair stream holds every caption of its picture: ``image_index`` says whose.
+        kinds: FIELDS of the dataset.
+        train: False: an item of a pair stream holds every caption of its picture, and ``image_index`` says whose.
 
     Returns:
-        A Batch; its ``extra`` holds the items' own, a row for each text: tensors stacked, words as a list.
+        A Batch: the fields, and the items' other values as plain entries, tensors stacked, anything else as a list.
     """
     texts = [text for item in items for text in item.texts]
-    owner = torch.tensor([i for i, item in enumerate(items) for _ in item.texts], dtype=torch.int64)
-    text = image = region = None
-    if texts:
-        masks = None if texts[0].masked is None else [t.masked for t in texts]
-        text = text_field([t.ids for t in texts], pad, masks)
-    if items[0].image is not None:
-        shown = [item.image for item in items]
-        masks = None if shown[0].patch_mask is None else torch.from_numpy(np.stack([s.patch_mask for s in shown]))
-        image = ImageField(torch.stack([s.pixels for s in shown]), torch.tensor([s.key for s in shown]), masks,
-                           [s.name for s in shown])
     boxes = [box for item in items for box in item.boxes]
+    owner = torch.tensor([i for i, item in enumerate(items) for _ in item.texts], dtype=torch.int64)
+    made: dict = {"text": _texts(texts)} if texts else {}
+    if items[0].image is not None:
+        made["image"] = _pictures([item.image for item in items])
+        if texts and not boxes and not train:
+            made["image_index"] = owner
     if boxes:
-        region = RegionField(owner, torch.tensor([b.box for b in boxes], dtype=torch.float32),
-                             torch.from_numpy(np.stack([b.patches for b in boxes])),
-                             torch.tensor([b.is_box for b in boxes]), torch.tensor([b.key for b in boxes]))
-    extra = {"image_index": owner} if all_texts else {}
-    for name, first in items[0].extra.items():
-        values = [item.extra[name] for item in items for _ in item.texts]
-        extra[name] = torch.stack(values) if isinstance(first, Tensor) else values
-    return Batch(text, image, region, **extra)
+        made["region"] = RegionField(owner, torch.tensor([b.box for b in boxes], dtype=torch.float32),
+                                     torch.from_numpy(np.stack([b.patches for b in boxes])),
+                                     torch.tensor([b.is_box for b in boxes]), torch.tensor([b.key for b in boxes]))
+    for name, first in items[0].fields.items():
+        if name in kinds:
+            values = [item.fields[name] for item in items]
+            join = _texts if isinstance(first, Text) else _pictures if isinstance(first, Shown) else kinds[name].collate
+            made[name] = join(values)
+        else:
+            values = [item.fields[name] for item in items for _ in item.texts or (None,)]
+            made[name] = torch.stack(values) if isinstance(first, Tensor) else values
+    return Batch(**made)
+
+
+def _texts(texts: list[Text]) -> TextField:
+    masks = None if texts[0].masked is None else [t.masked for t in texts]
+    return text_field([t.ids for t in texts], texts[0].pad, masks)
+
+
+def _pictures(shown: list[Shown]) -> ImageField:
+    masks = None if shown[0].patch_mask is None else torch.from_numpy(np.stack([s.patch_mask for s in shown]))
+    return ImageField(torch.stack([s.pixels for s in shown]), torch.tensor([s.key for s in shown]), masks,
+                      [s.name for s in shown])

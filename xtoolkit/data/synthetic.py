@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from xtoolkit.batch import stable_key
+from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
 from xtoolkit.data import blocks, items, regions
 from xtoolkit.data.base import Patches, StreamDataset
 from xtoolkit.data.masking import ImageMask, TextMask, mask_text
@@ -33,8 +33,7 @@ class Synthetic(StreamDataset):
         self.train, self._size = train, size
         views = frozenset(views) if train else frozenset()
         self._tokenizer, self._tokens, self._least = tokenizer, tokens, min_tokens
-        self.pad = tokenizer and tokenizer.pad
-        self._mask = blocks.make(TextMask, mask, "mask") if mask and views & {"mask_text", "mask_both"} else None
+        self._mask = blocks.make(TextMask, mask, "mask") if mask and "mask_text" in views else None
         if image_size is not None:
             self._patches = Patches(image_mask, views, image_size, patch_size)
             # A picture is a window of one strip of noise: drawing each anew would cost more than a real one.
@@ -42,19 +41,12 @@ class Synthetic(StreamDataset):
             self._pixels = image_size
 
     @classmethod
-    def check_source(cls, block: dict) -> list[tuple[str, str]]:
-        return []
-
-    @classmethod
-    def paths(cls, block: dict) -> list[tuple[str, str]]:
-        return []
+    def max_length(cls, block: dict) -> int | None:
+        return block.get("tokens")
 
     @property
     def sizes(self) -> list[int]:
         return [self._size]
-
-    def order(self, seed: int, stream: str, batch_size: int) -> Order:
-        return Order(seed, stream, batch_size, self.sizes, [1.0])
 
     def _text(self, sample: int, rng: random.Random) -> items.Text:
         plain, words = self._tokenizer.plain, random.Random(sample)
@@ -62,9 +54,10 @@ class Synthetic(StreamDataset):
         drawn = [plain[words.randrange(len(plain))] for _ in range(length - 2)]
         ids = np.array([self._tokenizer.bos, *drawn, self._tokenizer.eos], np.int64)
         if self._mask is None:
-            return items.Text(ids)
+            return items.Text(ids, self._tokenizer.pad)
         starts = np.array([-1, *[1] * (length - 2), -1], np.int8)
-        return items.Text(ids, mask_text(ids, starts, plain, self._tokenizer.mask, self._mask, rng))
+        masked = mask_text(ids, starts, plain, self._tokenizer.mask, self._mask, rng)
+        return items.Text(ids, self._tokenizer.pad, masked)
 
     def _shown(self, sample: int, rng: random.Random) -> items.Shown:
         left = sample % 997
@@ -79,7 +72,8 @@ class SyntheticText(Synthetic):
     YAML: {type: SyntheticText, size: 1024, tokens: 32, mask: {prob: 0.15, max: 20}}
     """
 
-    FIELDS = frozenset({"text"})
+    FIELDS = {"text": TextField}
+    MARKS = {"mask_text": "mask"}
     BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, size: int = 1024,
@@ -97,7 +91,8 @@ class SyntheticImages(Synthetic):
     YAML: {type: SyntheticImages, size: 1024, image_mask: {patches: 75}}
     """
 
-    FIELDS = frozenset({"image"})
+    FIELDS = {"image": ImageField}
+    MARKS = {"mask_image": "image_mask"}
     BLOCKS = {"image_mask": ImageMask}
 
     def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True, size: int = 1024,
@@ -115,7 +110,8 @@ class SyntheticPairs(Synthetic):
     YAML: {type: SyntheticPairs, size: 1024, tokens: 12, mask: {prob: 0.5, max: 15}, image_mask: {patches: 75}}
     """
 
-    FIELDS = frozenset({"image", "text"})
+    FIELDS = {"image": ImageField, "text": TextField}
+    MARKS = {"mask_text": "mask", "mask_image": "image_mask"}
     BLOCKS = {"mask": TextMask, "image_mask": ImageMask}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
@@ -126,9 +122,6 @@ class SyntheticPairs(Synthetic):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         return items.Item(self._shown(sample, rng), [self._text(sample, rng)])
 
-    def collate(self, loaded: list):
-        return items.collate(loaded, self.pad, all_texts=not self.train)
-
 
 @DATASET_REGISTRY.register
 class SyntheticRegions(Synthetic):
@@ -137,7 +130,8 @@ class SyntheticRegions(Synthetic):
     YAML: {type: SyntheticRegions, size: 1024, tokens: 12, max_per_image: 5, mask: {prob: 0.5, max: 15}}
     """
 
-    FIELDS = frozenset({"image", "text", "region"})
+    FIELDS = {"image": ImageField, "text": TextField, "region": RegionField}
+    MARKS = {"mask_text": "mask"}
     BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,

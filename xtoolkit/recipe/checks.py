@@ -302,7 +302,7 @@ class Checker:
             if every is not None and (not fits(every, int) or every < 1):
                 self._say(at + ("every",), f"`every` must be a whole number of steps above 0, not {every!r}")
             dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
-            if dataset is not None and cls.FIELDS and dataset.FIELDS != cls.FIELDS:
+            if dataset is not None and cls.FIELDS and dataset.FIELDS.keys() != cls.FIELDS:
                 self._say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
                           + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
             wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
