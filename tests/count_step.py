@@ -1,0 +1,114 @@
+"""Counts the lines that one training step on pairs reads through: whole functions, by file.
+
+    OMP_NUM_THREADS=1 python tests/count_step.py [key=value ...]
+
+Trains ``projects/xfm/tiny.yaml``'s ``pairs`` stream alone, with the paper's four losses on it, on the CPU and without workers,
+and notes every function of the package that the second step enters; the first warms up, the last is logged. A function counts whole, as
+``inspect.getsourcelines`` gives it, and a line once. ``code`` leaves out docstrings, comments and blank lines.
+"""
+
+import argparse
+import ast
+import inspect
+import io
+import runpy
+import sys
+import tempfile
+import threading
+import tokenize
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GOAL = 350  # lines outside xtoolkit/data
+RECIPE = ["streams.text=null", "streams.image=null", "streams.match=null", "streams.region=null", "losses.mlm=null",
+          "losses.bbp=null", "schedule={every_step: [[pairs]]}", "streams.pairs.losses={itc: 1, itm: 1, imlm: 1, mim: 1}",
+          "streams.pairs.data.image_mask={patches: 14, min_block: 2}", "streams.pairs.batch_size=8", "evaluate=null",
+          "train.steps=3", "train.log_every=20", "train.workers=0", "train.device=cpu"]
+PACKAGE = str(ROOT / "xtoolkit") + "/"
+SKIP = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING,
+        tokenize.ENDMARKER)
+
+
+def entered(step, *arguments):
+    """What ``step`` returns, and the code objects of the package's functions that it entered."""
+    found = set()
+
+    def note(frame, event, argument):
+        code = frame.f_code
+        if event == "call" and code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(PACKAGE):
+            found.add(code)
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        return step(*arguments), found
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def lines_of(codes) -> dict[Path, set[int]]:
+    """{file: numbers of the lines of these functions}."""
+    lines: dict[Path, set[int]] = {}
+    for code in codes:
+        source, first = inspect.getsourcelines(code)
+        lines.setdefault(Path(code.co_filename), set()).update(range(first, first + len(source)))
+    return lines
+
+
+def code_lines(path: Path) -> set[int]:
+    """Numbers of a file's lines that are neither blank nor comment nor docstring."""
+    text = path.read_text(encoding="utf-8")
+    found = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in SKIP:
+            found.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            found -= set(range(node.lineno, node.end_lineno + 1))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--functions", action="store_true", help="name every function, the longest first")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
+    args = parser.parse_intermixed_args()
+    sys.path.insert(0, str(ROOT))
+    from xtoolkit.engine.trainer import Trainer
+
+    taken, step = [], Trainer.step
+
+    def watched(trainer):
+        values, codes = entered(step, trainer)
+        taken.append(codes)
+        return values
+
+    Trainer.step = watched
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv = ["train_net.py", "--config", str(ROOT / "projects/xfm/tiny.yaml"), *RECIPE, *args.overrides,
+                    f"train.output={folder}"]
+        try:
+            runpy.run_path(str(ROOT / "tools/train_net.py"), run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+    codes, rooms = taken[1], {True: [0, 0, 0], False: [0, 0, 0]}
+    lines = lines_of(codes)
+    if args.functions:
+        for code in sorted(codes, key=lambda code: -len(inspect.getsourcelines(code)[0])):
+            print(f"{len(inspect.getsourcelines(code)[0]):4}  {Path(code.co_filename).relative_to(ROOT)}: {code.co_qualname}")
+    print(f"\n{'file':40} functions  lines   code")
+    for path in sorted(lines, key=lambda path: (path.parent.name != "data", str(path))):
+        functions = sum(Path(code.co_filename) == path for code in codes if not code.co_name.startswith("<"))
+        counts = functions, len(lines[path]), len(lines[path] & code_lines(path))
+        room = path.is_relative_to(ROOT / "xtoolkit/data")
+        rooms[room] = [a + b for a, b in zip(rooms[room], counts)]
+        print(f"{path.relative_to(ROOT)!s:40} {counts[0]:9} {counts[1]:6} {counts[2]:6}")
+    for inside, name in ((True, "xtoolkit/data"), (False, "everything else")):
+        print(f"{'total of ' + name:40} {rooms[inside][0]:9} {rooms[inside][1]:6} {rooms[inside][2]:6}")
+    print(f"goal outside xtoolkit/data: at most {GOAL} lines; counted: {rooms[False][1]}, {rooms[False][2]} of them code")
+
+
+if __name__ == "__main__":
+    main()
