@@ -62,7 +62,8 @@ CUTS = {("text", "fusion"): frozenset({"cut"})}
 def parts():
     encoders = nn.ModuleDict({"vision": Patches(), "text": Embed(), "fusion": Fuse()})
     specs = {"vision": {"image": "$image"}, "text": {"text": "$text"}, "fusion": {"text": "text", "image": "vision"}}
-    return Graph({n: EncoderSpec(n, i) for n, i in specs.items()}, dict(CUTS)), encoders
+    fields = {"text": TextField, "image": ImageField, "region": RegionField}
+    return Graph({n: EncoderSpec(n, i, pools="image") for n, i in specs.items()}, fields, dict(CUTS)), encoders
 
 
 def pairs(rows=3):
@@ -160,9 +161,9 @@ def test_a_pass_without_a_graph_does_not_poison_autocasts_weight_cache():
 def test_nodes_that_nobody_differentiates_run_without_a_graph(parts):
     graph, encoders = parts
     f = Features(graph, encoders, pairs(), {"a": [Need("vision", grad=False), Need("text")]},
-                 with_graph={graph.node("text", "a", False)}).bound("a")
+                 with_graph={graph.node("text", "a", frozenset({"text", "image"}))}).bound("a")
     f["vision"], f["text"]
-    assert not f._memo[graph.node("vision", "a", False)].tokens.requires_grad
+    assert not f._memo[graph.node("vision", "a", frozenset({"text", "image"}))].tokens.requires_grad
     assert f["text"].tokens.requires_grad
 
 

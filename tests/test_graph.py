@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
+from xtoolkit.batch import ImageField, RegionField, TextField
 from xtoolkit.graph import EncoderSpec, Graph, Need
 
-XFM = {
+PARTS = {
     "vision": {"image": "$image"}, "text": {"text": "$text"}, "fusion": {"text": "text", "image": "vision"},
     "vision_proj": {"x": "vision"}, "text_proj": {"x": "text"}, "sim": {"image": "vision_proj", "text": "text_proj"},
 }
@@ -20,23 +21,26 @@ LOSSES = {
     "mlm": [Need("text@mask_text", head="lm_logits")],
 }
 ALL = frozenset({"itm", "imlm", "bbp"})
+FIELDS = {"text": TextField, "image": ImageField, "region": RegionField}
+PAIRS, REGION = frozenset({"text", "image"}), frozenset(FIELDS)
 
 
 def graph(cuts=ALL, frozen=()):
-    return Graph({n: EncoderSpec(n, i, n not in frozen) for n, i in XFM.items()}, {("text", "fusion"): frozenset(cuts)})
+    specs = {n: EncoderSpec(n, i, trainable=n not in frozen, pools="image" if n == "vision" else None) for n, i in PARTS.items()}
+    return Graph(specs, FIELDS, {("text", "fusion"): frozenset(cuts)})
 
 
-def table(g, losses, regions=False):
-    return {(p.node.label, p.by_run): (p.graph, p.readers, p.cuts)
-            for p in g.passes({n: LOSSES[n] for n in losses}, regions)}
+def table(g, losses, fields=PAIRS):
+    return {(p.node.label, p.run and p.run[0]): (p.graph, p.readers, p.cuts)
+            for p in g.passes({n: LOSSES[n] for n in losses}, fields)}
 
 
 def test_masking_what_an_encoder_never_sees_changes_nothing():
     g = graph()
-    assert g.node("vision@mask_text", "itc", False) is not None
-    assert g.node("vision@mask_text", "itc", False) == g.node("vision", "mim", False)
-    assert g.node("text@mask_text", "itc", False) != g.node("text", "itc", False)
-    assert g.node("text@whole", "itc", True) == g.node("text", "itc", True)
+    assert g.node("vision@mask_text", "itc", PAIRS) is not None
+    assert g.node("vision@mask_text", "itc", PAIRS) == g.node("vision", "mim", PAIRS)
+    assert g.node("text@mask_text", "itc", PAIRS) != g.node("text", "itc", PAIRS)
+    assert g.node("text@whole", "itc", REGION) == g.node("text", "itc", REGION)
 
 
 def test_pairs_run_each_pass_once():
@@ -62,25 +66,25 @@ def test_without_stops_the_masked_text_pass_has_a_graph():
 
 def test_losses_that_disagree_about_a_cut_get_passes_of_their_own():
     g = graph(cuts={"a"})
-    assert g.node("fusion", "a", False) != g.node("fusion", "b", False)
-    assert g.node("vision", "a", False) == g.node("vision", "b", False)
-    both = g.passes({"a": [Need("fusion")], "b": [Need("fusion")]}, False)
+    assert g.node("fusion", "a", PAIRS) != g.node("fusion", "b", PAIRS)
+    assert g.node("vision", "a", PAIRS) == g.node("vision", "b", PAIRS)
+    both = g.passes({"a": [Need("fusion")], "b": [Need("fusion")]}, PAIRS)
     assert sum(p.node.encoder == "fusion" for p in both) == 2
-    same = graph(cuts={"a", "b"}).passes({"a": [Need("fusion")], "b": [Need("fusion")]}, False)
+    same = graph(cuts={"a", "b"}).passes({"a": [Need("fusion")], "b": [Need("fusion")]}, PAIRS)
     assert sum(p.node.encoder == "fusion" for p in same) == 1
 
 
 def test_a_cut_where_no_gradient_flows_separates_nothing():
     g = graph(cuts={"a"}, frozen={"text"})
-    assert g.node("fusion", "a", False) == g.node("fusion", "b", False)
+    assert g.node("fusion", "a", PAIRS) == g.node("fusion", "b", PAIRS)
 
 
 def test_regions_share_the_full_image_pass():
     g = graph()
-    region, whole = g.node("vision", "itc", True), g.node("vision@whole", "bbp", True)
+    region, whole = g.node("vision", "itc", REGION), g.node("vision@whole", "bbp", REGION)
     assert region != whole and region.base == whole.base
-    assert g.node("vision@whole", "bbp", False) == g.node("vision", "itc", False)  # identity outside a region stream
-    passes = table(g, ["itc", "itm", "imlm", "bbp"], regions=True)
+    assert g.node("vision@whole", "bbp", PAIRS) == g.node("vision", "itc", PAIRS)  # identity outside a region stream
+    passes = table(g, ["itc", "itm", "imlm", "bbp"], REGION)
     assert [label for label, _ in passes].count("vision") == 1
     assert passes[("vision", None)][1] == ["itc", "itm", "imlm", "bbp"]
     assert ("fusion@whole", None) in passes
@@ -94,7 +98,7 @@ def test_a_runs_inputs_have_a_graph_only_where_they_are_not_cut():
 def test_below_and_fields():
     g = graph()
     assert g.below(["fusion"]) == ["text", "vision", "fusion"]
-    assert g.fields("sim") == {"image", "text"} and g.fields("$region") == {"region"}
+    assert g.sources("sim") == {"image", "text"} and g.sources("$region") == {"region"}
 
 
 def test_the_graph_needs_no_torch():
@@ -104,4 +108,4 @@ def test_the_graph_needs_no_torch():
 
 @pytest.mark.parametrize("weight_ref", ["vision", "vision@mask_image"])
 def test_labels_read_back(weight_ref):
-    assert graph().node(weight_ref, None, False).label == weight_ref
+    assert graph().node(weight_ref, None, PAIRS).label == weight_ref

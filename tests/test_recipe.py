@@ -102,7 +102,7 @@ def test_base_on_a_bare_machine_says_what_is_missing_and_what_prepares_it(tmp_pa
     ("stop_gradient: {text -> fusion: [itm, imml]}", "unknown loss `imml`; did you mean `imlm`?"),
     ("stop_gradient: {text -> fusion: [mlm]}", "loss `mlm` never passes `text -> fusion`: the cut would change nothing"),
     ("streams: {text: {losses: {itc: 1}}}", "loss `itc` reads sim, which needs $image"),
-    ("streams: {region: {losses: {mim: 1}}}", "masked pictures are not defined on a region stream"),
+    ("streams: {region: {losses: {mim: 1}}}", "`@mask_image` is not defined where $region are parts of $image"),
     ("streams: {pairs: {losses: {itc: -1}}}", "the weight of `itc` must be a number of at least 0, not -1"),
     ("streams: {pairs: {batch_size: 0}}", "`batch_size` of stream `pairs` must be a whole number above 0, not 0"),
     ("streams: {pairs: {data: {mask: null}}}", "losses read `@mask_text` of this stream, which needs `mask:"),
@@ -170,7 +170,7 @@ def test_weight_0_is_not_computed_and_what_nothing_reads_is_not_built(tmp_path):
 def test_views_of_a_stream():
     base = recipe.load(str(BASE), missing_files=False)
     assert base.views("pairs") == {"mask_text", "mask_image"}
-    assert base.views("region") == {"mask_text", "whole"}
+    assert base.views("region") == {"mask_text"}
     assert base.views("image") == {"mask_image"}
 
 

@@ -124,6 +124,9 @@ class EncoderSpec:
     optional: frozenset = frozenset()
     pools: str | None = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "owner", self.owner or self.name)
+
 
 @dataclass
 class Pass:
@@ -194,6 +197,8 @@ class Graph:
         """The fields that a stream with ``fields`` lacks for a source (``$field`` or an encoder); empty: it can be computed."""
         if source.startswith("$"):
             return {source[1:]} - fields
+        if source not in self.encoders:  # one with a mistake of its own, which is reported
+            return set()
         spec = self.encoders[source]
         missing = {slot: self.lacking(s, fields) for slot, s in spec.inputs.items()}
         required = set().union(*(m for slot, m in missing.items() if slot not in spec.optional))
@@ -254,7 +259,7 @@ class Graph:
             else:
                 child = self._node(Ref(source, ref.marks), reader, fields)
                 inputs.append((slot, Edge(child, self.is_cut(source, ref.name, reader) and self.carries(child))))
-        return Node(spec.owner or ref.name, tuple(inputs), pool, ref.name, mark if pool and pool[1] else "")
+        return Node(spec.owner, tuple(inputs), pool, ref.name, mark if pool and pool[1] else "")
 
     def is_cut(self, source: str, encoder: str, reader: str | None) -> bool:
         """Whether the edge from a source is cut for a loss."""

@@ -83,15 +83,15 @@ class Model(nn.Module):
                 raise ConfigError(f"{where('encoders', encoder)}: tokenizer `{name}` pads with id {tokenizer.pad}, encoder "
                                   f"`{encoder}` expects {module.pad_id}: set its `pad_id: {tokenizer.pad}`")
 
-    def sizes(self, fields=None) -> dict[str, int | None]:
+    def sizes(self, fields=None) -> dict[str, int]:
         """``image_size`` and ``patch_size`` in pixels a side, to which data is made: of the first encoder that has both and reads
-        one of ``fields`` itself (None: any); without one both are None."""
+        one of ``fields`` itself (None: any); empty without one."""
         for name in self.recipe.reached:
             read = {s[1:] for s in self.graph.encoders[name].inputs.values() if s.startswith("$")}
             module = self.encoder(name)
             if None not in (module.image_size, module.patch_size) and read & set(fields or read):
                 return {"image_size": module.image_size, "patch_size": module.patch_size}
-        return {"image_size": None, "patch_size": None}
+        return {}
 
     def load_init(self) -> None:
         """Loads the weights that ``init:`` keys name, encoders first, inputs first; copies are made after what they copy."""

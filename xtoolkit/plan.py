@@ -128,7 +128,7 @@ def trained(passes: list[PassPlan], head_gflops: float) -> float:
 
 
 # What shapes without numbers raise of code that asks for a number, or that knows no such device.
-CANNOT = (NotImplementedError, RuntimeError)
+CANNOT = (NotImplementedError, RuntimeError, TypeError)
 
 
 def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> tuple[list[PassPlan], float, str | None]:

@@ -95,7 +95,7 @@ def test_random_weights_are_drawn_anew():
 
 
 def test_bad_keys_are_told():
-    with pytest.raises(ValueError, match=r"`text_proj` \(Projection\) reads x"):
-        Teacher(of="text_proj", modules={"text_proj": Projection(widths={"x": 4})})
+    with pytest.raises(ValueError, match=r"`text_proj` \(Projection\) has no `init_weights`"):
+        Teacher(of="text_proj", modules={"text_proj": Projection(widths={"x": 4})}, mode="random")
     with pytest.raises(ValueError, match="momentum 1.5"):
         pair(momentum=1.5)

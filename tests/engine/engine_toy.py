@@ -45,7 +45,7 @@ class ToyModel(nn.Module):
         self.losses["two"].temperature = nn.Parameter(torch.ones(1, 1))
         self.poison = {}
 
-    def forward(self, stream, batch):
+    def forward(self, stream, batch, share=None):
         x = batch["x"]
         h = self.encoders["body"](x)
         one = (self.losses["one"](h).float()[:, 0] - x.sum(1)).square().mean()

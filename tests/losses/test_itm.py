@@ -127,7 +127,7 @@ def test_ignore_same_off_draws_duplicates_but_never_the_own_partner():
 def test_negatives_follow_their_weights(model):
     """Images by the text-to-image scores, texts by the image-to-text scores: softmax over the block, + 1e-5."""
     loss, matrix = model.losses["itm"], torch.randn(3, 3)
-    batch = SimpleNamespace(size=3, same_rows=lambda: torch.zeros(3, 3, dtype=torch.bool))
+    batch = SimpleNamespace(size=3, device=torch.device("cpu"), same_rows=lambda: torch.zeros(3, 3, dtype=torch.bool))
     counts = {"image": torch.zeros(3, 3), "text": torch.zeros(3, 3)}
     draws = 4000
     for _ in range(draws):
@@ -151,8 +151,8 @@ def test_a_nan_among_the_scores_does_not_stop_the_draw(model):
 
 def test_the_scores_are_read_without_a_graph(model):
     """Where ITM alone reads them, on pairs or regions, nothing below them is differentiated for it."""
-    for regions in (False, True):
-        passes = model.graph.passes({"itm": model.needs["itm"]}, regions)
+    for fields in ({"text", "image"}, {"text", "image", "region"}):
+        passes = model.graph.passes({"itm": model.needs["itm"]}, frozenset(fields))
         assert {p.node.encoder for p in passes if p.graph} == {"fusion", "vision"}
 
 

@@ -47,8 +47,9 @@ class Tiny:
         import xtoolkit.losses  # noqa: F401
 
         torch.manual_seed(1)
-        specs = {n: EncoderSpec(n, b["inputs"]) for n, b in ENCODERS.items()}
-        self.graph = Graph(specs, {("text", "fusion"): frozenset(stops)})
+        specs = {n: EncoderSpec(n, b["inputs"], pools="image" if n == "vision" else None) for n, b in ENCODERS.items()}
+        fields = {"text": TextField, "image": ImageField, "region": RegionField}
+        self.graph = Graph(specs, fields, {("text", "fusion"): frozenset(stops)})
         self.encoders = torch.nn.ModuleDict()
         for name, block in ENCODERS.items():
             widths = {s: self.encoders[v].width for s, v in block["inputs"].items() if not v.startswith("$")}
@@ -72,7 +73,7 @@ class Tiny:
     def features(self, batch: Batch, names=None) -> Features:
         """The features of a batch for the losses ``names`` (default: all), with graphs where a gradient is wanted."""
         needs = {n: self.needs[n] for n in (self.losses if names is None else names)}
-        passes = self.graph.passes(needs, batch.region is not None)
+        passes = self.graph.passes(needs, frozenset(batch.fields))
         return Features(self.graph, self.encoders, batch, needs, {p.node for p in passes if p.graph})
 
     def run(self, batch: Batch, *names) -> tuple[dict, dict]:

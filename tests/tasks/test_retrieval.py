@@ -14,6 +14,7 @@ from xtoolkit.tasks.ranking import both_ways, chance
 from xtoolkit.tasks.retrieval import below_scored, sides
 
 WIDTH = 8
+FIELDS = {"text": TextField, "image": ImageField}
 
 
 class Pictures(nn.Module):
@@ -102,7 +103,7 @@ class Model(nn.Module):
         self.encoders = nn.ModuleDict({"vision": Pictures(), "text": Words(), "fusion": Cross(), "vision_proj": Unit(),
                                        "text_proj": Unit(), "sim": Dot()})
         self.losses = nn.ModuleDict({"itm": Matching(constant)})
-        self.graph = Graph({name: EncoderSpec(name, inputs) for name, inputs in wiring.items()})
+        self.graph = Graph({name: EncoderSpec(name, inputs) for name, inputs in wiring.items()}, FIELDS)
 
     def features(self, batch):
         return Features(self.graph, self.encoders, batch)
@@ -236,7 +237,7 @@ def test_no_texts_is_an_error_that_says_so():
 
 def test_an_encoder_with_the_wrong_sides_is_named():
     graph = Graph({"text": EncoderSpec("text", {"text": "$text"}),
-                   "sim": EncoderSpec("sim", {"a": "text", "b": "text"})})
+                   "sim": EncoderSpec("sim", {"a": "text", "b": "text"})}, FIELDS)
     with pytest.raises(ValueError, match="`sim`"):
         sides(graph, "sim")
 

@@ -59,7 +59,7 @@ class Run:
     def _dataset(self, block, place, views, train):
         sizes = self.model.sizes(DATASET_REGISTRY.get(block["type"]).FIELDS)
         return DATASET_REGISTRY.build(block, self.recipe.source.where(*place), tokenizer=self.tokenizer, views=views, train=train,
-                                      **sizes)
+                                      **{"image_size": None, "patch_size": None} | sizes)
 
     def evaluator(self, name: str):
         """A callable that runs one evaluation and returns its metrics."""

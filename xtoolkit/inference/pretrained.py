@@ -57,7 +57,7 @@ class Pretrained:
         reads = _reading(model.recipe)
         self._texts = Texts(tokenizer, reads["max_tokens"], reads["clean"], None, frozenset())
         sizes = model.sizes()
-        self._spec = (sizes["image_size"], sizes["patch_size"]) if sizes["image_size"] else None
+        self._spec = (sizes["image_size"], sizes["patch_size"]) if sizes else None
         self.transform = ImageTransform(self._spec[0], reads["mean"], reads["std"]) if self._spec else None
         self._parts = _parts(model)
 

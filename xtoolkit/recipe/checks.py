@@ -115,7 +115,7 @@ class Checker:
         """The class that an encoder's block names, or None; nothing is reported."""
         block = self.data["encoders"].get(name)
         kind = block.get("type") if isinstance(block, dict) else None
-        return ENCODER_REGISTRY.get(kind) if kind in ENCODER_REGISTRY else None
+        return ENCODER_REGISTRY.get(kind) if isinstance(kind, str) and kind in ENCODER_REGISTRY else None
 
     def _referred(self, cls, block, name) -> str | None:
         """The encoder that the first of a class's REFERS names, if it is there."""

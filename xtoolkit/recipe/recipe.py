@@ -94,23 +94,6 @@ class Recipe:
         return self.graph.passes(self.stream_needs(stream), self.streams[stream].fields)
 
 
-def reached(self) -> list[str]:
-        """Encoders that an active loss or an evaluation reaches, inputs first; the others are not built."""
-        return reached(self.graph, self.config["encoders"], [*self.needs.values(), *self.task_needs.values()])
-
-    @property
-    def left_out(self) -> list[str]:
-        return [n for n in self.graph.encoders if n not in self.reached]
-
-    def views(self, stream: str) -> frozenset:
-        """The views that the losses of a stream read: they decide which masks its loader draws."""
-        return frozenset(Ref.parse(n.ref).view for loss in self.streams[stream].losses for n in self.needs[loss]) - {None}
-
-    def passes(self, stream: str):
-        s = self.streams[stream]
-        return self.graph.passes({loss: self.needs[loss] for loss in s.losses}, s.regions)
-
-
 def reached(graph: Graph, blocks: dict, needs) -> list[str]:
     """The encoders that are read, directly or not, inputs first.
 

@@ -149,7 +149,7 @@ def sides(graph, encoder: str) -> tuple[str, str]:
     """
     found = {"image": [], "text": []}
     for slot, source in graph.encoders[encoder].inputs.items():
-        for field in graph.fields(source) & found.keys():
+        for field in graph.sources(source) & found.keys():
             found[field].append(slot)
     if any(len(slots) != 1 for slots in found.values()) or found["image"] == found["text"]:
         raise ValueError(f"retrieval reads encoder `{encoder}`, which must have one input that comes from $image and "
