@@ -1,4 +1,4 @@
-"""Converts weights: python tools/convert_checkpoint.py --config F --from xfm|beitv2|roberta FILE OUT.safetensors
+"""Converts weights: xtoolkit convert --config F --from xfm|beitv2|roberta FILE OUT.safetensors
 
 Into the toolkit:
   --from xfm      the released X-FM checkpoint -> a whole model, for a recipe's top-level `init:`
@@ -11,19 +11,25 @@ Out of it (FILE: a whole model's file, a run's output folder or one of its check
 Every name is placed, or listed with the reason why it is dropped; whatever does not fit is listed, and nothing is written.
 """
 
-import argparse
+import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
+from xtoolkit.cli import recipes
+from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.registry import ConfigError
 
+RELEASES = {"xfm": "xtoolkit.weights.xfm"}  # {format: module}, beside those of the projects (``recipes.releases``)
 
+
+@command
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser, released = make_parser("convert", __doc__), sorted({*RELEASES, *recipes.releases()})
     parser.add_argument("--config", required=True, metavar="F", help="the recipe whose model is meant (YAML)")
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--from", dest="source", choices=("xfm", "beitv2", "roberta"), help="what FILE is")
-    way.add_argument("--to", dest="target", choices=("xfm", "hf"), help="what OUT shall be")
+    way.add_argument("--from", dest="source", choices=(*released, "beitv2", "roberta"), help="what FILE is")
+    way.add_argument("--to", dest="target", choices=(*released, "hf"), help="what OUT shall be")
     parser.add_argument("--allow-missing", action="append", default=[], metavar="PATTERN",
                         help="names of the model that the source may lack, e.g. 'losses.bbp.*'; may be repeated")
     parser.add_argument("--allow-unexpected", action="append", default=[], metavar="PATTERN",
@@ -32,12 +38,7 @@ def main(argv=None) -> int:
     parser.add_argument("out", metavar="OUT", help="what is written; must not exist")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     args = parser.parse_intermixed_args(argv)
-    try:
-        from xtoolkit.recipe import load
-        recipe = load(args.config, args.overrides, missing_files=False)
-    except ConfigError as e:
-        print(f"convert_checkpoint.py: {e}", file=sys.stderr)
-        return 2
+    recipe = recipes.read(args.config, args.overrides, missing_files=False)
     from xtoolkit.weights.writing import refuse_existing
     from xtoolkit.weights.files import WeightsError
     from xtoolkit.engine.checkpoint import CheckpointError
@@ -45,23 +46,34 @@ def main(argv=None) -> int:
         refuse_existing(args.out)
         print((bring_in if args.source else take_out)(recipe, args))
     except (ConfigError, WeightsError, CheckpointError, OSError) as e:
-        print(f"convert_checkpoint.py: {e}", file=sys.stderr)
+        print(f"xtoolkit convert: {e}", file=sys.stderr)
         return 2
     print(f"wrote {args.out}")
     return 0
 
 
+def release(name: str):
+    """The module that converts a project's released weights: see ``recipes.releases``."""
+    if name in RELEASES:
+        return importlib.import_module(RELEASES[name])
+    spec = importlib.util.spec_from_file_location(f"xtoolkit_release_{name}", recipes.releases()[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def bring_in(recipe, args) -> str:
     """--from: reads, converts, verifies against the model of the recipe, writes; returns the report."""
-    from xtoolkit.weights import beitv2, roberta, xfm
+    from xtoolkit.weights import beitv2, roberta
     from xtoolkit.weights.writing import verify, write_tensors
     from xtoolkit.weights.report import ConversionError
     from xtoolkit.weights.roles import roles
     from xtoolkit.weights.formats import recognise
     from xtoolkit.weights.files import read_weights
 
-    convert, role = {"xfm": (xfm.from_release, None), "roberta": (roberta.from_roberta, "text"),
-                     "beitv2": (lambda state, recipe, allow: beitv2.from_beitv2(state, recipe), "vision")}[args.source]
+    ways = {"roberta": (roberta.from_roberta, "text"),
+            "beitv2": (lambda state, recipe, allow: beitv2.from_beitv2(state, recipe), "vision")}
+    convert, role = ways[args.source] if args.source in ways else (release(args.source).from_release, None)
     state = read_weights(args.file)
     known = recognise(state)
     if known is not None and known.source != args.source:
@@ -80,7 +92,7 @@ def bring_in(recipe, args) -> str:
 
 def take_out(recipe, args) -> str:
     """--to: reads a whole model, verifies it, converts, writes; returns the report."""
-    from xtoolkit.weights import beitv2, roberta, xfm
+    from xtoolkit.weights import beitv2, roberta
     from xtoolkit.weights.writing import verify, write_folder, write_tensors
     from xtoolkit.weights.report import ConversionError, Report
     from xtoolkit.weights.roles import roles
@@ -93,8 +105,11 @@ def take_out(recipe, args) -> str:
         raise ConversionError(f"{args.file}: holds {known.what}, not a model of this toolkit; {known.advice(args.file)}")
     left_out = Report()
     state = verify(shapes(recipe), state, origin, [*args.allow_missing, *copies(recipe)], args.allow_unexpected, left_out)
-    if args.target == "xfm":
-        state, report = xfm.to_release(state, recipe, args.allow_unexpected)
+    if args.target != "hf":
+        to_release = getattr(release(args.target), "to_release", None)
+        if to_release is None:
+            raise ConversionError(f"--to {args.target}: that project only reads its released weights")
+        state, report = to_release(state, recipe, args.allow_unexpected)
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         write_tensors(state, args.out)
         report.dropped.update(left_out.dropped)

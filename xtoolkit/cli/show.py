@@ -1,4 +1,4 @@
-"""Draws what the model will see of a stream: python tools/show_data.py --config F --stream region [key=value ...]
+"""Draws what the model will see of a stream: xtoolkit show --config F --stream region [key=value ...]
 
 One page of HTML, nothing fetched: augmented pictures with their masked patches, tokens with their masks and what they
 hide, boxes with their phrases, and where each sample lies. The draws are those of the run: same seed, same visit, same
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from xtoolkit.cli import recipes
+from xtoolkit.cli.command import command, recipe_parser
 from xtoolkit.registry import ConfigError, nearest
 
 COLOURS = 8
@@ -54,27 +56,21 @@ class Example:
     boxes: list = field(default_factory=list)
 
 
+@command
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="F", help="the recipe (YAML)")
+    parser = recipe_parser("show", __doc__)
     parser.add_argument("--stream", required=True, metavar="NAME", help="which of its streams")
     parser.add_argument("--count", type=_number, default=12, metavar="N", help="samples shown (default: %(default)s)")
     parser.add_argument("--visit", type=_number, default=0, metavar="V",
                         help="the run's batch to begin at (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: show_<stream>.html)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     args = parser.parse_intermixed_args(argv)
-    try:
-        from xtoolkit.recipe import load
-        recipe = load(args.config, args.overrides, missing_files=False)
-        if args.stream not in recipe.streams:
-            idle = " (it has no active loss)" if args.stream in recipe.idle else nearest(args.stream, recipe.streams)
-            raise ConfigError(f"--stream: no stream `{args.stream}` to show{idle}; {args.config} has "
-                              + ", ".join(recipe.streams))
-        examples, bad = collect(recipe, args.stream, args.visit, args.count)
-    except ConfigError as e:
-        print(e, file=sys.stderr)
-        return 2
+    recipe = recipes.read(args.config, args.overrides, missing_files=False)
+    if args.stream not in recipe.streams:
+        idle = " (it has no active loss)" if args.stream in recipe.idle else nearest(args.stream, recipe.streams)
+        raise ConfigError(f"--stream: no stream `{args.stream}` to show{idle}; {args.config} has "
+                          + ", ".join(recipe.streams))
+    examples, bad = collect(recipe, args.stream, args.visit, args.count)
     if not examples and bad:
         print(f"stream `{args.stream}`: none of {len(bad)} samples can be used; the first: {bad[0]}", file=sys.stderr)
         return 1

@@ -1,54 +1,58 @@
-"""Trains and evaluates a recipe: python tools/train_net.py --config projects/xfm/tiny.yaml [key=value ...]
+"""Trains and evaluates a recipe: xtoolkit train --config xfm/tiny.yaml [key=value ...]
 
-Several processes: torchrun --nproc-per-node 8 tools/train_net.py --config ...
+Several processes: torchrun --nproc-per-node 8 -m xtoolkit train --config ...
 """
 
-import argparse
 import sys
 
+from xtoolkit.cli import recipes
+from xtoolkit.cli.command import command, recipe_parser
 from xtoolkit.registry import ConfigError
 
 
+@command
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="F", help="the recipe (YAML)")
+    parser = recipe_parser("train", __doc__)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of train.output")
-    how.add_argument("--eval-only", action="store_true", help="run the evaluations on the newest checkpoint of train.output")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
+    how.add_argument("--eval-only", action="store_true", help="as `xtoolkit evaluate`")
     args = parser.parse_intermixed_args(argv)
-    try:
-        from xtoolkit import recipe as recipes
-        purpose = "evaluate" if args.eval_only else "resume" if args.resume else "train"
-        recipe = recipes.load(args.config, args.overrides, purpose=purpose)
-    except ConfigError as e:
-        return answer(args.config, e)
+    return start(args.config, args.overrides, "evaluate" if args.eval_only else "resume" if args.resume else "train")
+
+
+def start(config: str, overrides, purpose: str) -> int:
+    """Reads a recipe, prints its plan and does what ``purpose`` says: train, resume or evaluate. Returns the exit code."""
+    recipe = recipes.read(config, overrides, purpose=purpose)
     from xtoolkit.data.errors import BadDataError
     from xtoolkit.weights.files import WeightsError
     from xtoolkit.engine import distributed, run
     from xtoolkit.engine.checkpoint import CheckpointError
     from xtoolkit.engine.trainer import NonFiniteError, Stopped
     from xtoolkit.plan import as_text, make_plan
+    from xtoolkit.recipe.folder import latest
     try:
+        run.check_start(recipe, purpose)
         if distributed.is_main():
             print(as_text(make_plan(recipe)), flush=True)
-        if args.eval_only:
+        if purpose == "evaluate":
             run.evaluate(recipe, report=finish)
         else:
-            run.train(recipe, args.resume, report=finish)
-    except ConfigError as e:
-        return answer(args.config, e)
+            run.train(recipe, purpose == "resume", report=finish)
+    except ConfigError:
+        raise
     except (BadDataError, NonFiniteError) as e:
         print(f"stopped: {e}", file=sys.stderr)
         return 1
     except (WeightsError, CheckpointError, FileNotFoundError, PermissionError) as e:
-        print(f"{args.config}: {e}", file=sys.stderr)
+        print(f"{config}: {e}", file=sys.stderr)
         return 2
     except Stopped as e:
         print(e, file=sys.stderr)
         return e.code
     except KeyboardInterrupt:
-        print("left at once; the last checkpoint is whole, go on with --resume", file=sys.stderr)
+        last = latest(recipe.train.output)
+        print("left at once; " + (f"{last} is whole, go on with --resume" if last else "no checkpoint was written yet"),
+              file=sys.stderr)
         return 130
     return 0
 
@@ -63,13 +67,3 @@ def finish(run) -> None:
     for name, result in run.results.items():
         print("\n" + name + "\n" + format_table(result["metrics"], result["floor"]))
     print(f"\nreport: {write_report(run.recipe.train.output, gallery)}")
-
-
-def answer(config: str, error: ConfigError) -> int:
-    """Prints every mistake; returns the exit code for them."""
-    count = len(error.problems)
-    print(f"{config}: {count} problem{'s' * (count > 1)}, nothing was started", file=sys.stderr)
-    print("\n".join(f"  {p}" for p in error.problems), file=sys.stderr)
-    if error.hint:
-        print(error.hint, file=sys.stderr)
-    return 2

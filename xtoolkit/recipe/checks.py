@@ -16,20 +16,26 @@ from xtoolkit.registry import (
 TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "optim",
        "train")
 STREAM = ("batch_size", "losses", "data")
-HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
-        "python tools/train_net.py --config projects/xfm/tiny.yaml")
+
+
+class FilesMissing(ConfigError):
+    """Among the mistakes are data, weights or a tokenizer that are not there."""
 
 
 class Checker:
-    """Collects the problems of one configuration."""
+    """Collects the problems of one configuration.
 
-    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train"):
+    Args:
+        lacking: what is wrong with its plugins, a line each: names that they might have registered are then no mistakes.
+    """
+
+    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train", lacking: list[str] | None = None):
         self.config, self.data, self.where = config, config.data, config.where
-        self.missing_files, self.purpose = missing_files, purpose
-        self.problems: list[str] = []
+        self.missing_files, self.purpose, self.lacking = missing_files, purpose, bool(lacking)
+        self.problems: list[str] = list(lacking or [])
         self.data_paths: list = []  # (place, path) of every data block without mistakes
         self.bad: set = set()  # places of blocks whose keys are wrong: what they mean is not asked
-        self.hint = ""
+        self.error = ConfigError
 
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
@@ -61,7 +67,7 @@ class Checker:
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
             self._files(list(self.data["encoders"]) if self.problems else reached(graph, self.data["encoders"], read), idle)
         if self.problems:
-            raise ConfigError(self.problems, self.hint)
+            raise self.error(self.problems)
         if not streams:
             raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
         schedule = _without_idle(blocks["schedule"], streams)
@@ -137,7 +143,7 @@ class Checker:
                 self._say(at, f"unknown slot `{slot}` of {kind}{nearest(slot, known)}")
             if not isinstance(source, str):
                 self._say(at, f"a source is an encoder's name or $field, not {source!r}")
-            elif source.startswith("$") and source[1:] not in fields:
+            elif source.startswith("$") and source[1:] not in fields and not self.lacking:
                 self._say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
             elif not source.startswith("$") and source not in blocks:
                 self._say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
@@ -194,10 +200,12 @@ class Checker:
             if need.ref.startswith("$"):
                 if need.ref[1:] in graph.fields:
                     good.append(need)
-                else:
+                elif not self.lacking:
                     self._say(place, f"`{at[-1]}` reads unknown field `{need.ref}`{nearest(need.ref[1:], graph.fields)}")
             elif ref.name not in self.data["encoders"]:
                 self._say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
+            elif unknown and self.lacking:
+                continue
             elif unknown:
                 self._say(place, f"unknown view `@{unknown[0]}`{nearest(unknown[0], graph.marks)}")
             elif ref.name in graph.encoders:
@@ -313,6 +321,8 @@ class Checker:
                 if loss not in self.data["losses"]:
                     self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
                               f"evaluation (`evaluate.{name}: null`)")
+                elif self.lacking:
+                    continue  # what the loss is, or who trains it, may be a plugin's
                 elif (part := cls.LOSS_METHODS.get(key)) and not hasattr(self._loss_class(loss), part):
                     self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{part}`")
                 elif loss not in trained:
@@ -375,15 +385,15 @@ class Checker:
                 if problem := missing(block["init"], f"encoders.{name}.init", owner):
                     self._say(("encoders", name, "init"), problem)
         for place, path in self.data_paths:
-            unread = place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
+            unread = self.purpose == "build" or place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
             if not unread and (problem := paths.problem(path)):
                 self._say(place, problem)
-        self.hint = HINT if len(self.problems) > found else ""
+        self.error = FilesMissing if len(self.problems) > found else ConfigError
 
     def _starts_from_init(self) -> bool:
         """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""
         if self.purpose != "resume":
-            return self.purpose == "train"
+            return self.purpose in ("train", "build")
         output = self.data["train"].get("output")
         return not (isinstance(output, str) and latest(output))
 
@@ -399,7 +409,7 @@ class Checker:
         try:
             cls = registry.find(block["type"], self.where(*at, "type"))
         except ConfigError as e:
-            self.problems += e.problems
+            self.problems += [] if self.lacking else e.problems
             return None
         mistakes = check(cls, block, self.where(*at), lambda k: self.where(*at, k), registry.beside)
         self.problems += mistakes
