@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import select
 import sys
 
 from xtoolkit.registry import ConfigError
@@ -32,23 +33,28 @@ def command(main):
     @functools.wraps(main)
     def run(argv=None) -> int:
         try:
-            code = main(argv)
-            sys.stdout.flush()  # here, where a reader that has gone can still be answered
-            return code
+            try:
+                return main(argv)
+            finally:
+                sys.stdout.flush()  # here, where a reader that has gone can still be answered
         except ConfigError as e:
             return answer(e)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            try:
-                sys.stdout.flush()
-            except BrokenPipeError:
-                # What is still buffered goes nowhere, so that Python does not complain at its end.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return 1
-            raise  # another pipe than the output's
+            if not _reader_has_gone():
+                raise  # another pipe than the output's
+            # What is still buffered goes nowhere, so that Python does not complain at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
     return run
+
+
+def _reader_has_gone() -> bool:
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def answer(error: ConfigError) -> int:

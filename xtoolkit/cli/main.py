@@ -4,6 +4,9 @@ import argparse
 import importlib
 import sys
 
+from xtoolkit.cli.command import command
+from xtoolkit.registry import nearest
+
 COMMANDS = {
     "train": "train a recipe and evaluate it; go on with --resume",
     "evaluate": "run a recipe's evaluations on its newest checkpoint",
@@ -16,6 +19,7 @@ COMMANDS = {
 }
 
 
+@command
 def main(argv=None) -> int:
     """Runs ``xtoolkit COMMAND ...``; nothing is imported for a command that is not run."""
     argv = sys.argv[1:] if argv is None else argv
@@ -32,6 +36,4 @@ def main(argv=None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("command", metavar="COMMAND", help="one of these")
     named = parser.parse_args(argv[:1]).command
-    from xtoolkit.registry import nearest
-
     parser.error(f"no command `{named}`{nearest(named, COMMANDS)}")

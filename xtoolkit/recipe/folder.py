@@ -11,6 +11,7 @@ FREE_BLOCKS = frozenset({"evaluate", "plugins"})
 SHARDS = ("data", "shards")  # of a stream: how shards are fetched is the machine's affair; only `window` binds
 
 FOLDER, RECORD = "checkpoints", "checkpoint.json"  # of the run's folder, and in each checkpoint
+PLUGINS = "plugins"  # the folder in a run's folder that holds copies of its recipe's plugins
 TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
 
 
