@@ -16,7 +16,7 @@ from pathlib import Path
 
 from xtoolkit.registry import ConfigError
 
-BUILTIN = ("xtoolkit.encoders", "xtoolkit.losses", "xtoolkit.tasks", "xtoolkit.data", "xtoolkit.prepare.sample")
+BUILTIN = ("xtoolkit.encoders", "xtoolkit.losses", "xtoolkit.tasks", "xtoolkit.hooks", "xtoolkit.data", "xtoolkit.prepare.sample")
 PACKAGE = "xtoolkit.plugins"  # what the plugins that come with the toolkit are imported under
 PREFIX = "xtoolkit_plugin_"  # of the module's name of a plugin that a recipe names by its path
 
@@ -56,7 +56,7 @@ class Plugin:
 
     def imported(self) -> bool:
         """Whether a module of this content is imported already."""
-        return self.path is None or any(digest(path) == self.digest for path in self._modules().values())
+        return self.path is None or any(content == self.digest for _, _, content in self._modules())
 
     def load(self) -> None:
         """Imports it, once. Raises ConfigError where another content of this name is imported, and whatever it raises."""
@@ -64,7 +64,7 @@ class Plugin:
             if not self.by_path and (self.path is None or self.name in sys.modules):
                 importlib.import_module(self.entry)  # perhaps another module of the same package
             return
-        if others := [path for name, path in self._modules().items() if not (self.by_path and name == self.name)]:
+        if others := [path for name, path, _ in self._modules() if not (self.by_path and name == self.name)]:
             raise ConfigError(f"plugin {self.entry}: {self.path} is not the `{self.name}` that is imported already from "
                               f"{others[0]}: rename one of them, or start Python anew")
         if self.by_path:
@@ -78,12 +78,16 @@ class Plugin:
             if self.root is not None:
                 sys.path.remove(str(self.root))
 
-    def _modules(self) -> dict[str, Path]:
-        """Modules in memory of this name, and where each lies."""
-        named = lambda n: n in (self.name, f"{PACKAGE}.{self.name}") or n.startswith(PREFIX) and "." not in n and (
-            n.startswith(f"{PREFIX}{self.name}_") or n.endswith(f"_{self.digest}"))
-        files = {name: getattr(sys.modules[name], "__file__", None) for name in list(sys.modules) if named(name)}
-        return {name: _whole(Path(file)) for name, file in files.items() if file and Path(file).exists()}
+    def _modules(self) -> list[tuple[str, Path, str]]:
+        """Modules in memory of this name or content: what each is called, where it lies, and the hash of its content."""
+        found = []
+        for name, module in list(sys.modules.items()):
+            ours, file = name.startswith(PREFIX) and "." not in name, getattr(module, "__file__", None)
+            if file and ours and (name.startswith(f"{PREFIX}{self.name}_") or name.endswith(f"_{self.digest}")):
+                found.append((name, _whole(Path(file)), name.rpartition("_")[2]))  # as it was when it was imported
+            elif file and name in (self.name, f"{PACKAGE}.{self.name}") and Path(file).exists():
+                found.append((name, _whole(Path(file)), digest(_whole(Path(file)))))
+        return found
 
 
 def import_components() -> None:
