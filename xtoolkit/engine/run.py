@@ -57,7 +57,8 @@ class Run:
             for name, block in recipe.evaluate.items()}
         self._eval_data = {name: self._dataset(block["data"], ("evaluate", name, "data"), frozenset(), False)
                            for name, block in recipe.evaluate.items()}
-        self.eval_loaders = {name: EvalLoader(data, EVAL_BATCH, train.workers, name, train.max_bad, pin)
+        self.eval_loaders = {name: EvalLoader(data, recipe.evaluate[name].get("batch_size") or EVAL_BATCH, train.workers,
+                                              name, train.max_bad, pin)
                              for name, data in self._eval_data.items()}
 
     def _dataset(self, block, place, views, train):
