@@ -7,7 +7,8 @@ import sys
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, recipe_parser
-from xtoolkit.registry import ConfigError
+from xtoolkit.engine import environment
+from xtoolkit.recipe.folder import CheckpointError, evaluated, latest
 
 
 @command
@@ -22,48 +23,59 @@ def main(argv=None) -> int:
 
 def start(config: str, overrides, purpose: str) -> int:
     """Reads a recipe, prints its plan and does what ``purpose`` says: train, resume or evaluate. Returns the exit code."""
-    recipe = recipes.read(config, overrides, purpose=purpose)
+    environment.share_processors()  # before anything imports torch
+    output = None
+    try:
+        recipe = recipes.read(config, overrides, purpose=purpose)
+        output = recipe.train.output
+        return _start(config, recipe, purpose)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        from xtoolkit.engine.storage import explain
+        print(f"{config}: {explain(e, output or 'nothing was written')}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        last = output and latest(output)
+        print("left at once; " + (f"{last} is whole, go on with --resume" if last else "no checkpoint was written"), file=sys.stderr)
+        return 130
+
+
+def _start(config, recipe, purpose):
     from xtoolkit.data.errors import BadDataError
-    from xtoolkit.weights.files import WeightsError
-    from xtoolkit.engine import distributed, run
-    from xtoolkit.engine.checkpoint import CheckpointError
+    from xtoolkit.engine import distributed
+    from xtoolkit.engine.run import Run, check_start
+    from xtoolkit.engine.storage import StorageError
     from xtoolkit.engine.trainer import NonFiniteError, Stopped
     from xtoolkit.plan import as_text, make_plan
-    from xtoolkit.recipe.folder import latest
+    from xtoolkit.weights.files import WeightsError
     try:
-        run.check_start(recipe, purpose)
+        check_start(recipe, purpose)
         if distributed.is_main():
             print(as_text(make_plan(recipe)), flush=True)
+        # A checkpoint overwrites the weights to start from.
+        run = Run(recipe, init=purpose == "train" or purpose == "resume" and not latest(recipe.train.output))
         if purpose == "evaluate":
-            run.evaluate(recipe, report=finish)
+            run.evaluate(run.load_newest(), report=finish)
         else:
-            run.train(recipe, purpose == "resume", report=finish)
-    except ConfigError:
-        raise
-    except (BadDataError, NonFiniteError) as e:
+            run.train(purpose == "resume", report=finish)
+    except (BadDataError, NonFiniteError, StorageError) as e:
         print(f"stopped: {e}", file=sys.stderr)
         return 1
-    except (WeightsError, CheckpointError, FileNotFoundError, PermissionError) as e:
+    except (WeightsError, CheckpointError) as e:
         print(f"{config}: {e}", file=sys.stderr)
         return 2
     except Stopped as e:
         print(e, file=sys.stderr)
         return e.code
-    except KeyboardInterrupt:
-        last = latest(recipe.train.output)
-        print("left at once; " + (f"{last} is whole, go on with --resume" if last else "no checkpoint was written yet"),
-              file=sys.stderr)
-        return 130
     return 0
 
 
-def finish(run) -> None:
-    """Prints the tables and writes the report."""
-    from xtoolkit.report.gallery import collect_gallery
+def finish(output, names) -> None:
+    """Prints the tables of the evaluations named and writes the report, from what the run's folder holds."""
     from xtoolkit.report.page import format_table, write_report
 
-    batches = {name: loader.at(0) for name, loader in run.loaders.items()}
-    gallery = collect_gallery(run.results, run.eval_loaders, batches, run.tokenizer)
-    for name, result in run.results.items():
-        print("\n" + name + "\n" + format_table(result["metrics"], result["floor"]))
-    print(f"\nreport: {write_report(run.recipe.train.output, gallery)}")
+    found = evaluated(output)
+    for name in names:
+        print("\n" + name + "\n" + format_table(found[name]["metrics"], found[name]["floor"]))
+    print(f"\nreport: {write_report(output, {})}")

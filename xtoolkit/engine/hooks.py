@@ -39,15 +39,11 @@ class Log(Hook):
     """
 
     def before_train(self, trainer):
-        self._sums, self._counts, self._computed = {}, {}, 0.0
+        self._sums, self._counts, self._computed = {}, {}, trainer.computed
         self._seconds, self._samples, self._began = trainer.seconds, self._seen(trainer), trainer.done
         self._waited = self._wait(trainer)
 
-    def before_step(self, trainer):
-        self._at = time.thread_time()
-
     def after_step(self, trainer):
-        self._computed += time.thread_time() - self._at
         for name, value in trainer.values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts[name] + 1 if name in self._counts else 1
@@ -80,7 +76,7 @@ class Log(Hook):
                   "eta_s": seconds / steps * (trainer.train.steps - trainer.done), "memory_gb": _memory(trainer.device)}
         if trainer.device.type == "cpu":
             loading = waited if trainer.train.workers else 0  # without workers data are made by this thread
-            values["cpu_share"] = min(1.0, (self._computed + loading) / max(seconds, 1e-9))
+            values["cpu_share"] = min(1.0, (trainer.computed - self._computed + loading) / max(seconds, 1e-9))
         sizes = trainer.data_manifest()
         for stream in trainer.recipe.streams:
             values[f"samples.{stream}"] = trainer.samples(stream)

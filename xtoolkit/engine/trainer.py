@@ -57,6 +57,7 @@ class Trainer:
         latest: the last numbers written that hold a ``loss``.
         evaluations: {name: {metric: number}}, the newest of each.
         seconds: time spent in steps, earlier parts of a resumed run included.
+        computed: processor time of this thread in the steps of this start.
         lr: the rate of the last step, before ``lr_mult``.
         stop: number of the signal that asked the run to end; 0: none did.
 
@@ -80,7 +81,7 @@ class Trainer:
         self.model = model.to(self.device).train()
         self.optimizer = build_optimizer(model, recipe.optim)
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self.done, self.seconds, self.lr, self.stop = 0, 0.0, 0.0, 0
+        self.done, self.seconds, self.computed, self.lr, self.stop = 0, 0.0, 0.0, 0.0, 0
         self.values, self.latest, self.evaluations = {}, {}, {}
         # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then.
         self.optimizer.found_inf = self._failed = torch.zeros((), device=self.device)
@@ -106,7 +107,7 @@ class Trainer:
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step: every group of the schedule, one update each. Returns ``values``."""
-        started, step, self.values = time.perf_counter(), self.done, {}
+        started, computed, step, self.values = time.perf_counter(), time.thread_time(), self.done, {}
         self.lr = set_lr(self.optimizer, step, self.recipe.optim, self.train.steps)
         for group in self.schedule.groups(step):
             self.optimizer.zero_grad(set_to_none=True)
@@ -116,6 +117,7 @@ class Trainer:
         if self.device.type == "cpu" or self.is_log_step:
             self.check_finite()
         self.seconds += time.perf_counter() - started
+        self.computed += time.thread_time() - computed
         return self.values
 
     def _backward(self, stream, step):

@@ -62,7 +62,7 @@ def measure(recipe, streams, workers, batches, steps, step_seconds) -> dict:
              "git": environment.git_hash(), "batches": batches, "steps": steps, "step_seconds": step_seconds,
              "rows": []}
     for name in streams or recipe.streams:
-        stream, dataset = recipe.streams[name], run.loader(name).dataset
+        stream, dataset = recipe.streams[name], run.loaders[name].dataset
         for count in workers:
             make = lambda: Loader(name, dataset, stream.batch_size, recipe.train.seed, count,
                                   max_bad=recipe.train.max_bad)

@@ -77,7 +77,7 @@ def measure(recipe, streams, sizes, precisions, repeats, operators) -> dict:
     run, device = Run(recipe, init=False), pick_device(recipe.train.device)
     stepper = Stepper(run.model, device)
     streams = list(streams or recipe.streams)
-    loaders = {(name, size): Loader(name, run.loader(name).dataset, size, recipe.train.seed, 0)
+    loaders = {(name, size): Loader(name, run.loaders[name].dataset, size, recipe.train.seed, 0)
                for name in streams for size in sizes}
     products = {precision: [] for precision in precisions}  # GFLOP/s
     steps = {(name, size, precision): [] for name, size in loaders for precision in precisions}
