@@ -23,6 +23,7 @@ def main(argv=None) -> int:
         recipe = recipes.load(args.config, args.overrides, purpose=purpose)
     except ConfigError as e:
         return answer(args.config, e)
+    from xtoolkit.cli.releases import releases
     from xtoolkit.data.errors import BadDataError
     from xtoolkit.weights.files import WeightsError
     from xtoolkit.engine import distributed, run
@@ -32,6 +33,7 @@ def main(argv=None) -> int:
     try:
         if distributed.is_main():
             print(as_text(make_plan(recipe)), flush=True)
+        releases()  # what they add to the known formats, for the answer to weights that do not fit
         if args.eval_only:
             run.evaluate(recipe, report=finish)
         else:
