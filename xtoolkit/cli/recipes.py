@@ -20,15 +20,6 @@ def names() -> list[str]:
     return sorted(path.relative_to(folder()).as_posix() for path in folder().glob("*/**/*.yaml"))
 
 
-def releases() -> dict[str, Path]:
-    """{project: its ``release.py``}, of the projects that have one: how ``xtoolkit convert`` knows the weights they released.
-
-    It has ``from_release(state, recipe, allow_unexpected)`` and, to write them back, ``to_release`` of the same
-    arguments; both return the tensors by name and a ``xtoolkit.weights.report.Report``.
-    """
-    return {path.parent.name: path for path in sorted(folder().glob("*/release.py"))}
-
-
 def find(name: str) -> str:
     """The path of a recipe: a file, or, where there is none, that of the toolkit's (``PROJECT/FILE.yaml``).
 

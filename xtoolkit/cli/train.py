@@ -42,6 +42,7 @@ def start(config: str, overrides, purpose: str) -> int:
 
 
 def _start(config, recipe, purpose):
+    from xtoolkit.cli.releases import releases
     from xtoolkit.data.errors import BadDataError
     from xtoolkit.engine import distributed
     from xtoolkit.engine.run import Run, check_start
@@ -53,6 +54,7 @@ def _start(config, recipe, purpose):
         check_start(recipe, purpose)
         if distributed.is_main():
             print(as_text(make_plan(recipe)), flush=True)
+        releases()  # what they add to the known formats, for the answer to weights that do not fit
         # A checkpoint overwrites the weights to start from.
         run = Run(recipe, init=purpose == "train" or purpose == "resume" and not latest(recipe.train.output))
         if purpose == "evaluate":
