@@ -49,11 +49,12 @@ class Run:
                          stream.batch_size, train.seed, train.workers, distributed.rank(), distributed.world(),
                          train.max_bad, train.accumulate, pin)
             for name, stream in (recipe.streams if streams else {}).items()}
-        self.tasks = {name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name))
+        self.tasks = {name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name), tokenizer=self.tokenizer,
+                                                output=Path(train.output) / "evaluations" / name)
                       for name, block in recipe.evaluate.items()}
         self.eval_loaders = {
             name: EvalLoader(self._dataset(block["data"], ("evaluate", name, "data"), frozenset(), False),
-                             EVAL_BATCH, train.workers, name, train.max_bad, pin)
+                             block.get("batch_size") or EVAL_BATCH, train.workers, name, train.max_bad, pin)
             for name, block in recipe.evaluate.items()}
 
     def _dataset(self, block, place, views, train):
