@@ -107,6 +107,9 @@ class Model(nn.Module):
         self.losses = nn.ModuleDict({"itm": Matching(constant)})
         self.graph = Graph({name: EncoderSpec(name, inputs) for name, inputs in wiring.items()}, FIELDS)
 
+    def encoder(self, name):
+        return self.encoders[name]
+
     def features(self, batch):
         return Features(self.graph, self.encoders, batch)
 

@@ -32,7 +32,7 @@ class Comparing:
     def temperature(self, loaded) -> float:
         """What training divides similarities by: ``(similarity(images, texts) / temperature).softmax(-1)`` are its
         probabilities that a text is the one of a picture, among those given."""
-        return float(loaded.model.encoders[self._sim].temperature.detach())
+        return float(loaded.model.encoder(self._sim).temperature.detach())
 
     def encode_image(self, loaded, images, batch_size: int = 64) -> Tensor:
         """(I, D) float32 of unit length: what retrieval compares. (D,) for one picture."""

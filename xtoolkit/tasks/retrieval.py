@@ -84,7 +84,7 @@ class Retrieval(Task):
 
     def evaluate(self, model, loader, ranks=Alone()) -> dict:
         """Encodes all, then scores all pairs, then re-ranks. See ``Task.evaluate``."""
-        self.heads, self._graph, self._sim = heads(self, model), model.graph, model.encoders[self.sim]
+        self.heads, self._graph, self._sim = heads(self, model), model.graph, model.encoder(self.sim)
         with evaluating(model) as device:
             mine = [self.predict(model.features(batch), batch) for batch in share(loader, ranks, device)]
             pictures = self._own_pictures(mine)
