@@ -115,7 +115,8 @@ class Run:
         self._known(stream)
         train = self.recipe.train
         return Loader(stream, self._dataset("streams", stream), self.recipe.streams[stream].batch_size, train.seed, workers,
-                      distributed.rank(), distributed.world(), train.max_bad, parts, self.device.type == "cuda")
+                      distributed.rank(), distributed.world(), train.max_bad, parts, self.device.type == "cuda",
+                      self.recipe.contrasts(stream))
 
     def _known(self, stream):
         if stream not in self.recipe.streams:

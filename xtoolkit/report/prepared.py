@@ -1,4 +1,4 @@
-"""summary.html: what `tools/prepare_data.py` put into a folder, on one page: counts, samples with boxes, histograms."""
+"""summary.html: what `xtoolkit prepare` put into a folder, on one page: counts, samples with boxes, histograms."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def write_summary(folder) -> Path:
     page = ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
             'content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
             f"<title>{name} · prepared data</title><style>{CSS}{STYLE}</style></head><body><main><header>"
-            f'<p class="over">xtoolkit data</p><h1>{name}</h1><p class="sub">What tools/prepare_data.py wrote here, '
+            f'<p class="over">xtoolkit data</p><h1>{name}</h1><p class="sub">What xtoolkit prepare wrote here, '
             f"and what it left out.</p>{_tiles(runs)}</header>{body}</main></body></html>\n")
     path = folder / NAME
     unfinished = path.with_suffix(".html.unfinished")
