@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import ImageField, TextField
-from xtoolkit.data.base import Texts
+from xtoolkit.data.process import TextProcessor
 from xtoolkit.data.text import text_field
 from xtoolkit.data.transform import ImageTransform
 
@@ -60,7 +60,7 @@ class Sentences:
         single: whether one came alone.
     """
 
-    def __init__(self, given, texts: Texts, device):
+    def __init__(self, given, texts: TextProcessor, device):
         self.single, self._pad, self._device = isinstance(given, str), texts.tokenizer.pad, device
         given = [given] if self.single else list(given) if isinstance(given, (list, tuple)) else given
         if not isinstance(given, list):
