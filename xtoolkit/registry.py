@@ -1,4 +1,4 @@
-"""The four registries, and the one place where a YAML block becomes an object.
+"""The five registries, and the one place where a YAML block becomes an object.
 
 A component's ``__init__`` signature is its configuration schema: names, types and defaults live there and nowhere else.
 Arguments that the toolkit supplies itself (``widths`` and the like, ``GIVEN`` below) are not keys of the block.
@@ -235,3 +235,4 @@ ENCODER_REGISTRY = Registry("ENCODER", beside=("inputs",))
 LOSS_REGISTRY = Registry("LOSS")
 TASK_REGISTRY = Registry("TASK", beside=("data", "every"))
 DATASET_REGISTRY = Registry("DATASET")
+HOOK_REGISTRY = Registry("HOOK")

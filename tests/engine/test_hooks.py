@@ -2,21 +2,24 @@
 
 import io
 import json
+import math
 import os
 import re
 import signal
+from datetime import datetime
 
 import pytest
 import torch
 
 from engine_toy import ToyModel, loaders, recipe
-from xtoolkit.recipe.folder import latest
+from xtoolkit.recipe.folder import evaluated, latest
 from xtoolkit.recipe import config
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.hooks import Checkpoint, Evaluate, JsonLines, Log, Signals, default_hooks
 from xtoolkit.recipe.settings import Optim, ScheduleBlock
-from xtoolkit.engine.trainer import Hook, Stopped, Trainer
+from xtoolkit.engine.trainer import Stopped, Trainer
 from xtoolkit.engine.writers import Console, TensorBoard
+from xtoolkit.hooks import Hook
 
 EVALUATE = {"often": {"type": "X", "every": 4, "data": {}}, "atend": {"type": "Y", "data": {}}}
 
@@ -30,10 +33,10 @@ def scores():
     calls = {"often": 0, "atend": 0}
 
     def of(name):
-        def evaluate():
+        def evaluate(step):
             calls[name] += 1
             assert not torch.is_grad_enabled()
-            return {"r10": 10.0 * calls[name], "none": None}
+            return {"metrics": {"r10": 10.0 * calls[name], "none": None}, "floor": {"r10": math.nan}, "figures": []}
         return evaluate
 
     return calls, {name: of(name) for name in calls}
@@ -79,7 +82,7 @@ def test_a_second_signal_leaves_at_once(tmp_path):
 
 def test_a_signal_during_the_last_evaluations_leaves_a_run_that_resuming_completes(tmp_path):
     calls, evaluators = scores()
-    interrupted = {**evaluators, "often": lambda: os.kill(os.getpid(), signal.SIGINT) or evaluators["often"]()}
+    interrupted = {**evaluators, "often": lambda step: os.kill(os.getpid(), signal.SIGINT) or evaluators["often"](step)}
     made = lambda: recipe(tmp_path, steps=3, evaluate=EVALUATE)
     with pytest.raises(Stopped, match="after step 3"):
         Trainer(ToyModel(), made(), loaders(), interrupted, default_hooks()).fit()
@@ -87,6 +90,7 @@ def test_a_signal_during_the_last_evaluations_leaves_a_run_that_resuming_complet
     Trainer(ToyModel(), made(), loaders(), evaluators, default_hooks(), resume=True).fit()
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["step"] == 3 and results["evaluations"].keys() == {"often", "atend"}
+    assert calls == {"often": 1, "atend": 1}, "what was evaluated at the last step is evaluated again"
 
 
 def test_metrics_hold_losses_by_name_rates_and_what_was_seen(tmp_path):
@@ -117,7 +121,7 @@ def test_evaluations_run_when_due_in_eval_mode_and_join_the_line_of_their_step(t
     made = recipe(tmp_path, evaluate=EVALUATE, log_every=4)
     trainer = Trainer(ToyModel(), made, loaders(), evaluators, default_hooks())
     training = []
-    evaluators["often"] = lambda inner=evaluators["often"]: training.append(trainer.model.training) or inner()
+    evaluators["often"] = lambda step, inner=evaluators["often"]: training.append(trainer.model.training) or inner(step)
     trainer.fit()
     assert calls == {"often": 3, "atend": 1} and training == [False] * 3 and trainer.model.training
     assert [(x["step"], x.get("often.r10"), x.get("atend.r10")) for x in lines(tmp_path)] == [
@@ -146,14 +150,15 @@ def test_the_files_of_a_run(tmp_path):
     assert results["data"] == {"a": {"bad": {}}, "b": {"bad": {}}} and results["losses"]["step"] == 10
     record = checkpoint.read_record(latest(tmp_path))
     assert record["config"] == made.config and record["data"] == {"a": 64, "b": 64} and record["step"] == 10
-    # A run that is complete is evaluated again and changes nothing else.
-    before = lines(tmp_path)
-    again = Trainer(ToyModel(), made, loaders(), evaluators, default_hooks(), resume=True)
-    again.fit()
-    assert calls == {"often": 4, "atend": 2}
-    after = lines(tmp_path)
-    assert [line["step"] for line in after] == [line["step"] for line in before]
-    assert after[-1]["often.r10"] == 40.0 and after[-1]["loss"] == before[-1]["loss"]
+    found = evaluated(tmp_path)
+    assert {name: (record["step"], record["metrics"]["r10"]) for name, record in found.items()} == {
+        "often": (10, 30.0), "atend": (10, 10.0)}
+    assert found["often"]["floor"] == {"r10": None} and datetime.fromisoformat(found["often"]["time"])
+    # A run that is complete changes nothing, and reads nothing.
+    before, read = lines(tmp_path), loaders()
+    Trainer(ToyModel(), made, read, evaluators, default_hooks(), resume=True).fit()
+    assert calls == {"often": 3, "atend": 1} and lines(tmp_path) == before
+    assert not any(loader.visits for loader in read.values())
     assert len(json.loads((tmp_path / "environment.json").read_text())["earlier"]) == 1
     assert json.loads((tmp_path / "results.json").read_text())["losses"]["loss"] == before[-1]["loss"]
 

@@ -11,7 +11,8 @@ import torch
 from xtoolkit import recipe as recipes
 from xtoolkit.engine.hooks import Checkpoint, JsonLines, Log, Signals
 from xtoolkit.engine.run import Run
-from xtoolkit.engine.trainer import Hook, Stopped, Trainer
+from xtoolkit.engine.trainer import Stopped, Trainer
+from xtoolkit.hooks import Hook
 
 CONFIG = """
 tokenizer: {folder}
@@ -80,7 +81,7 @@ def train(tmp_path, folder, name, *more, resume=False):
 
 
 def logged(path):
-    times = {"seconds", "samples_per_s", "eta_s", "memory_gb", "data_share"}
+    times = {"seconds", "samples_per_s", "eta_s", "memory_gb", "data_share", "cpu_share"}
     return [{k: v for k, v in json.loads(line).items() if k not in times} for line in open(path / "metrics.jsonl")]
 
 

@@ -13,17 +13,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from xtoolkit.recipe.folder import FOLDER, RECORD, checkpoints, finished
+from xtoolkit.engine.storage import checkpoint_bytes, not_saved
+from xtoolkit.recipe.folder import FOLDER, RECORD, CheckpointError, checkpoints, finished, read_record
 from xtoolkit.registry import nearest
 
 UNFINISHED = ".unfinished-"
 
 # What an index names beside classes of torch.distributed.checkpoint, paths and types of numbers.
 PLAIN = {("torch", "Size"), ("torch.serialization", "_get_layout")}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that does not fit what it is loaded into: every name that is missing, unexpected or mis-shaped."""
 
 
 def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
@@ -35,6 +32,9 @@ def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
     Args:
         record: what the tensors do not say (configuration, versions, data manifest), as JSON; ``step`` is added.
         keep: at least 1.
+
+    Raises:
+        StorageError: it could not be written; what was begun is removed.
     """
     folder = Path(output) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,37 +43,18 @@ def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
         for left_over in folder.glob(UNFINISHED + "*"):
             shutil.rmtree(left_over)
         unfinished = folder / f"{UNFINISHED}{final.name}"
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.save(_tensors(model, optimizer), storage_writer=FileSystemWriter(unfinished), no_dist=True)
-        _write_synced(unfinished / RECORD, json.dumps({"step": step, **record}, indent=1))
-        _sync(unfinished)
-        unfinished.rename(final)
-        _sync(folder)
+        try:
+            _write(unfinished, _tensors(model, optimizer), {"step": step, **record})
+            unfinished.rename(final)
+            _sync(folder)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise not_saved(output, step, checkpoint_bytes(model, optimizer), error) from error
     for old in checkpoints(output)[:-max(1, keep)]:
         # Renamed first: a removal that is cut short must not leave half a checkpoint under a good name.
         doomed = old.rename(folder / f"{UNFINISHED}{old.name}")
         shutil.rmtree(doomed)
     return final
-
-
-def read_record(path) -> dict:
-    """The JSON beside the tensors: step, config, versions, git, data.
-
-    Raises:
-        CheckpointError: no checkpoint, or a damaged one.
-    """
-    path = Path(path)
-    if not finished(path):
-        raise CheckpointError(f"{path}: no checkpoint: a directory with `.metadata` and `{RECORD}` is one, "
-                              f"as found under <output>/{FOLDER}/")
-    try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path / RECORD}: damaged ({error}); use an older checkpoint, or copy it again") from error
-    if not isinstance(record, dict) or not {"step", "config"} <= record.keys():
-        raise CheckpointError(f"{path / RECORD}: not the record of a run: it has no step and config")
-    return record
 
 
 def load(path, model, optimizer=None) -> dict:
@@ -170,6 +151,14 @@ def _mismatches(wanted, stored, of):
 
 
 # ---- how it lies on disk --------------------------------------------------------------------------------------------
+def _write(folder, tensors, record):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.save(tensors, storage_writer=FileSystemWriter(folder), no_dist=True)
+    _write_synced(folder / RECORD, json.dumps(record, indent=1))
+    _sync(folder)
+
+
 def _write_synced(path, text):
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)

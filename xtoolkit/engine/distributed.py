@@ -1,4 +1,4 @@
-"""The few collectives that replicated training needs: joining, averaging gradients once, agreeing on a number."""
+"""The few collectives that replicated training needs: joining, averaging gradients once, agreeing, gathering."""
 
 import os
 
@@ -49,6 +49,34 @@ def _given(name, alone):
 def is_main() -> bool:
     """Whether this process writes files and prints."""
     return rank() == 0
+
+
+class Ranks:
+    """How an evaluation is shared by the processes: each takes a part, and all get what all have gathered.
+
+    Attributes:
+        rank: the number of this process.
+        world: how many there are; 1 without ``torchrun``.
+    """
+
+    def __init__(self):
+        self.rank, self.world = rank(), world()
+
+    def part(self, n: int) -> range:
+        """This process's numbers below ``n``: contiguous, in the order of the ranks, sizes that differ by one at most."""
+        return range(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+
+    def gather(self, items: list) -> list:
+        """The lists of all processes joined in the order of the ranks, on every process; it waits for the slowest.
+
+        Args:
+            items: what pickle takes: numbers, text, plain containers, tensors on the CPU.
+        """
+        if self.world == 1:
+            return items
+        parts: list = [None] * self.world
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
 
 
 def barrier() -> None:

@@ -10,6 +10,21 @@ from pathlib import Path
 PACKAGES = ("torch", "torchvision", "xtoolkit", "timm", "transformers", "tokenizers", "triton", "numpy", "pillow")
 
 
+# Turns that a thread of OpenMP spins at the end of a parallel region before it sleeps.
+SPIN = "1000"
+
+
+def share_processors() -> None:
+    """Keeps OpenMP's threads from spinning for long where they wait; call it before torch is imported, later it does nothing.
+
+    By default GNU's OpenMP, which torch's wheels bring, spins 300,000 turns, about a millisecond: where another process
+    holds one of the cores, the others burn their time waiting for the thread that does not run. 1000 is what it takes by
+    itself once it has more threads than cores; it cannot see other processes. What the user has set stays.
+    """
+    if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPIN
+
+
 def versions() -> dict[str, str | None]:
     """Version of Python and of each package; None for one that is not installed."""
     found = {"python": platform.python_version()}

@@ -7,19 +7,25 @@ import time
 
 import torch
 
-from xtoolkit.engine import distributed
-from xtoolkit.engine.trainer import Hook, Stopped
+from xtoolkit.engine import distributed, records
+from xtoolkit.engine.figures import Samples
+from xtoolkit.engine.trainer import Stopped
 from xtoolkit.engine.writers import Console, JsonLines, Results, RunRecord, TensorBoard
+from xtoolkit.hooks import Hook
+from xtoolkit.recipe.folder import evaluated
 
 
-def default_hooks(tokenizer=None) -> list[Hook]:
+def default_hooks(tokenizer=None, own=()) -> list[Hook]:
     """The hooks of a full run, in the order that matters: numbers are written before the checkpoint from which a
     resumed run goes on, a signal is obeyed before an evaluation begins, and the results come last.
 
     Args:
-        tokenizer: of the run, to be kept in its folder; None: it is not.
+        tokenizer: of the run: kept in its folder, and what samples of the streams are read with; None: neither is done.
+        own: the recipe's hooks: called before the checkpoint is written.
     """
-    return [RunRecord(tokenizer), JsonLines(), TensorBoard(), Console(), Log(), Checkpoint(), Signals(), Evaluate(), Results()]
+    samples = [] if tokenizer is None else [Samples(tokenizer)]
+    return [RunRecord(tokenizer), JsonLines(), TensorBoard(), Console(), *samples, *own, Log(), Checkpoint(), Signals(),
+            Evaluate(), Results()]
 
 
 class Log(Hook):
@@ -28,11 +34,12 @@ class Log(Hook):
     Losses are means over the steps since the last log step in which they were computed (after a resume within an
     interval: over the steps since). Written by name: ``<stream>.<loss>``, ``<stream>.<loss>.<part>``, and ``<loss>``,
     its mean over the streams that have it; ``loss`` is the weighted sum that is differentiated; also rates, times,
-    samples and epochs.
+    samples and epochs. On a CPU ``cpu_share`` is the part of the steps' time in which the main thread computed or waited
+    for data: far below 1, other processes hold the processors.
     """
 
     def before_train(self, trainer):
-        self._sums, self._counts = {}, {}
+        self._sums, self._counts, self._computed = {}, {}, trainer.computed
         self._seconds, self._samples, self._began = trainer.seconds, self._seen(trainer), trainer.done
         self._waited = self._wait(trainer)
 
@@ -67,6 +74,9 @@ class Log(Hook):
         values = {"lr": trainer.lr, "samples_per_s": (self._seen(trainer) - self._samples) / max(seconds, 1e-9),
                   "data_share": waited / max(seconds, 1e-9), "seconds": trainer.seconds,
                   "eta_s": seconds / steps * (trainer.train.steps - trainer.done), "memory_gb": _memory(trainer.device)}
+        if trainer.device.type == "cpu":
+            loading = waited if trainer.train.workers else 0  # without workers data are made by this thread
+            values["cpu_share"] = min(1.0, (trainer.computed - self._computed + loading) / max(seconds, 1e-9))
         sizes = trainer.data_manifest()
         for stream in trainer.recipe.streams:
             values[f"samples.{stream}"] = trainer.samples(stream)
@@ -123,18 +133,21 @@ class Signals(Hook):
 class Evaluate(Hook):
     """Runs each evaluator every ``evaluate.<name>.every`` steps (null: never in between) and after the last step.
 
-    Its numbers are written as ``<evaluation>.<metric>``. The first process evaluates, in eval mode; the others wait.
-    None is begun once a signal has come.
+    Its numbers are written as ``<evaluation>.<metric>``, and all that it found as ``evaluations/<name>.json``. Every
+    process evaluates a part, in eval mode; the first one writes. None is begun once a signal has come, and none again
+    that was done at this step before the run was resumed.
     """
 
     def before_train(self, trainer):
-        self._evaluated_at = {}
+        known = evaluated(trainer.output)
+        self._evaluated_at = {name: record["step"] for name, record in known.items()}
+        trainer.evaluations |= {name: known[name]["metrics"] for name in trainer.evaluators if name in known}
 
     def after_step(self, trainer):
         self._run(trainer, [name for name in trainer.evaluators if self._due(trainer, trainer.recipe.evaluate[name])])
 
     def after_train(self, trainer):
-        """A run that was complete when it was resumed takes no step, and is evaluated here."""
+        """What a signal kept from being evaluated after the last step is evaluated when the run is resumed."""
         self._run(trainer, [n for n in trainer.evaluators if n not in self._evaluated_at
                             or self._evaluated_at[n] != trainer.done])
 
@@ -146,14 +159,16 @@ class Evaluate(Hook):
         for name in names:
             if distributed.agree(trainer.stop):
                 return
+            started = time.perf_counter()
+            trainer.model.eval()
+            with torch.no_grad():
+                record = trainer.evaluators[name](trainer.done)
+            trainer.model.train()
+            trainer.evaluations[name] = record["metrics"]
             if distributed.is_main():
-                started = time.perf_counter()
-                trainer.model.eval()
-                with torch.no_grad():
-                    trainer.evaluations[name] = trainer.evaluators[name]()
-                trainer.model.train()
-                values = {f"{name}.{metric}": value for metric, value in trainer.evaluations[name].items()}
-                trainer.write(values | {f"{name}.seconds": time.perf_counter() - started})
+                records.write_evaluation(trainer.output, name, trainer.done, record)
+            values = {f"{name}.{metric}": value for metric, value in record["metrics"].items()}
+            trainer.write(values | {f"{name}.seconds": time.perf_counter() - started})
             self._evaluated_at[name] = trainer.done
             distributed.barrier()
 

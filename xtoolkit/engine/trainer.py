@@ -9,8 +9,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
-from xtoolkit.recipe.folder import check_folder, differences, latest
+from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
 from xtoolkit.engine.schedule import Schedule
+from xtoolkit.engine.storage import check_room, checkpoint_bytes
 from xtoolkit.registry import ConfigError
 
 
@@ -24,28 +25,6 @@ class Stopped(Exception):
     def __init__(self, signum: int, step: int):
         self.code = 128 + signum
         super().__init__(f"stopped after step {step}; go on with --resume")
-
-
-class Hook:
-    """Something done around steps. Called in the order of the trainer's list, on every process."""
-
-    def before_train(self, trainer) -> None:
-        """Once, after a checkpoint has been loaded."""
-
-    def before_step(self, trainer) -> None:
-        """Before each step; ``trainer.done`` steps are behind."""
-
-    def after_step(self, trainer) -> None:
-        """After each step; ``trainer.done`` counts it, ``trainer.values`` holds its numbers."""
-
-    def write(self, trainer, values: dict) -> None:
-        """Numbers for the record, by name, on the host; ``step`` is the first. Called by ``Trainer.write``."""
-
-    def after_train(self, trainer) -> None:
-        """Once, when all steps are done."""
-
-    def close(self, trainer) -> None:
-        """Once, however the run ended: give back what was opened."""
 
 
 class Trainer:
@@ -62,8 +41,9 @@ class Trainer:
         model: ``model(stream, batch)`` gives ``{loss: 0-d tensor}`` with ``.log``; has ``encoders`` and ``losses``.
         recipe: see ``xtoolkit.recipe``.
         loaders: {stream: loader}, built for this rank and with ``parts=accumulate``.
-        evaluators: {name: a callable that returns {metric: number or None}}, for the Evaluate hook.
-        hooks: None: no hooks. ``hooks.default_hooks`` makes those of a full run.
+        evaluators: {name: evaluate}, for the Evaluate hook: ``evaluate(step)``, called on every process, returns the record of
+            an evaluation (``figures.record``), whose ``metrics`` are {name: number or None}.
+        hooks: in the order in which they are called; None: no hooks. ``hooks.default_hooks`` makes those of a full run.
         output: the run's folder; None: ``recipe.train.output``.
         resume: go on from the newest checkpoint of ``output``; without one, start at step 0.
         kernels: which kernels are in use (``kernels.choice.describe``), for the record.
@@ -73,9 +53,11 @@ class Trainer:
         values: numbers of the last step as tensors on the device: ``loss``, ``<stream>.<loss>``, ``<stream>.<logged>``,
             ``norm``, and at log steps ``norm.<encoder>`` (before clipping; of several groups the largest).
         resumed_from: the checkpoint that the run went on from, or None.
+        resumed_steps: what ``train.steps`` was when that was written.
         latest: the last numbers written that hold a ``loss``.
         evaluations: {name: {metric: number}}, the newest of each.
         seconds: time spent in steps, earlier parts of a resumed run included.
+        computed: processor time of this thread in the steps of this start.
         lr: the rate of the last step, before ``lr_mult``.
         stop: number of the signal that asked the run to end; 0: none did.
 
@@ -88,7 +70,7 @@ class Trainer:
         self.recipe, self.train, self.loaders = recipe, recipe.train, loaders
         self.evaluators, self.hooks = evaluators or {}, list(hooks or [])
         self.output, self.kernels = output or self.train.output, kernels
-        self.resume, self.resumed_from = resume, None
+        self.resume, self.resumed_from, self.resumed_steps = resume, None, None
         self.device = pick_device(self.train.device)
         distributed.join(self.device)
         check_folder(self.output, resume)
@@ -99,13 +81,14 @@ class Trainer:
         self.model = model.to(self.device).train()
         self.optimizer = build_optimizer(model, recipe.optim)
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self.done, self.seconds, self.lr, self.stop = 0, 0.0, 0.0, 0
+        self.done, self.seconds, self.computed, self.lr, self.stop = 0, 0.0, 0.0, 0.0, 0
         self.values, self.latest, self.evaluations = {}, {}, {}
         # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then.
         self.optimizer.found_inf = self._failed = torch.zeros((), device=self.device)
         self._unchecked = []
         if resume:
             self._load()
+        check_room(self.output, checkpoint_bytes(self.model, self.optimizer), self.train, self.done)
         # No process may write into the folder before all have looked at it.
         distributed.barrier()
 
@@ -124,7 +107,7 @@ class Trainer:
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step: every group of the schedule, one update each. Returns ``values``."""
-        started, step, self.values = time.perf_counter(), self.done, {}
+        started, computed, step, self.values = time.perf_counter(), time.thread_time(), self.done, {}
         self.lr = set_lr(self.optimizer, step, self.recipe.optim, self.train.steps)
         for group in self.schedule.groups(step):
             self.optimizer.zero_grad(set_to_none=True)
@@ -134,6 +117,7 @@ class Trainer:
         if self.device.type == "cpu" or self.is_log_step:
             self.check_finite()
         self.seconds += time.perf_counter() - started
+        self.computed += time.thread_time() - computed
         return self.values
 
     def _backward(self, stream, step):
@@ -161,6 +145,7 @@ class Trainer:
     def _update(self, group, total, step):
         """Reduces, clips and applies the gradients of a group; nothing here waits for the device."""
         distributed.reduce_gradients([p for _, p in self._named])
+        self._call("after_backward")
         total = distributed.mean(total)
         used = [(name, p) for name, p in self._named if p.grad is not None]
         many = self.device.type == "cuda"
@@ -230,6 +215,7 @@ class Trainer:
         if distributed.is_main():
             record = {"config": self.recipe.config, "versions": versions(), "git": git_hash(),
                       "data": self.data_manifest(), "seconds": self.seconds, "kernels": self.kernels,
+                      "hooks": {hook.name: hook.state_dict() for hook in self.hooks if hook.name is not None},
                       "counted": {name: loader.counted() for name, loader in self.loaders.items()}}
             checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
         distributed.barrier()
@@ -254,23 +240,21 @@ class Trainer:
             raise ConfigError(found)
 
     def _load(self):
-        path = latest(self.output)
-        if path is None:
+        record, path = check_resumed(self.output, self.recipe.config, self.train.steps), latest(self.output)
+        if record is None:
             return
-        record = checkpoint.read_record(path)
-        found = differences(record["config"], self.recipe.config)
         had = record["data"]
-        found += [f"data of stream `{name}`: had {had[name]} samples, has {size}"
-                  for name, size in self.data_manifest().items() if name in had and had[name] != size]
-        if found:
-            raise ConfigError([f"--resume: {path} was written by another recipe; put these back, or start in another "
-                               "`train.output`:", *(f"  {line}" for line in found)])
-        if record["step"] > self.train.steps:
-            raise ConfigError(f"train.steps: {self.train.steps}, but {path} has taken {record['step']}; ask for more steps")
+        if found := [f"data of stream `{name}`: had {had[name]} samples, has {size}"
+                     for name, size in self.data_manifest().items() if name in had and had[name] != size]:
+            raise ConfigError(refusal(path, found))
         checkpoint.load(path, self.model, self.optimizer)
         self.done, self.seconds, self.resumed_from = record["step"], record["seconds"], path
-        # What the first process counted; checkpoints of before 2026-11-22 do not have it.
-        for name, counted in record["counted"].items() if distributed.is_main() and "counted" in record else ():
+        self.resumed_steps = record["config"]["train"]["steps"]
+        for hook in self.hooks:
+            if hook.name in record["hooks"]:
+                hook.load_state_dict(record["hooks"][hook.name])
+        # What the first process counted.
+        for name, counted in record["counted"].items() if distributed.is_main() else ():
             if name in self.loaders:
                 self.loaders[name].count_on(counted)
 

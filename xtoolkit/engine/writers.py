@@ -5,13 +5,15 @@ import math
 import os
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
-from xtoolkit.recipe.config import Config
 from xtoolkit.engine import distributed, environment
+from xtoolkit.engine.optim import lr_at
+from xtoolkit.engine.records import now, plain, write_json, write_results
+from xtoolkit.hooks import Hook
+from xtoolkit.recipe.config import Config
 from xtoolkit.recipe.folder import TOKENIZER
-from xtoolkit.engine.trainer import Hook
 
 
 class Console(Hook):
@@ -19,16 +21,29 @@ class Console(Hook):
 
     # Redraws a second of the bar: a terminal is slow, a small model's step is not.
     BAR_RATE = 10
+    # Numbers of one line: what a hook writes may be many.
+    SHOWN = 24
+    # Below this share of its time a step computes so little that something else must hold the processors; seconds between
+    # two lines that say so.
+    HELD, AGAIN = 0.65, 600
 
     def __init__(self, out=None, bar=None):
         self._out, self._bar = out or sys.stdout, bar or sys.stderr
-        self._drawn = 0.0
+        self._drawn, self._said = 0.0, -math.inf
 
     def before_train(self, trainer):
         if trainer.resumed_from:
             self._line(f"resumed from {trainer.resumed_from}: step {trainer.done} of {trainer.train.steps}")
+            self._bent(trainer)
         elif trainer.resume:
             self._line(f"nothing to resume in {trainer.output}: starting at step 0")
+
+    def _bent(self, trainer):
+        """More steps than were asked for before change the rate of every step that is left."""
+        done, optim, then, steps = trainer.done, trainer.recipe.optim, trainer.resumed_steps, trainer.train.steps
+        if done < steps and lr_at(done, optim, then) != lr_at(done, optim, steps):
+            self._line(f"train.steps was {then} and is {steps}, which bends the schedule: the learning rate was "
+                       f"{lr_at(done - 1, optim, then):.2e} at step {done} and becomes {lr_at(done, optim, steps):.2e}")
 
     def after_step(self, trainer):
         if distributed.is_main() and self._bar.isatty() and time.monotonic() - self._drawn > 1 / self.BAR_RATE:
@@ -42,7 +57,8 @@ class Console(Hook):
         step = f"step {values['step']:>{len(str(trainer.train.steps))}}/{trainer.train.steps}"
         if "loss" not in values:
             shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step" and value is not None]
-            self._line(f"{step}  {'  '.join(shown)}")
+            more = f"  and {len(shown) - self.SHOWN} more" if len(shown) > self.SHOWN else ""
+            self._line(f"{step}  {'  '.join(shown[:self.SHOWN])}{more}")
             return
         names = dict.fromkeys(loss for spec in trainer.recipe.streams.values() for loss in spec.losses)
         losses = [f"{name} {values[name]:.4f}" for name in names if name in values]
@@ -52,6 +68,11 @@ class Console(Hook):
                    f"lr {values['lr']:.2e}  norm {values['norm']:.3g}  {values['samples_per_s']:.1f} samples/s  "
                    f"data {values['data_share']:.0%}  eta {eta}  {values['memory_gb']:.2f} GB"
                    + (f"  bad samples {bad}" if bad else ""))
+        if "cpu_share" in values and values["cpu_share"] < self.HELD and time.monotonic() - self._said > self.AGAIN:
+            self._said = time.monotonic()
+            times = 1 / max(values["cpu_share"], 0.01)
+            self._line(f"these steps took {times:.1f} times what their processor time explains: other processes hold the "
+                       f"processors (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
 
     def after_train(self, trainer):
         """What was wrong with the data, a line a stream that had bad samples."""
@@ -107,7 +128,7 @@ class JsonLines(Hook):
     def write(self, trainer, values):
         if self._file is None:
             return
-        values = {name: _plain(value) for name, value in values.items()}
+        values = {name: plain(value) for name, value in values.items()}
         if self._last is not None and self._last["step"] == values["step"]:
             values = self._last | values
             self._file.seek(self._last_at)
@@ -172,19 +193,18 @@ class RunRecord(Hook):
         if path.exists():
             previous = json.loads(path.read_text(encoding="utf-8"))
             earlier = [*previous.pop("earlier"), previous]
-        now = {"started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "from_step": trainer.done,
-               "command": environment.command(), "git": environment.git_hash(), "kernels": trainer.kernels,
-               "ranks": distributed.world(), "precision": trainer.train.precision, "versions": environment.versions(),
-               "machine": environment.machine(trainer.device), "earlier": earlier}
-        path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {
+            "started": now(), "from_step": trainer.done, "command": environment.command(), "git": environment.git_hash(),
+            "kernels": trainer.kernels, "ranks": distributed.world(), "precision": trainer.train.precision,
+            "versions": environment.versions(), "machine": environment.machine(trainer.device), "earlier": earlier})
 
 
 class Results(Hook):
     """``results.json``, when all steps are done.
 
-    Keys: ``step``, ``evaluations`` {name: {metric: value}}, ``losses`` (the last numbers logged), ``data`` {stream:
-    what its loader reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen}, ``seconds`` (in steps),
-    ``seconds_all`` (of this start, evaluations included).
+    Keys: ``step``, ``evaluations`` {name: {metric: value}} of every evaluation so far, ``losses`` (the last numbers
+    logged), ``data`` {stream: what its loader reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen},
+    ``seconds`` (in steps), ``seconds_all`` (of this start, evaluations included).
     """
 
     def before_train(self, trainer):
@@ -194,15 +214,12 @@ class Results(Hook):
         if not distributed.is_main():
             return
         streams, sizes = list(trainer.recipe.streams), trainer.data_manifest()
-        results = {"step": trainer.done, "evaluations": trainer.evaluations, "losses": trainer.latest,
-                   "data": {name: loader.report() for name, loader in trainer.loaders.items()},
-                   "samples": {name: trainer.samples(name) for name in streams},
-                   "epochs": {name: trainer.samples(name) / max(1, sizes[name]) for name in streams},
-                   "seconds": trainer.seconds, "seconds_all": time.perf_counter() - self._started}
-        path = Path(trainer.output) / "results.json"
-        unfinished = path.with_suffix(".json.unfinished")
-        unfinished.write_text(json.dumps(_plain(results), indent=1, default=str) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_results(trainer.output, {
+            "step": trainer.done, "losses": trainer.latest,
+            "data": {name: loader.report() for name, loader in trainer.loaders.items()},
+            "samples": {name: trainer.samples(name) for name in streams},
+            "epochs": {name: trainer.samples(name) / max(1, sizes[name]) for name in streams},
+            "seconds": trainer.seconds, "seconds_all": time.perf_counter() - self._started})
 
 
 def _lines_up_to(path, step):
@@ -216,14 +233,3 @@ def _lines_up_to(path, step):
         if line["step"] <= step:
             kept.append(line)
     return kept
-
-
-def _plain(value):
-    """A value as JSON has it: NaN and infinity are null."""
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -10,11 +10,11 @@ from xtoolkit.recipe.settings import (
 from xtoolkit.graph import EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.registry import (
-    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
+    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
 )
 
-TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "optim",
-       "train")
+TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "hooks",
+       "optim", "train")
 STREAM = ("batch_size", "losses", "data")
 HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
         "python tools/train_net.py --config projects/xfm/tiny.yaml")
@@ -37,7 +37,7 @@ class Checker:
         for key in ("encoders", "losses", "streams", "optim", "train"):
             if not isinstance(self.data.get(key), dict):
                 self.problems.append(f"{self.where(key)}: `{key}` must be a mapping of blocks")
-        for key in ("stop_gradient", "evaluate", "schedule"):
+        for key in ("stop_gradient", "evaluate", "hooks", "schedule"):
             if not isinstance(self.data.get(key, {}), dict):
                 self.problems.append(f"{self.where(key)}: `{key}` must be a mapping")
         if self.problems and any("must be a mapping" in p for p in self.problems):
@@ -50,6 +50,7 @@ class Checker:
         streams, idle = self._streams(graph, needs)
         trained = {loss for s in streams.values() for loss in s.losses}
         task_needs = self._tasks(graph, needs, trained)
+        self._hooks()
         kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
         blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
         self._schedule(blocks["schedule"])
@@ -328,6 +329,14 @@ class Checker:
         known = isinstance(block, dict) and block.get("type") in LOSS_REGISTRY
         return LOSS_REGISTRY.get(block["type"]) if known else None
 
+    # ---- hooks -------------------------------------------------------------------------------------------------------------
+    def _hooks(self):
+        for name, block in self.data.get("hooks", {}).items():
+            self._class(HOOK_REGISTRY, block, "hooks", name)
+            for kind in ("streams", "losses", "evaluate"):
+                if name in (self.data.get(kind) or {}):
+                    self._say(("hooks", name), f"`{name}` is already in `{kind}`; the log could not tell their numbers apart")
+
     # ---- settings ----------------------------------------------------------------------------------------------------------
     def _settings(self, key, cls):
         block = self.data.get(key) or {}
@@ -349,8 +358,8 @@ class Checker:
                 self._say(("schedule", *path), _named(path, message))
 
     def _rates(self, optim, train):
-        names = [*self.data["encoders"], *self.data["losses"]]
-        for path, message in optim_problems(optim, names, train.steps if train else None) if optim else ():
+        names = self.data["encoders"], self.data["losses"]
+        for path, message in optim_problems(optim, *names, train.steps if train else None) if optim else ():
             self._say(("optim", *path), _named(path, message))
 
     # ---- files -------------------------------------------------------------------------------------------------------------

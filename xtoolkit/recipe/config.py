@@ -183,9 +183,9 @@ def _parse(text: str, name: str, problems: list) -> Config:
 def _structural(path) -> bool:
     """Whether null at this path removes an entry (elsewhere null is a value, where the key's type allows it)."""
     match path:
-        case (_,) | ("encoders" | "losses" | "streams" | "evaluate" | "stop_gradient", _):
+        case (_,) | ("encoders" | "losses" | "streams" | "evaluate" | "hooks" | "stop_gradient", _):
             return True
-        case ("encoders", _, "inputs", _) | ("streams", _, "losses", _) | ("optim", "lr_mult", _):
+        case ("encoders", _, "inputs", _) | ("streams", _, "losses", _) | ("optim", "lr_mult" | "layer_decay", _):
             return True
         case ("schedule", "every" | "sample", _) | (*_, "sources", _):
             return True

@@ -1,27 +1,115 @@
 """A run's folder: whether a run may start in it or go on from it. Looks only; nothing is created. No torch."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 from xtoolkit.registry import ConfigError
 
 # Keys of `train` on which the numbers of a run depend; the others may change when it goes on.
 BINDING = frozenset({"seed", "precision", "accumulate"})
-FREE_BLOCKS = frozenset({"evaluate", "plugins"})
+FREE_BLOCKS = frozenset({"evaluate", "hooks", "plugins"})
 SHARDS = ("data", "shards")  # of a stream: how shards are fetched is the machine's affair; only `window` binds
 
 FOLDER, RECORD = "checkpoints", "checkpoint.json"  # of the run's folder, and in each checkpoint
 TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
+EVALUATIONS = "evaluations"  # the folder in a run's folder with a file an evaluation
+RESULTS = "results.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not fit what it is loaded into: every name that is missing, unexpected or mis-shaped."""
 
 
 def check_folder(output, resume: bool) -> None:
-    """Raises ConfigError where a new run would write over an old one."""
+    """Raises ConfigError where a run cannot write, or a new one would write over an old one."""
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"train.output: {output} is a file; name a folder")
+    existing = nearest_existing(folder)
+    if not existing.is_dir():
+        raise ConfigError(f"train.output: {existing} is a file; name a folder")
     if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"train.output: {output} exists and is not empty; go on from its last checkpoint with "
-                          "--resume, or name another folder (train.output=...)")
+        way = ("go on from its last checkpoint with --resume" if latest(folder) else
+               "it holds no checkpoint, so that --resume would start it again at step 0" if (folder / "config.yaml").is_file()
+               else "it holds no run: empty it")
+        raise ConfigError(f"train.output: {output} exists and is not empty; {way}, or name another folder (train.output=...)")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"train.output: {existing} cannot be written to; name another folder (train.output=...)")
+
+
+def check_resumed(output, config: dict, steps: int) -> dict | None:
+    """The record of the checkpoint from which a recipe goes on; None where there is none.
+
+    Args:
+        config: the resolved configuration of this start.
+        steps: that it asks for.
+
+    Raises:
+        ConfigError: the checkpoint was written by another recipe, or has taken more steps.
+        CheckpointError: it is damaged.
+    """
+    path = latest(output)
+    if path is None:
+        return None
+    record = read_record(path)
+    if found := differences(record["config"], config):
+        raise ConfigError(refusal(path, found))
+    if record["step"] > steps:
+        raise ConfigError(f"train.steps: {steps}, but {path} has taken {record['step']}; ask for more steps")
+    return record
+
+
+def refusal(path, found: list[str]) -> list[str]:
+    """The problems of a ConfigError: what keeps a run from going on from a checkpoint."""
+    return [f"--resume: {path} was written by another recipe; put these back, or start in another `train.output`:",
+            *(f"  {line}" for line in found)]
+
+
+def read_record(path) -> dict:
+    """The JSON beside the tensors of a checkpoint: step, config, versions, git, data.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one.
+    """
+    path = Path(path)
+    if not finished(path):
+        raise CheckpointError(f"{path}: no checkpoint: a directory with `.metadata` and `{RECORD}` is one, "
+                              f"as found under <output>/{FOLDER}/")
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path / RECORD}: damaged ({error}); use an older checkpoint, or copy it again") from error
+    if not isinstance(record, dict) or not {"step", "config"} <= record.keys():
+        raise CheckpointError(f"{path / RECORD}: not the record of a run: it has no step and config")
+    return record
+
+
+def nearest_existing(path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    path = Path(path).absolute()
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def free_bytes(path) -> int:
+    """What the disk under a path has left for this user."""
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
+def evaluated(output) -> dict[str, dict]:
+    """{evaluation: its record}, of a run's folder: ``step``, ``time``, ``metrics``, ``floor``, ``figures``."""
+    files = sorted((Path(output) / EVALUATIONS).glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def is_complete(output, steps: int, evaluations) -> bool:
+    """Whether a run has taken all its steps, evaluated each of ``evaluations`` after the last one, and written its results."""
+    path, results = latest(output), Path(output) / RESULTS
+    if path is None or not results.is_file() or read_record(path)["step"] != steps:
+        return False
+    known, written = evaluated(output), json.loads(results.read_text(encoding="utf-8"))
+    # Evaluations alone write results too, but no losses.
+    return (written["step"] == steps and "losses" in written
+            and all(name in known and known[name]["step"] == steps for name in evaluations))
 
 
 def latest(output) -> Path | None:
@@ -43,7 +131,7 @@ def checkpoints(output) -> list[Path]:
 def differences(then: dict, now: dict) -> list[str]:
     """Keys that a resumed run may not change and that differ, each one line: it would not be the same run.
 
-    Free to differ: `evaluate`, `plugins`, all of `train` but seed, precision and accumulate, all of a stream's
+    Free to differ: `evaluate`, `hooks`, `plugins`, all of `train` but seed, precision and accumulate, all of a stream's
     `data.shards` but `window`.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xtoolkit.registry import ConfigError
 
-BUILTIN = ("xtoolkit.encoders", "xtoolkit.losses", "xtoolkit.tasks", "xtoolkit.data", "xtoolkit.prepare.sample")
+BUILTIN = ("xtoolkit.encoders", "xtoolkit.losses", "xtoolkit.tasks", "xtoolkit.hooks", "xtoolkit.data", "xtoolkit.prepare.sample")
 FOLDER = Path(__file__).resolve().parents[2] / "plugins"
 
 

@@ -62,6 +62,11 @@ class Recipe:
         """The blocks of the evaluations by name: ``type``, ``data``, perhaps ``every``, and the task's own keys."""
         return self.config.get("evaluate") or {}
 
+    @property
+    def hooks(self) -> dict[str, dict]:
+        """The blocks of the hooks by name."""
+        return self.config.get("hooks") or {}
+
     @cached_property
     def reached(self) -> list[str]:
         """Encoders that an active loss or an evaluation reaches, inputs first; the others are not built."""

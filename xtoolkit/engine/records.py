@@ -1,0 +1,49 @@
+"""The JSON files that a run leaves: written whole or not at all; what is not finite is null."""
+
+import json
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+
+from xtoolkit.recipe.folder import EVALUATIONS, RESULTS, evaluated
+
+
+def write_json(path: Path, value) -> None:
+    """Writes a file under another name, then renames it: a reader finds the old one or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(plain(value), indent=1, default=str) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def write_evaluation(output, name: str, step: int, record: dict) -> None:
+    """``evaluations/<name>.json``: what an evaluation found, and when: another evaluation's file stays as it is.
+
+    Args:
+        record: see ``figures.record``.
+    """
+    write_json(Path(output) / EVALUATIONS / f"{name}.json", {"step": step, "time": now(), **record})
+
+
+def write_results(output, results: dict) -> None:
+    """``results.json``: ``results`` over what it held, and under ``evaluations`` the metrics of every evaluation so far."""
+    path = Path(output) / RESULTS
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    metrics = {name: record["metrics"] for name, record in evaluated(output).items()}
+    write_json(path, known | results | {"evaluations": metrics})
+
+
+def now() -> str:
+    """The time in ISO's form, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def plain(value):
+    """A value as JSON has it: NaN and infinity are null."""
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
