@@ -233,6 +233,6 @@ _PLURAL = {int: "integers", float: "numbers", str: "words", list[str]: "lists of
 
 ENCODER_REGISTRY = Registry("ENCODER", beside=("inputs",))
 LOSS_REGISTRY = Registry("LOSS")
-TASK_REGISTRY = Registry("TASK", beside=("data", "every"))
+TASK_REGISTRY = Registry("TASK", beside=("data", "every", "batch_size"))
 DATASET_REGISTRY = Registry("DATASET")
 HOOK_REGISTRY = Registry("HOOK")

@@ -259,8 +259,11 @@ class EvalLoader:
         return len(self._made)
 
     def __iter__(self):
+        return self.batches(range(len(self)))
+
+    def batches(self, numbers: range):
+        """Yields some of the batches, in order, without those of which no sample could be used."""
         self._tally = self._fresh()
-        numbers = range(len(self._made))
         if self._workers:
             made = iter(_data_loader(self._made, numbers, self._workers, self._pin))
         else:

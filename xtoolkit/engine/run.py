@@ -55,7 +55,7 @@ class Run:
             name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name), tokenizer=self.tokenizer,
                                       output=Path(train.output) / EVALUATIONS / name)
             for name, block in recipe.evaluate.items()}
-        self._eval_data = {name: self._dataset(block["data"], ("evaluate", name, "data"), frozenset(), False)
+        self._eval_data = {name: self._dataset(block["data"], ("evaluate", name, "data"), recipe.task_views(name), False)
                            for name, block in recipe.evaluate.items()}
         self.eval_loaders = {name: EvalLoader(data, recipe.evaluate[name].get("batch_size") or EVAL_BATCH, train.workers,
                                               name, train.max_bad, pin)

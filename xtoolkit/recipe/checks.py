@@ -299,23 +299,24 @@ class Checker:
             cls = self._class(TASK_REGISTRY, block, *at)
             if cls is None or at in self.bad:
                 continue
-            every = block.get("every")
-            if every is not None and (not fits(every, int) or every < 1):
-                self._say(at + ("every",), f"`every` must be a whole number of steps above 0, not {every!r}")
+            for key, what in (("every", " of steps"), ("batch_size", " of pictures")):
+                value = block.get(key)
+                if value is not None and (not fits(value, int) or value < 1):
+                    self._say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
             dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
-            if dataset is not None and cls.FIELDS and dataset.FIELDS.keys() != cls.FIELDS:
+            if dataset is not None and not cls.FIELDS <= dataset.FIELDS.keys():
                 self._say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
                           + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
             wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
-            for key in cls.LOSS_KEYS:
+            for key, method in cls.HEADS.items():
                 loss = block.get(key, schema(cls)[key].default)
                 if loss is None:
                     continue
                 if loss not in self.data["losses"]:
                     self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
                               f"evaluation (`evaluate.{name}: null`)")
-                elif (part := cls.LOSS_METHODS.get(key)) and not hasattr(self._loss_class(loss), part):
-                    self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{part}`")
+                elif method and not hasattr(self._loss_class(loss), method):
+                    self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
                 elif loss not in trained:
                     self._say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
                               f"train it, or remove this evaluation (`evaluate.{name}: null`)")

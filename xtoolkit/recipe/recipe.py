@@ -7,7 +7,7 @@ from typing import Literal
 from xtoolkit.recipe.config import Config
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
-from xtoolkit.registry import ENCODER_REGISTRY, LOSS_REGISTRY
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY
 
 Purpose = Literal["train", "resume", "evaluate"]
 
@@ -79,12 +79,16 @@ class Recipe:
     def marks(self, needs: list[Need], fields: frozenset) -> frozenset:
         """The marks of ``fields`` under which something is read: they decide what a loader draws."""
         asked = frozenset().union(*(Ref.parse(n.ref).marks for n in needs))
-        return frozenset(m for m in asked for f in fields if m in self.graph.fields[f].MARKS)
+        return frozenset(m for m in asked if self.graph.marks[m] in fields and m in self.graph.fields[self.graph.marks[m]].MARKS)
 
     def views(self, stream: str) -> frozenset:
         """The marks that the losses of a stream read."""
         s = self.streams[stream]
         return self.marks([n for loss in s.losses for n in self.needs[loss]], s.fields)
+
+    def task_views(self, name: str) -> frozenset:
+        """The marks that an evaluation reads."""
+        return self.marks(self.task_needs[name], frozenset(DATASET_REGISTRY.get(self.evaluate[name]["data"]["type"]).FIELDS))
 
     def contrasts(self, stream: str) -> bool:
         """Whether a loss of the stream learns from rows that do not belong together."""
