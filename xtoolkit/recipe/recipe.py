@@ -87,8 +87,11 @@ class Recipe:
         return self.marks([n for loss in s.losses for n in self.needs[loss]], s.fields)
 
     def task_views(self, name: str) -> frozenset:
-        """The marks that an evaluation reads."""
-        return self.marks(self.task_needs[name], frozenset(DATASET_REGISTRY.get(self.evaluate[name]["data"]["type"]).FIELDS))
+        """The marks under which an evaluation may read, as far as its data say how they are drawn."""
+        data = self.evaluate[name]["data"]
+        cls = DATASET_REGISTRY.get(data["type"])
+        read = self.marks(self.task_needs[name], frozenset(cls.FIELDS))
+        return frozenset(m for m in read if m in cls.MARKS and data.get(cls.MARKS[m]) is not None)
 
     def contrasts(self, stream: str) -> bool:
         """Whether a loss of the stream learns from rows that do not belong together."""
