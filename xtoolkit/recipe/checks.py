@@ -349,7 +349,7 @@ class Checker:
             return None
         mistakes = check(cls, block, self.where(key), lambda *keys: self.where(key, *keys))
         self.problems += mistakes
-        if mistakes:
+        if mistakes or not_numbers(block, self.where):
             return None
         values = settled(cls, block)
         return cls(**{k: tuple(v) if k == "betas" else v for k, v in values.items()})
