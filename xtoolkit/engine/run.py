@@ -49,7 +49,7 @@ class Run:
         self.loaders = {
             name: Loader(name, self._dataset(stream.data, ("streams", name, "data"), recipe.views(name), True),
                          stream.batch_size, train.seed, train.workers, distributed.rank(), distributed.world(),
-                         train.max_bad, train.accumulate, pin)
+                         train.max_bad, train.accumulate, pin, recipe.contrasts(name))
             for name, stream in (recipe.streams if streams else {}).items()}
         self.tasks = {
             name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name), tokenizer=self.tokenizer,

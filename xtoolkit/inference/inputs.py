@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import ImageField, TextField
-from xtoolkit.data.base import Texts
+from xtoolkit.data.process import TextProcessor
 from xtoolkit.data.text import text_field
 from xtoolkit.data.transform import ImageTransform
 
@@ -60,7 +60,7 @@ class Sentences:
         single: whether one came alone.
     """
 
-    def __init__(self, given, texts: Texts, device):
+    def __init__(self, given, texts: TextProcessor, device):
         self.single, self._pad, self._device = isinstance(given, str), texts.tokenizer.pad, device
         given = [given] if self.single else list(given) if isinstance(given, (list, tuple)) else given
         if not isinstance(given, list):
@@ -73,7 +73,7 @@ class Sentences:
         if not given:
             raise ValueError("no text was given")
         bad = lambda text: lambda kind, detail: ValueError(f"{text!r}: {kind}: {detail}")
-        self._ids = [texts(text, bad(text), None).ids for text in given]
+        self._ids = [texts(text, None, bad(text)).ids for text in given]
         self._order = torch.tensor([len(ids) for ids in self._ids]).argsort(stable=True)
 
     def __len__(self) -> int:
