@@ -135,7 +135,7 @@ class Run:
                            if (problem := paths.problem(path))]:
                 raise ConfigError(missing)
             sizes = {"image_size": None, "patch_size": None} | self.model.sizes(cls.FIELDS)
-            views = recipe.views(name) if train else frozenset()
+            views = recipe.views(name) if train else recipe.task_views(name)
             self._datasets[kind, name] = DATASET_REGISTRY.build(block, where(), tokenizer=self.tokenizer, views=views,
                                                                 train=train, **sizes)
         return self._datasets[kind, name]

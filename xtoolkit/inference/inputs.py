@@ -73,7 +73,7 @@ class Sentences:
         if not given:
             raise ValueError("no text was given")
         bad = lambda text: lambda kind, detail: ValueError(f"{text!r}: {kind}: {detail}")
-        self._ids = [texts(text, bad(text), None).ids for text in given]
+        self._ids = [texts(text, None, bad(text)).ids for text in given]
         self._order = torch.tensor([len(ids) for ids in self._ids]).argsort(stable=True)
 
     def __len__(self) -> int:

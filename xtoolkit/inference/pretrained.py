@@ -44,7 +44,7 @@ class Pretrained:
     def __init__(self, model: Model, tokenizer: Tokenizer):
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.recipe.config
         reads, sizes = _reading(model.recipe), model.sizes()
-        self._texts = TextProcessor(tokenizer, reads["max_tokens"], reads["clean"], None, frozenset())
+        self._texts = TextProcessor(tokenizer, reads["max_tokens"], reads["clean"])
         self.transform = ImageTransform(sizes["image_size"], reads["mean"], reads["std"]) if sizes else None
         self._abilities: dict = {}
         for task in _tasks(model, tokenizer):

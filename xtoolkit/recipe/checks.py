@@ -312,11 +312,16 @@ class Checker:
                 value = block.get(key)
                 if value is not None and (not fits(value, int) or value < 1):
                     self._say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
-            dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
+            wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
+            marks = frozenset().union(*(Ref.parse(n.ref).marks for n in wanted))
+            dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`", marks)
             if dataset is not None and not cls.FIELDS <= dataset.FIELDS.keys():
                 self._say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
                           + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
-            wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
+            for need in wanted if dataset is not None else ():
+                if why := graph.misread(need.ref, frozenset(dataset.FIELDS)):
+                    self._say(at, f"evaluation `{name}` reads {need.ref}, {why}; its data ({dataset.__name__}) has only $"
+                              + ", $".join(sorted(dataset.FIELDS)))
             for key, method in cls.HEADS.items():
                 loss = block.get(key, schema(cls)[key].default)
                 if loss is None:
@@ -359,7 +364,7 @@ class Checker:
             return None
         mistakes = check(cls, block, self.where(key), lambda *keys: self.where(key, *keys))
         self.problems += mistakes
-        if mistakes:
+        if mistakes or not_numbers(block, self.where):
             return None
         values = settled(cls, block)
         return cls(**{k: tuple(v) if k == "betas" else v for k, v in values.items()})
