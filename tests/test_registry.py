@@ -1,10 +1,13 @@
 """Registration, and holding a block against a signature."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 
-from xtoolkit.registry import ConfigError, Registry, check, fits, schema
+from xtoolkit.registry import (
+    ConfigError, Count, Dropout, NotNegative, Positive, Range, Registry, Share, check, fits, not_numbers, schema,
+)
 
 
 @pytest.fixture
@@ -91,3 +94,66 @@ def test_a_signature_that_swallows_typos_is_refused():
 ])
 def test_types(value, hint, expected):
     assert fits(value, hint) is expected
+
+
+@dataclass(frozen=True)
+class Inner:
+    EXAMPLE: ClassVar[str] = "{prob: 0.5}"
+
+    prob: Share
+    most: Count = 3
+    words: list[str] | None = None
+
+    def problems(self):
+        return [("most", f"must be below 9 where prob is 1, not {self.most}")] if self.prob == 1 and self.most >= 9 else []
+
+
+class Outer:
+    def __init__(self, inner: Inner | None = None, several: dict[str, Inner] | None = None, rate: Positive = 1.0,
+                 each: dict[str, NotNegative] = None, pair: tuple[Dropout, Dropout] = (0, 0),
+                 top: Annotated[int, Range(high=4)] | None = None):
+        self.args = (inner, several, rate, each, pair, top)
+
+
+def places(*keys):
+    return "f.yaml:" + ".".join(map(str, keys))
+
+
+@pytest.mark.parametrize("block, said", [
+    ({"inner": {"prob": 0.5, "mots": 2}}, "f.yaml:inner.mots: unknown key `mots` of `inner` of Outer; did you mean `most`?"),
+    ({"inner": {"prob": "half"}}, "f.yaml:inner.prob: `inner.prob` of Outer must be a number of at least 0 and at most 1, "
+                                  "not 'half' (str)"),
+    ({"inner": {"prob": 2}}, "f.yaml:inner.prob: `inner.prob` of Outer must be a number of at least 0 and at most 1, not 2"),
+    ({"inner": {}}, "f.yaml:inner: missing key `prob` of `inner` of Outer (a number of at least 0 and at most 1)"),
+    ({"inner": {"prob": 1, "most": 9}}, "f.yaml:inner.most: `inner.most` of Outer must be below 9 where prob is 1, not 9"),
+    ({"inner": 3}, "f.yaml:inner: `inner` of Outer must be a mapping with prob, most, words or null, not 3 (int)"),
+    ({"several": {"a": {"prob": 3}}}, "f.yaml:several.a.prob: `several.a.prob` of Outer must be a number of at least 0 and "
+                                      "at most 1, not 3"),
+    ({"several": {"a": 3}}, "f.yaml:several.a: `several.a` of Outer must be a mapping with prob, most, words, not 3 (int)"),
+    ({"several": [1]}, "f.yaml:several: `several` of Outer must be a mapping of names, each a mapping with prob, most, words "
+                       "or null, not [1] (list)"),
+    ({"rate": 0}, "f.yaml:rate: `rate` of Outer must be a number above 0, not 0"),
+    ({"each": {"x": -1}}, "f.yaml:each.x: `each.x` of Outer must be a number of at least 0, not -1"),
+    ({"pair": [0.5, 1]}, "f.yaml:pair: `pair` of Outer must be a list of 2 numbers of at least 0 and below 1, not [0.5, 1]"),
+    ({"top": 5}, "f.yaml:top: `top` of Outer must be an integer of at most 4 or null, not 5"),
+])
+def test_nested_blocks_and_ranges_are_held_key_by_key(block, said):
+    assert check(Outer, block, "f.yaml", places) == [said]
+
+
+def test_nested_blocks_arrive_as_their_dataclass(registry):
+    registry.register(Outer)
+    block = {"type": "Outer", "inner": {"prob": 0.5, "most": None}, "several": {"a": {"prob": 1}, "gone": None}}
+    inner, several, *_ = registry.build(block, "here").args
+    assert inner == Inner(0.5) and several == {"a": Inner(1)}
+    assert registry.build({"type": "Outer", "inner": inner}, "here").args[0] is inner, "from Python as it is"
+
+
+def test_numbers_that_are_none_are_refused(registry):
+    registry.register(Outer)
+    block = {"type": "Outer", "rate": float("nan"), "inner": {"prob": float("inf")}, "pair": [0.1, float("-inf")]}
+    assert not_numbers(block, places) == [
+        "f.yaml:rate: `rate` must be a finite number, not nan", "f.yaml:inner.prob: `inner.prob` must be a finite number, not inf",
+        "f.yaml:pair.1: `pair.1` must be a finite number, not -inf"]
+    with pytest.raises(ConfigError, match="here: `rate` must be a finite number, not nan"):
+        registry.build(block, "here")

@@ -1,16 +1,21 @@
-"""The five registries, and the one place where a YAML block becomes an object.
+"""The registries, and the one place where a YAML block becomes an object.
 
-A component's ``__init__`` signature is its configuration schema: names, types and defaults live there and nowhere else.
-Arguments that the toolkit supplies itself (``widths`` and the like, ``GIVEN`` below) are not keys of the block.
+A component's ``__init__`` signature is its configuration schema: names, types, ranges and defaults live there and nowhere
+else. A key whose type is a dataclass is a nested block, and that dataclass its schema; what one key alone cannot show, its
+``problems()`` returns as (key, what is wrong). Arguments that the toolkit supplies itself (``GIVEN`` below) are no keys.
 """
 
 import dataclasses
 import inspect
-import types
+import math
 import typing
 from dataclasses import dataclass
 
 from fvcore.common.registry import Registry as _Registry
+
+from xtoolkit.hints import (  # noqa: F401  what a signature of a component is written with
+    Count, Dropout, NotNegative, Positive, Range, Share, by_name, describe, fits, nested,
+)
 
 # What the toolkit gives to a constructor that asks for it by name; never read from YAML.
 GIVEN = frozenset({
@@ -106,7 +111,7 @@ class Registry(_Registry):
         if "type" not in block:
             raise ConfigError(f"{where}: missing key `type`{nearest('', self.names())}")
         cls = self.find(block["type"], where)
-        if problems := check(cls, block, where, beside=self.beside):
+        if problems := not_numbers(block, lambda *keys: where) + check(cls, block, where, beside=self.beside):
             raise ConfigError(problems)
         keys = settled(cls, block, self.beside)
         asked = inspect.signature(cls).parameters
@@ -138,7 +143,7 @@ class Key:
 def schema(cls) -> dict[str, Key]:
     """The configuration keys of a component, read from its ``__init__`` signature."""
     parameters = list(inspect.signature(cls).parameters.values())
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
     given = GIVEN.union(getattr(cls, "GIVEN", ()))
     made = {f.name: f.default_factory() for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING} \
         if dataclasses.is_dataclass(cls) else {}
@@ -154,82 +159,72 @@ def schema(cls) -> dict[str, Key]:
 def settled(cls, block: dict, beside=frozenset()) -> dict:
     """The arguments of a checked block: without the toolkit's own keys, and without nulls that mean "the default"."""
     keys = schema(cls)
-    return {k: v for k, v in block.items() if k not in beside and (v is not None or fits(None, keys[k].type))}
+    return {k: _argument(v, keys[k].type) for k, v in block.items()
+            if k not in beside and (v is not None or fits(None, keys[k].type))}
+
+
+def _argument(value, hint):
+    kind = nested(hint)
+    if kind is None or not isinstance(value, dict):
+        return value
+    if by_name(hint):
+        return {name: _argument(one, kind) for name, one in value.items() if one is not None}
+    return kind(**settled(kind, value))
 
 
 def check(cls, block: dict, where: str, place=None, beside=frozenset()) -> list[str]:
-    """Every mistake of a block against a class's signature, each one line.
+    """Every mistake of a block against a class's signature, those of its nested blocks included, each one line.
 
-    A null where the type has no null means the default.
+    A null where the type has no null means the default. Numbers that are none (``not_numbers``) are left to the caller.
 
     Args:
         beside: keys that are not the class's.
-        place: ``place(key) -> str`` gives the ``file:line`` of a key; by default ``where`` serves for all.
+        place: ``place(key, nested key, ...) -> str`` gives the ``file:line`` of a key; by default ``where`` serves for all.
     """
-    place = place or (lambda key: where)
-    keys, problems = schema(cls), []
+    place = place or (lambda *keys: where)
+    return _mistakes(cls, {k: v for k, v in block.items() if k not in beside}, (), where, place, cls.__name__)
+
+
+def _mistakes(cls, block: dict, path: tuple, where: str, place, owner: str) -> list[str]:
+    """``check`` of a block at ``path`` below that of the component ``owner``."""
+    keys, found = schema(cls), []
+    of = f"`{'.'.join(path)}` of {owner}" if path else owner
     for name, value in block.items():
-        if name in beside:
-            continue
         if name not in keys:
-            problems.append(f"{place(name)}: unknown key `{name}` of {cls.__name__}{nearest(name, keys)}")
-        elif value is not None and not fits(value, keys[name].type):
-            problems.append(f"{place(name)}: `{name}` of {cls.__name__} must be {keys[name].type_name}, "
-                            f"not {value!r} ({type(value).__name__})")
-    missing = [k.name for k in keys.values()
-               if k.required and (k.name not in block or block[k.name] is None and not fits(None, k.type))]
-    problems += [f"{where}: missing key `{name}` of {cls.__name__} ({keys[name].type_name})" for name in missing]
-    return problems
+            found.append(f"{place(*path, name)}: unknown key `{name}` of {of}{nearest(name, keys)}")
+        elif value is not None:
+            found += _misfits(value, keys[name].type, (*path, name), place, owner)
+    found += [f"{where}: missing key `{k.name}` of {of} ({k.type_name})" for k in keys.values()
+              if k.required and block.get(k.name) is None and not (k.name in block and fits(None, k.type))]
+    if not found and hasattr(cls, "problems") and dataclasses.is_dataclass(cls) and not not_numbers(block, place):
+        found = [f"{place(*path, key)}: `{'.'.join((*path, key))}` of {owner} {message}"
+                 for key, message in cls(**settled(cls, block)).problems()]
+    return found
 
 
-def fits(value, hint) -> bool:
-    """Whether a YAML value has the type that an annotation names. An int serves as a float, a bool never as an int."""
-    if hint is typing.Any or hint is inspect.Parameter.empty:
-        return True
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, a) for a in args)
-    if origin is typing.Literal:
-        return any(value == a and type(value) is type(a) for a in args)
-    if origin is list:
-        return isinstance(value, list) and (not args or all(fits(v, args[0]) for v in value))
-    if origin is tuple:
-        if not isinstance(value, list):
-            return False
-        if len(args) == 2 and args[1] is ...:
-            return all(fits(v, args[0]) for v in value)
-        return len(value) == len(args) and all(fits(v, a) for v, a in zip(value, args))
-    if origin is dict:
-        return isinstance(value, dict) and (not args or all(fits(k, args[0]) and fits(v, args[1])
-                                                            for k, v in value.items()))
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def _misfits(value, hint, path: tuple, place, owner: str) -> list[str]:
+    """What is wrong with one value: where it is a mapping, with each value in it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return []
+    kind, values = nested(hint), by_name(hint)
+    if isinstance(value, dict) and values and all(isinstance(name, str) for name in value):
+        return [line for name, one in value.items() if one is not None or not (kind or fits(None, values))
+                for line in _misfits(one, values, (*path, name), place, owner)]
+    if isinstance(value, dict) and kind and not values:
+        return _mistakes(kind, value, path, place(*path), place, owner)
+    if fits(value, hint):
+        return []
+    said = f"{value!r}" if fits(value, hint, ranges=False) else f"{value!r} ({type(value).__name__})"
+    return [f"{place(*path)}: `{'.'.join(path)}` of {owner} must be {describe(hint)}, not {said}"]
 
 
-def describe(hint) -> str:
-    """An annotation in words a YAML author knows."""
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "a word", dict: "a mapping", list: "a list",
-             None: "null", type(None): "null", typing.Any: "anything"}
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(a) for a in args)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(str(a) for a in args)
-    if origin is list:
-        return "a list" + (f" of {_PLURAL.get(args[0], describe(args[0]))}" if args else "")
-    if origin is tuple:
-        return f"a list of {len(args)}" if args and args[-1] is not ... else "a list"
-    if origin is dict:
-        return "a mapping"
-    return words.get(hint, getattr(hint, "__name__", str(hint)))
+def not_numbers(value, where, path: tuple = ()) -> list[str]:
+    """A line for each number of a configuration that is infinite or none. ``where(*keys)`` gives the place of a key."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{where(*path)}: `{'.'.join(map(str, path))}` must be a finite number, not {value}"]
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [line for key, one in items for line in not_numbers(one, where, (*path, key))]
 
-
-_PLURAL = {int: "integers", float: "numbers", str: "words", list[str]: "lists of words"}
 
 ENCODER_REGISTRY = Registry("ENCODER", beside=("inputs",))
 LOSS_REGISTRY = Registry("LOSS")

@@ -7,6 +7,8 @@ import tarfile
 import pytest
 from PIL import Image
 
+from xtoolkit.data.masking import ImageMask, TextMask
+
 WORDS = ("a red blue green dog cat ball tree on the left right of two three big small picture with grass sky under "
          "over").split()
 
@@ -90,7 +92,7 @@ def text_file(tmp_path):
 
 
 SIZES = {"image_size": 32, "patch_size": 8}
-MASK, IMAGE_MASK = {"prob": 0.5, "max": 6}, {"patches": 6, "min_block": 4}
+MASK, IMAGE_MASK = TextMask(0.5, 6), ImageMask(6, 4)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from PIL import Image
 from xtoolkit.data import images
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import Augment, Normalize, Picture, RegionAugment, rand_augment, random_crop
+from xtoolkit.registry import check
 
 
 def bad(kind, detail):
@@ -141,9 +142,12 @@ def test_augmentation_depends_on_the_seed_alone():
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("how, key", [
-    (Augment(crop_scale=[0.5, 0.2]), "crop_scale"), (Augment(crop_scale=[0.5]), "crop_scale"),
-    (Augment(flip=2.0), "flip"), (Augment(randaugment=[2, 70]), "randaugment"),
-    (RegionAugment(randaugment=[2]), "randaugment")])
-def test_senseless_augmentation_is_named(how, key):
-    assert [k for k, _ in how.problems()] == [key]
+@pytest.mark.parametrize("kind, block, said", [
+    (Augment, {"crop_scale": [0.5, 0.2]}, "`crop_scale` of Augment must be [smallest, largest], not"),
+    (Augment, {"crop_scale": [0.5]}, "`crop_scale` of Augment must be a list of 2 numbers above 0 and at most 1 or null"),
+    (Augment, {"flip": 2.0}, "`flip` of Augment must be a number of at least 0 and at most 1, not 2.0"),
+    (Augment, {"randaugment": [2, 70]}, "`randaugment` of Augment must be [an integer of at least 0, an integer of at least 0"),
+    (RegionAugment, {"randaugment": [2]}, "`randaugment` of RegionAugment")])
+def test_senseless_augmentation_is_named(kind, block, said):
+    found, = check(kind, block, "here")
+    assert found.startswith("here: " + said)

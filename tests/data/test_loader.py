@@ -243,8 +243,39 @@ def test_a_batch_of_one_picture_is_refused_by_name(tmp_path, shards, tokenizer, 
     shards.tar(tmp_path / "x.tar", [m for n in range(4) for m in shards.sample(n, **meta)])
     data = {"pairs": Pairs, "region": Regions}[stream](tokenizer, **SIZES, path=str(tmp_path / "x.tar"))
     with pytest.raises(BadDataError, match=f"stream `{stream}`: visit 2: a batch without two distinct pictures"):
-        Loader(stream, data, 4, 1, 0).at(2)
+        Loader(stream, data, 4, 1, 0, contrasts=True).at(2)
+    assert Loader(stream, data, 4, 1, 0).at(2).size == 4, "no loss asks for two"
     Loader("image", Images(**SIZES, path=str(tmp_path / "x.tar")), 4, 1, 0).at(0)
+
+
+def test_every_part_must_show_two_pictures_and_all_ranks_refuse_together(datasets):
+    """Regions of one picture fill a small part: each rank sees it from the slots of all, whichever part it is."""
+    def refused(batch_size, world, parts, visit):
+        said = set()
+        for rank in range(world):
+            loader = Loader("region", datasets["region"], batch_size, 1, 0, rank, world, parts=parts, contrasts=True)
+            try:
+                loader.at(visit)
+                said.add(None)
+            except BadDataError as e:
+                said.add(str(e))
+        assert len(said) == 1, "all or none"
+        return said.pop()
+
+    found = [refused(12, world, parts, visit) for world, parts in ((1, 4), (2, 2), (4, 1)) for visit in range(5)]
+    assert all(said.startswith(f"stream `region`: visit {i % 5}: 3 rows of a batch without two distinct pictures")
+               for i, said in enumerate(found) if said) and any(found)
+    assert any("batch_size 12 over 2 ranks x accumulate 2; raise batch_size, lower accumulate" in said for said in found if said)
+    assert not any(refused(12, 2, 1, visit) for visit in range(5)), "six rows are more than one picture has"
+
+
+def test_ranks_read_parts_of_a_pass(datasets, tokenizer, broken):
+    data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"), train=False)
+    for workers in (0, 1):
+        loader = EvalLoader(data, 4, workers, max_bad=1.0)
+        whole, first, last = list(loader), list(loader.batches(range(0, 2))), list(loader.batches(range(2, len(loader))))
+        assert loader.report()["read"] == len(data) - 8
+        assert all(same(a, b) for a, b in zip(whole, first + last, strict=True))
 
 
 def test_an_empty_stream_is_named(tmp_path, tokenizer):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
+from xtoolkit.registry import check
 
 PLAIN, MASK, SPECIAL = np.arange(5, 1000), 4, {0, 1, 2, 3, 4}
 
@@ -106,8 +107,12 @@ def test_runs_are_as_frequent_as_asked():
     assert neighbours(0.0) < neighbours(0.2) < neighbours(1.0)
 
 
-@pytest.mark.parametrize("how, key", [
-    (TextMask(0, 5), "prob"), (TextMask(0.5, 0), "max"), (TextMask(0.5, 5, 1), "ngram"),
-    (TextMask(0.5, 5, 3, 2.0), "ngram_prob"), (ImageMask(0), "patches"), (ImageMask(5, 0), "min_block")])
-def test_senseless_blocks_are_named(how, key):
-    assert [k for k, _ in how.problems()] == [key]
+@pytest.mark.parametrize("kind, block, said", [
+    (TextMask, {"prob": 0, "max": 5}, "`prob` of TextMask must be a number above 0 and at most 1, not 0"),
+    (TextMask, {"prob": 0.5, "max": 0}, "`max` of TextMask must be an integer of at least 1, not 0"),
+    (TextMask, {"prob": 0.5, "max": 5, "ngram": 1}, "`ngram` of TextMask must be at least 2, or ngram_prob 0"),
+    (TextMask, {"prob": 0.5, "max": 5, "ngram_prob": 2.0}, "`ngram_prob` of TextMask must be a number of at least 0 and at most 1"),
+    (ImageMask, {"patches": 0}, "`patches` of ImageMask must be"), (ImageMask, {"patches": 5, "min_block": 0}, "`min_block`")])
+def test_senseless_blocks_are_named(kind, block, said):
+    found, = check(kind, block, "here")
+    assert found.startswith("here: " + said)

@@ -5,7 +5,7 @@ import inspect
 import sys
 
 from xtoolkit.registry import (
-    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, schema,
+    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
 )
 
 KINDS = {"encoders": ENCODER_REGISTRY, "losses": LOSS_REGISTRY, "tasks": TASK_REGISTRY, "datasets": DATASET_REGISTRY}
@@ -44,8 +44,8 @@ def describe(kind: str, name: str, cls) -> str:
     rows = [f"{name}: {first}", f"    {reads(kind, cls)}"]
     for key in schema(cls).values():
         rows.append(row(key, 4))
-        nested = getattr(cls, "BLOCKS", {}).get(key.name)
-        rows += [row(inner, 8) for inner in schema(nested).values()] if nested else []
+        block = nested(key.type)
+        rows += [row(inner, 8) for inner in schema(block).values()] if block else []
     return "\n".join(rows)
 
 

@@ -2,21 +2,25 @@
 
 import os
 import random
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
 from xtoolkit.data import items, regions
-from xtoolkit.data.base import Patches, Sharded, Texts
+from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.errors import BadSample
-from xtoolkit.data.images import (CLIP_MEAN, CLIP_STD, Augment, Normalize, Picture, RegionAugment, mirror, rand_augment,
-                                  random_crop)
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Picture, RegionAugment, Std, mirror, rand_augment
 from xtoolkit.data.masking import ImageMask, TextMask
 from xtoolkit.data.order import Order
+from xtoolkit.data.process import ImageProcessor, TextProcessor
+from xtoolkit.data.sharded import Sharded
 from xtoolkit.data.shards import Shards
 from xtoolkit.data.text import says_side
-from xtoolkit.registry import DATASET_REGISTRY
+from xtoolkit.registry import DATASET_REGISTRY, Count, Range
+
+Length = Annotated[int, Range(3)]  # tokens of a text: one at least between two specials
 
 
 @DATASET_REGISTRY.register
@@ -37,13 +41,12 @@ class Text(Sharded):
 
     FIELDS = {"text": TextField}
     MARKS = {"mask_text": "mask"}
-    BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
-                 max_tokens: int = 128, mask: dict | None = None, clean: bool = False, window: int = 32):
-        super().__init__(path, sources, shards, views, train, mask=mask)
-        self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
+                 path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
+                 max_tokens: Length = 128, mask: TextMask | None = None, clean: bool = False, window: Count = 32):
+        super().__init__(path, sources, shards, train)
+        self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
         self._window = window
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
@@ -53,34 +56,11 @@ class Text(Sharded):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]
         bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        return items.Item(texts=[self._text(shards.text(sample), bad, rng)])
+        return items.Item(texts=[self._text(shards.text(sample), rng, bad)])
 
 
-class Pictures(Sharded):
-    """What the datasets with pictures share: reading, augmenting and naming them."""
-
-    def __init__(self, path, sources, shards, views, train, image_size, patch_size, mean, std, augment,
-                 image_mask=None, **nested):
-        super().__init__(path, sources, shards, views, train, augment=augment, image_mask=image_mask, **nested)
-        self._patches = Patches(image_mask, self.views, image_size, patch_size)
-        self._size, self._normalize = image_size, Normalize(mean, std)
-        self._augment = self.BLOCKS["augment"](**(augment or {})) if train else None
-
-    def _picture(self, shards: Shards, sample: int) -> Picture:
-        return Picture(shards.read(sample, "image") or b"", lambda kind, detail: shards.bad(kind, sample, detail))
-
-    def _shown(self, picture: Picture, name: str, texts: list[str], rng: random.Random) -> items.Shown:
-        how, box = self._augment, (0, 0, picture.width, picture.height)
-        if how is None:
-            return items.Shown(self._normalize(picture.resized(box, self._size)), stable_key(name), name)
-        if how.crop_scale is not None:
-            box = random_crop(picture.width, picture.height, how.crop_scale, rng)
-        image = picture.resized(box, self._size)
-        if rng.random() < how.flip and not says_side(texts):
-            image = mirror(image)
-        if how.randaugment is not None:
-            image = rand_augment(image, how.randaugment, True, rng)
-        return items.Shown(self._normalize(image), stable_key(name), name, self._patches(rng))
+def _data(shards: Shards, sample: int) -> bytes:
+    return shards.read(sample, "image") or b""
 
 
 def _name(shards: Shards, sample: int, meta: dict) -> str:
@@ -95,7 +75,7 @@ def _captions(value) -> list[str]:
 
 
 @DATASET_REGISTRY.register
-class Images(Pictures):
+class Images(Sharded):
     """Pictures alone.
 
     YAML: {type: Images, path: sample://picturebook/images, image_mask: {patches: 75, min_block: 16}}
@@ -112,21 +92,23 @@ class Images(Pictures):
 
     FIELDS = {"image": ImageField}
     MARKS = {"mask_image": "image_mask"}
-    BLOCKS = {"image_mask": ImageMask, "augment": Augment}
 
     def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
-                 image_mask: dict | None = None, augment: dict | None = None, mean: list[float] = CLIP_MEAN,
-                 std: list[float] = CLIP_STD):
-        super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, image_mask)
+                 path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
+                 image_mask: ImageMask | None = None, augment: Augment | None = None, mean: Mean = CLIP_MEAN,
+                 std: Std = CLIP_STD):
+        super().__init__(path, sources, shards, train)
+        augment = (augment or Augment()) if train else None
+        self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]
-        return items.Item(self._shown(self._picture(shards, sample), _name(shards, sample, {}), [], rng))
+        bad = lambda kind, detail: shards.bad(kind, sample, detail)
+        return items.Item(self.images(_data(shards, sample), _name(shards, sample, {}), rng, bad))
 
 
 @DATASET_REGISTRY.register
-class Pairs(Pictures):
+class Pairs(Sharded):
     """Pictures with captions: one of a picture's captions a visit. Not training: all of them, ``image_index``.
 
     YAML: {type: Pairs, path: sample://picturebook/pairs, max_tokens: 30, mask: {prob: 0.5, max: 15}}
@@ -146,15 +128,15 @@ class Pairs(Pictures):
 
     FIELDS = {"image": ImageField, "text": TextField}
     MARKS = {"mask_text": "mask", "mask_image": "image_mask"}
-    BLOCKS = {"mask": TextMask, "image_mask": ImageMask, "augment": Augment}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
-                 max_tokens: int = 30, clean: bool = True, mask: dict | None = None, image_mask: dict | None = None,
-                 augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
-        super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, image_mask,
-                         mask=mask)
-        self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
+                 path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
+                 max_tokens: Length = 30, clean: bool = True, mask: TextMask | None = None, image_mask: ImageMask | None = None,
+                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+        super().__init__(path, sources, shards, train)
+        augment = (augment or Augment()) if train else None
+        self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
+        self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards, dropped = self._shards[source], []
@@ -164,10 +146,10 @@ class Pairs(Pictures):
         if not captions:
             raise bad("empty caption", "neither `captions` nor `caption` in its json, and no .txt")
         if self.train:
-            texts = [self._text(rng.choice(captions), bad, rng)]
+            texts = [self._text(rng.choice(captions), rng, bad)]
         else:
-            texts = _each(captions, lambda caption: self._text(caption, bad, rng), dropped)
-        image = self._shown(self._picture(shards, sample), _name(shards, sample, meta), captions, rng)
+            texts = _each(captions, lambda caption: self._text(caption, rng, bad), dropped)
+        image = self.images(_data(shards, sample), _name(shards, sample, meta), rng, bad, captions)
         return items.Item(image, texts, dropped=dropped)
 
 
@@ -191,7 +173,7 @@ def _each(values, make, dropped: list, most: int | None = None) -> list:
 
 
 @DATASET_REGISTRY.register
-class Regions(Pictures):
+class Regions(Sharded):
     """Boxes in pictures, each with a text; a caption of the whole picture counts as one more. Rows are boxes.
 
     Not training: every caption of every box, on the whole picture; ``source`` names the source of each, and
@@ -215,14 +197,15 @@ class Regions(Pictures):
 
     FIELDS = {"image": ImageField, "text": TextField, "region": RegionField}
     MARKS = {"mask_text": "mask"}
-    BLOCKS = {"mask": TextMask, "augment": RegionAugment}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: str | list[str] | None = None, sources: dict | None = None, shards: dict | None = None,
-                 max_tokens: int = 30, max_per_image: int = 5, clean: bool = True, mask: dict | None = None,
-                 augment: dict | None = None, mean: list[float] = CLIP_MEAN, std: list[float] = CLIP_STD):
-        super().__init__(path, sources, shards, views, train, image_size, patch_size, mean, std, augment, mask=mask)
-        self._text = Texts(tokenizer, max_tokens, clean, mask, self.views)
+                 path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
+                 max_tokens: Length = 30, max_per_image: Count = 5, clean: bool = True, mask: TextMask | None = None,
+                 augment: RegionAugment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+        super().__init__(path, sources, shards, train)
+        self.images = ImageProcessor(image_size, patch_size, mean, std)
+        self._augment = (augment or RegionAugment()) if train else None
+        self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
         self._max = max_per_image
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
@@ -233,7 +216,7 @@ class Regions(Pictures):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]
         bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        meta, picture = shards.meta(sample), self._picture(shards, sample)
+        meta, picture = shards.meta(sample), Picture(_data(shards, sample), bad)
         name, whole = _name(shards, sample, meta), _captions(meta.get("captions") or meta.get("caption"))
         elements = _elements(meta)
         said = [caption for _, captions in elements for caption in captions] + whole
@@ -253,13 +236,13 @@ class Regions(Pictures):
             if self._augment.crop:
                 crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng, self._augment.least)
             flip = rng.random() < self._augment.flip and not says_side(said)
-        image = picture.resized(crop, self._size)
+        image = picture.resized(crop, self.images.size)
         image = mirror(image) if flip else image
         if self._augment is not None and self._augment.randaugment is not None:
             image = rand_augment(image, self._augment.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, name) for _, pixels, given in drawn]
         told = {} if self.train else {"source": self._names[source], "biggest": _biggest(meta, drawn, picture)}
-        shown = items.Shown(self._normalize(image), stable_key(name), name)
+        shown = self.images.shown(self.images.normalize(image), name, rng)
         return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, told)
 
     def _element(self, element, picture: Picture, name: str, bad, rng: random.Random):
@@ -270,10 +253,10 @@ class Regions(Pictures):
             pixels = regions.clip_box(given, picture.width, picture.height)
             if pixels is None:
                 raise bad("bad box", f"nothing of {given} is inside {picture.width} x {picture.height} pixels")
-        return self._text(rng.choice(captions), bad, rng), pixels, given
+        return self._text(rng.choice(captions), rng, bad), pixels, given
 
     def _box(self, pixels, given, crop, flip: bool, name: str) -> items.Box:
-        side = self._patches.side
+        side = self.images.side
         if given is None:
             return items.Box(regions.WHOLE, regions.box_patches(regions.WHOLE, side), False, stable_key(name, "whole"))
         box = regions.in_crop(pixels, crop, flip)

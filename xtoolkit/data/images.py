@@ -4,7 +4,8 @@ import io
 import math
 import random
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.limits import MAX_PIXELS
+from xtoolkit.registry import Positive, Range, Share
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,6 +23,9 @@ GREY = (128, 128, 128)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # What Pillow raises on bytes that are not the picture they claim to be.
 CORRUPT = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+Scale = Annotated[float, Range(0, 1, open_low=True)]
+RandAugment = tuple[Annotated[int, Range(0)], Annotated[int, Range(0, 10)]]
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,13 @@ class Augment:
         randaugment: [operations, magnitude of 10] of RandAugment; null: none.
     """
 
-    crop_scale: list[float] | None = field(default_factory=lambda: [0.2, 1.0])
-    flip: float = 0.5
-    randaugment: list[int] | None = field(default_factory=lambda: [2, 7])
+    crop_scale: tuple[Scale, Scale] | None = (0.2, 1.0)
+    flip: Share = 0.5
+    randaugment: RandAugment | None = (2, 7)
 
     def problems(self) -> list[tuple[str, str]]:
         crop = self.crop_scale
-        if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
-            return [("crop_scale", f"must be [smallest, largest] in (0, 1], not {crop}")] + _problems(self)
-        return _problems(self)
+        return [] if crop is None or crop[0] <= crop[1] else [("crop_scale", f"must be [smallest, largest], not {crop}")]
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,9 @@ class RegionAugment:
     """
 
     crop: bool = True
-    least: float = 0.0
-    flip: float = 0.5
-    randaugment: list[int] | None = field(default_factory=lambda: [2, 7])
-
-    def problems(self) -> list[tuple[str, str]]:
-        found = [] if 0 <= self.least <= 1 else [("least", f"must be in [0, 1], not {self.least}")]
-        return found + _problems(self)
-
-
-def _problems(augment) -> list[tuple[str, str]]:
-    ops = augment.randaugment
-    found = [] if 0 <= augment.flip <= 1 else [("flip", f"must be in [0, 1], not {augment.flip}")]
-    if ops is not None and not (len(ops) == 2 and ops[0] >= 0 and 0 <= ops[1] <= 10):
-        found.append(("randaugment", f"must be [operations, magnitude from 0 to 10], not {ops}"))
-    return found
+    least: Share = 0.0
+    flip: Share = 0.5
+    randaugment: RandAugment | None = (2, 7)
 
 
 class Picture:
@@ -181,13 +172,22 @@ def mirror(image: Image.Image) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
+Mean = tuple[Share, Share, Share]
+Std = tuple[Positive, Positive, Positive]
+
+
 class Normalize:
     """RGB to (3, H, W) float32: (value / 255 - mean) / std."""
 
-    def __init__(self, mean: list[float] | tuple = CLIP_MEAN, std: list[float] | tuple = CLIP_STD):
+    def __init__(self, mean=CLIP_MEAN, std=CLIP_STD):
         mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (mean, std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
     def __call__(self, image: Image.Image) -> Tensor:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self._scale).add_(self._shift)
+
+    def undo(self, pixels: Tensor) -> Tensor:
+        """(3, H, W) uint8 RGB of what it has made, the nearest of 256 levels."""
+        levels = (pixels.detach().float().cpu() - self._shift) / self._scale
+        return levels.round().clamp(0, 255).to(torch.uint8)

@@ -8,7 +8,7 @@ import time
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from xtoolkit.batch import Batch
+from xtoolkit.batch import Batch, ImageField
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadDataError, BadSample
 from xtoolkit.data.items import Item
@@ -32,10 +32,11 @@ class _Made:
 class _Visits(Dataset):
     """(visit, part) -> _Made; this is what runs in a worker."""
 
-    def __init__(self, stream, dataset, batch_size, seed, rank, world, parts):
-        self._stream, self._dataset, self._seed = stream, dataset, seed
+    def __init__(self, stream, dataset, batch_size, seed, rank, world, parts, contrasts):
+        self._stream, self._dataset, self._seed, self._contrasts = stream, dataset, seed, contrasts
         self._order = dataset.order(seed, stream, batch_size)
-        self._rows, self._first, self._whole = batch_size // (world * parts), rank * parts, world * parts == 1
+        self._batch_size, self._world, self._parts = batch_size, world, parts
+        self._rows, self._first = batch_size // (world * parts), rank * parts
 
     def __getitem__(self, unit: tuple[int, int]) -> _Made:
         visit, part = unit
@@ -55,7 +56,7 @@ class _Visits(Dataset):
             if row < slot.row + slot.rows:
                 return self._made(None, read, bad, f"{RESERVES} samples in a row are bad")
         batch = self._dataset.collate(loaded)
-        return self._made(batch, read, bad, self._alone(visit, slots, batch))
+        return self._made(batch, read, bad, self._without_negatives(visit, slots, batch) if self._contrasts else None)
 
     def _made(self, batch, read, bad, error) -> _Made:
         return _Made(batch, read + len(bad), [(b.kind, b.path, b.detail) for b in bad], error)
@@ -77,13 +78,26 @@ class _Visits(Dataset):
             sample = self._order.reserve(visit, slot, attempt)
         return filled
 
-    def _alone(self, visit: int, slots: list[Slot], batch: Batch) -> str | None:
-        """Why contrastive losses cannot learn from a batch: fewer than two distinct pictures."""
-        if batch.image is None or batch.text is None:
+    def _without_negatives(self, visit: int, slots: list[Slot], batch: Batch) -> str | None:
+        """Why contrastive losses cannot learn from a batch: a part of it shows fewer than two pictures.
+
+        Where there are several parts, each rank and part looks at the slots of all of them: all ranks refuse together.
+        """
+        slices = self._world * self._parts
+        if slices == 1:
+            keys = [field.key.tolist() for field in batch.fields.values() if isinstance(field, ImageField)]
+            pictures = [set(keys[0])] if keys else [{(s.source, s.sample) for s in slots}]
+        else:
+            pictures = [set() for _ in range(slices)]
+            for s in slots:
+                for part in range(s.row // self._rows, (s.row + s.rows - 1) // self._rows + 1):
+                    pictures[part].add((s.source, s.sample))
+        if min(map(len, pictures)) > 1:
             return None
-        distinct = len(set(batch.image.key.tolist())) if self._whole else len({(s.source, s.sample) for s in slots})
-        return None if distinct > 1 else (f"visit {visit}: a batch without two distinct pictures has no negatives: "
-                                          "raise its batch_size or give it more pictures")
+        what = "a batch" if slices == 1 else f"{self._rows} rows of a batch"
+        return (f"visit {visit}: {what} without two distinct pictures, so that contrastive losses have no negatives: "
+                f"batch_size {self._batch_size} over {self._world} ranks x accumulate {self._parts}; raise batch_size, lower "
+                "accumulate or give the stream more pictures")
 
 
 class _Ahead:
@@ -132,6 +146,7 @@ class Loader:
         parts: micro-batches that a rank's slice is cut into, fetched one by one with ``at(visit, part)``.
         max_bad: share of bad samples above which ``at`` raises.
         pin: pin the memory of batches, for copies to a CUDA device that do not wait.
+        contrasts: a loss of the stream learns from rows that differ: each rank's part must show two pictures at least.
 
     Attributes:
         dataset: what it reads.
@@ -143,12 +158,13 @@ class Loader:
     """
 
     def __init__(self, stream: str, dataset: StreamDataset, batch_size: int, seed: int, workers: int, rank: int = 0,
-                 world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False):
+                 world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False,
+                 contrasts: bool = False):
         if batch_size % (world * parts):
             raise ConfigError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x "
                              f"{parts} micro-batches")
         self.dataset = dataset
-        self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts)
+        self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts, contrasts)
         self._tally = Tally(stream, dataset, max_bad, speaks=rank == 0)
         dataset.give_up_dead()
         self._stream, self._parts, self._workers, self._pin = stream, parts, workers, pin
@@ -159,7 +175,7 @@ class Loader:
         """The rank's slice of the global batch of a visit, or a part of it.
 
         Raises:
-            BadDataError: too many samples are bad, or a pair or region batch shows fewer than two distinct pictures.
+            BadDataError: too many samples are bad; or the stream ``contrasts`` and a part of the batch shows one picture.
         """
         begin = time.perf_counter()
         made = self._fetch((visit, part))
@@ -240,6 +256,8 @@ class _Once(Dataset):
 class EvalLoader:
     """All samples of a dataset once, in order; bad ones are left out and counted. Iterate as often as needed.
 
+    A sample's masks, where its dataset draws any, are the same in every pass.
+
     Args:
         dataset: built with ``train=False``.
         batch_size: pictures (texts on text streams) a batch; a picture brings all its texts.
@@ -259,8 +277,11 @@ class EvalLoader:
         return len(self._made)
 
     def __iter__(self):
+        return self.batches(range(len(self)))
+
+    def batches(self, numbers: range):
+        """Yields those batches of the pass, in order, those without a usable sample left out."""
         self._tally = self._fresh()
-        numbers = range(len(self._made))
         if self._workers:
             made = iter(_data_loader(self._made, numbers, self._workers, self._pin))
         else:
@@ -271,5 +292,5 @@ class EvalLoader:
                 yield one.batch
 
     def report(self) -> dict:
-        """Samples read and bad ones of the last pass, as ``Loader.report``."""
+        """Samples read and bad ones of the last pass, or part of one, as ``Loader.report``."""
         return self._tally.report()

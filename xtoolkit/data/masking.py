@@ -4,8 +4,11 @@ import functools
 import math
 import random
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
+
+from xtoolkit.registry import Count, Range, Share
 
 
 @dataclass(frozen=True)
@@ -20,18 +23,16 @@ class TextMask:
         whole_word: the tokens of a word are masked together.
     """
 
-    prob: float
-    max: int
-    ngram: int = 3
-    ngram_prob: float = 0.2
+    EXAMPLE: ClassVar[str] = "{prob: 0.15, max: 20}"
+
+    prob: Annotated[float, Range(0, 1, open_low=True)]
+    max: Count
+    ngram: Count = 3
+    ngram_prob: Share = 0.2
     whole_word: bool = False
 
     def problems(self) -> list[tuple[str, str]]:
-        found = [] if 0 < self.prob <= 1 else [("prob", f"must be above 0 and at most 1, not {self.prob}")]
-        found += [] if self.max >= 1 else [("max", f"must be at least 1, not {self.max}")]
-        found += [] if self.ngram >= 2 or self.ngram_prob == 0 else [("ngram", "must be at least 2, or ngram_prob 0")]
-        found += [] if 0 <= self.ngram_prob <= 1 else [("ngram_prob", f"must be in [0, 1], not {self.ngram_prob}")]
-        return found
+        return [] if self.ngram >= 2 or self.ngram_prob == 0 else [("ngram", "must be at least 2, or ngram_prob 0")]
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,10 @@ class ImageMask:
         min_block: patches of the smallest block that is drawn.
     """
 
-    patches: int
-    min_block: int = 16
+    EXAMPLE: ClassVar[str] = "{patches: 75, min_block: 16}"
 
-    def problems(self) -> list[tuple[str, str]]:
-        found = [] if self.patches >= 1 else [("patches", f"must be at least 1, not {self.patches}")]
-        return found + ([] if self.min_block >= 1 else [("min_block", f"must be at least 1, not {self.min_block}")])
+    patches: Count
+    min_block: Count = 16
 
 
 def mask_text(ids, starts, plain, mask_id: int, how: TextMask, rng: random.Random):

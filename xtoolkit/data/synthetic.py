@@ -6,39 +6,20 @@ import numpy as np
 import torch
 
 from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
-from xtoolkit.data import blocks, items, regions
-from xtoolkit.data.base import Patches, StreamDataset
-from xtoolkit.data.masking import ImageMask, TextMask, mask_text
+from xtoolkit.data import items, regions
+from xtoolkit.data.base import StreamDataset
+from xtoolkit.data.datasets import Length
+from xtoolkit.data.masking import ImageMask, TextMask
 from xtoolkit.data.order import Order
-from xtoolkit.registry import DATASET_REGISTRY, ConfigError
+from xtoolkit.data.process import ImageProcessor, TextProcessor
+from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Count
 
 
 class Synthetic(StreamDataset):
-    """Noise for pictures, random words for texts.
+    """Noise for pictures, random words for texts; a subclass says with ``_makes_texts`` and ``_makes_pictures`` which."""
 
-    Args:
-        size: samples.
-        tokens: length of every text, its two specials counted.
-        min_tokens: lengths are drawn evenly from this to ``tokens``; null: all are ``tokens`` long.
-
-    Raises:
-        ConfigError: ``min_tokens`` is below 3 or above ``tokens``.
-    """
-
-    def __init__(self, size, views, train, tokenizer=None, tokens=0, mask=None, image_size=None, patch_size=None,
-                 image_mask=None, min_tokens=None):
-        if min_tokens is not None and not 3 <= min_tokens <= tokens:
-            raise ConfigError(f"data.min_tokens: must be from 3 (a token between two specials) to `tokens` {tokens}, "
-                              f"not {min_tokens}")
-        self.train, self._size = train, size
-        views = frozenset(views) if train else frozenset()
-        self._tokenizer, self._tokens, self._least = tokenizer, tokens, min_tokens
-        self._mask = blocks.make(TextMask, mask, "mask") if mask and "mask_text" in views else None
-        if image_size is not None:
-            self._patches = Patches(image_mask, views, image_size, patch_size)
-            # A picture is a window of one strip of noise: drawing each anew would cost more than a real one.
-            self._noise = torch.randn(3, image_size, image_size + 997, generator=torch.Generator().manual_seed(0))
-            self._pixels = image_size
+    def __init__(self, size: int, train: bool):
+        self._size, self.train = size, train
 
     @classmethod
     def max_length(cls, block: dict) -> int | None:
@@ -48,21 +29,28 @@ class Synthetic(StreamDataset):
     def sizes(self) -> list[int]:
         return [self._size]
 
+    def _makes_texts(self, tokenizer, views, tokens: int, min_tokens: Length | None, mask: TextMask | None) -> None:
+        """Texts of ``min_tokens`` to ``tokens`` tokens, evenly drawn; of ``tokens`` where ``min_tokens`` is None."""
+        if min_tokens is not None and min_tokens > tokens:
+            raise ConfigError(f"data.min_tokens: must be at most `tokens` {tokens}, not {min_tokens}")
+        self._tokens, self._least = tokens, min_tokens
+        self._process = TextProcessor(tokenizer, tokens, mask=mask, views=views)
+
+    def _makes_pictures(self, image_size, patch_size, views, mask: ImageMask | None = None) -> None:
+        self.images = ImageProcessor(image_size, patch_size, mask=mask, views=views)
+        # A picture is a window of one strip of noise: drawing each anew would cost more than a real one.
+        self._noise = torch.randn(3, image_size, image_size + 997, generator=torch.Generator().manual_seed(0))
+
     def _text(self, sample: int, rng: random.Random) -> items.Text:
-        plain, words = self._tokenizer.plain, random.Random(sample)
+        tokenizer, words = self._process.tokenizer, random.Random(sample)
         length = self._tokens if self._least is None else words.randint(self._least, self._tokens)
-        drawn = [plain[words.randrange(len(plain))] for _ in range(length - 2)]
-        ids = np.array([self._tokenizer.bos, *drawn, self._tokenizer.eos], np.int64)
-        if self._mask is None:
-            return items.Text(ids, self._tokenizer.pad)
-        starts = np.array([-1, *[1] * (length - 2), -1], np.int8)
-        masked = mask_text(ids, starts, plain, self._tokenizer.mask, self._mask, rng)
-        return items.Text(ids, self._tokenizer.pad, masked)
+        drawn = [tokenizer.plain[words.randrange(len(tokenizer.plain))] for _ in range(length - 2)]
+        ids = np.array([tokenizer.bos, *drawn, tokenizer.eos], np.int64)
+        return self._process.masked(ids, np.array([-1, *[1] * (length - 2), -1], np.int8), rng)
 
     def _shown(self, sample: int, rng: random.Random) -> items.Shown:
         left = sample % 997
-        name = f"synthetic:{sample}"
-        return items.Shown(self._noise[:, :, left:left + self._pixels], stable_key(name), name, self._patches(rng))
+        return self.images.shown(self._noise[:, :, left:left + self.images.size], f"synthetic:{sample}", rng)
 
 
 @DATASET_REGISTRY.register
@@ -74,11 +62,11 @@ class SyntheticText(Synthetic):
 
     FIELDS = {"text": TextField}
     MARKS = {"mask_text": "mask"}
-    BLOCKS = {"mask": TextMask}
 
-    def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, size: int = 1024,
-                 tokens: int = 32, min_tokens: int | None = None, mask: dict | None = None):
-        super().__init__(size, views, train, tokenizer, tokens, mask, min_tokens=min_tokens)
+    def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True, size: Count = 1024,
+                 tokens: Length = 32, min_tokens: Length | None = None, mask: TextMask | None = None):
+        super().__init__(size, train)
+        self._makes_texts(tokenizer, views, tokens, min_tokens, mask)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         return items.Item(texts=[self._text(sample, rng)])
@@ -93,11 +81,11 @@ class SyntheticImages(Synthetic):
 
     FIELDS = {"image": ImageField}
     MARKS = {"mask_image": "image_mask"}
-    BLOCKS = {"image_mask": ImageMask}
 
-    def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True, size: int = 1024,
-                 image_mask: dict | None = None):
-        super().__init__(size, views, train, image_size=image_size, patch_size=patch_size, image_mask=image_mask)
+    def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True, size: Count = 1024,
+                 image_mask: ImageMask | None = None):
+        super().__init__(size, train)
+        self._makes_pictures(image_size, patch_size, views, image_mask)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         return items.Item(self._shown(sample, rng))
@@ -112,12 +100,13 @@ class SyntheticPairs(Synthetic):
 
     FIELDS = {"image": ImageField, "text": TextField}
     MARKS = {"mask_text": "mask", "mask_image": "image_mask"}
-    BLOCKS = {"mask": TextMask, "image_mask": ImageMask}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 size: int = 1024, tokens: int = 12, min_tokens: int | None = None, mask: dict | None = None,
-                 image_mask: dict | None = None):
-        super().__init__(size, views, train, tokenizer, tokens, mask, image_size, patch_size, image_mask, min_tokens)
+                 size: Count = 1024, tokens: Length = 12, min_tokens: Length | None = None, mask: TextMask | None = None,
+                 image_mask: ImageMask | None = None):
+        super().__init__(size, train)
+        self._makes_texts(tokenizer, views, tokens, min_tokens, mask)
+        self._makes_pictures(image_size, patch_size, views, image_mask)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         return items.Item(self._shown(sample, rng), [self._text(sample, rng)])
@@ -132,12 +121,13 @@ class SyntheticRegions(Synthetic):
 
     FIELDS = {"image": ImageField, "text": TextField, "region": RegionField}
     MARKS = {"mask_text": "mask"}
-    BLOCKS = {"mask": TextMask}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 size: int = 1024, tokens: int = 12, min_tokens: int | None = None, max_per_image: int = 5,
-                 mask: dict | None = None):
-        super().__init__(size, views, train, tokenizer, tokens, mask, image_size, patch_size, min_tokens=min_tokens)
+                 size: Count = 1024, tokens: Length = 12, min_tokens: Length | None = None, max_per_image: Count = 5,
+                 mask: TextMask | None = None):
+        super().__init__(size, train)
+        self._makes_texts(tokenizer, views, tokens, min_tokens, mask)
+        self._makes_pictures(image_size, patch_size, views)
         self._max = max_per_image
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
@@ -150,5 +140,5 @@ class SyntheticRegions(Synthetic):
         for _ in texts:
             w, h = rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.6)
             box = (rng.uniform(w / 2, 1 - w / 2), rng.uniform(h / 2, 1 - h / 2), w, h)
-            boxes.append(items.Box(box, regions.box_patches(box, self._patches.side), True, stable_key(sample, *box)))
+            boxes.append(items.Box(box, regions.box_patches(box, self.images.side), True, stable_key(sample, *box)))
         return items.Item(self._shown(sample, rng), texts, boxes)

@@ -10,7 +10,8 @@ from xtoolkit.recipe.settings import (
 from xtoolkit.graph import EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.registry import (
-    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, schema, settled,
+    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest,
+    not_numbers, schema, settled,
 )
 
 TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "hooks",
@@ -33,7 +34,7 @@ class Checker:
 
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
-        self.problems += unknown_keys(self.data, TOP, self.where, "the recipe")
+        self.problems += unknown_keys(self.data, TOP, self.where, "the recipe") + not_numbers(self.data, self.where)
         for key in ("encoders", "losses", "streams", "optim", "train"):
             if not isinstance(self.data.get(key), dict):
                 self.problems.append(f"{self.where(key)}: `{key}` must be a mapping of blocks")
@@ -345,7 +346,7 @@ class Checker:
         elif not isinstance(block, dict):
             self._say((key,), f"`{key}` must be a path, or a mapping of: {', '.join(schema(cls))}")
             return None
-        mistakes = check(cls, block, self.where(key), lambda k: self.where(key, k))
+        mistakes = check(cls, block, self.where(key), lambda *keys: self.where(key, *keys))
         self.problems += mistakes
         if mistakes:
             return None
@@ -410,7 +411,7 @@ class Checker:
         except ConfigError as e:
             self.problems += e.problems
             return None
-        mistakes = check(cls, block, self.where(*at), lambda k: self.where(*at, k), registry.beside)
+        mistakes = check(cls, block, self.where(*at), lambda *keys: self.where(*at, *keys), registry.beside)
         self.problems += mistakes
         if mistakes:
             self.bad.add(at)

@@ -1,0 +1,123 @@
+"""Datasets whose sources are shards, on this machine's disks or not."""
+
+from xtoolkit.data import paths
+from xtoolkit.data.base import StreamDataset
+from xtoolkit.data.blocks import REMOTE_WINDOW, Path, ShardBlock, SourceBlock, Sources
+from xtoolkit.data.cache import GB, Cache
+from xtoolkit.data.errors import DeadShard
+from xtoolkit.data.order import Order
+from xtoolkit.data.shards import Shards
+from xtoolkit.data.shuffle import Mixed, Windowed
+from xtoolkit.registry import ConfigError
+
+
+class Sharded(StreamDataset):
+    """What the datasets that read shards share.
+
+    Args:
+        path: see ``paths.resolve``.
+        sources: several, {name: {path, weight}}, instead of ``path``.
+        shards: how they are gone through and fetched, see ShardBlock.
+        train: whether its samples are trained on, or evaluated as they are.
+    """
+
+    def __init__(self, path: Path | None, sources: Sources | None, shards: ShardBlock | None, train: bool):
+        if found := self.check_source({"path": path, "sources": sources}):
+            raise ConfigError([f"data.{key}: {message}" for key, message in found])
+        self.train, self._how = train, shards or ShardBlock()
+        self._weights, self._shards, self._names, self._cache = [], [], [], None
+        for name, source in (sources or {"data": SourceBlock(path)}).items():
+            self._names.append(name)
+            files = _resolved(source.path, "path" if sources is None else f"sources.{name}.path")
+            if self._cache is None and any(map(paths.is_remote, files)):
+                self._cache = Cache(self._how)
+            self._shards.append(Shards(files, self._cache))
+            self._weights.append(source.weight)
+
+    @classmethod
+    def check_source(cls, block: dict) -> list[tuple[str, str]]:
+        several = block.get("sources")
+        if (block.get("path") is None) == (several is None):
+            return [("path", "give either `path` or `sources: {name: {path, weight}}`")]
+        return [] if several is None or any(several.values()) else [("sources", "must be a mapping: {name: {path, weight}}")]
+
+    @classmethod
+    def paths(cls, block: dict) -> list[tuple[str, str]]:
+        named = {"path": block.get("path")}
+        if block.get("sources") is not None:
+            named = {f"sources.{name}.path": one["path"] for name, one in block["sources"].items() if one is not None}
+        return [(key, path) for key, several in named.items() for path in _listed(several)]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(s) for s in self._shards]
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        return {file: what for s in self._shards for file, what in s.damaged.items()}
+
+    @property
+    def shard_count(self) -> int:
+        return sum(len(s.files) for s in self._shards)
+
+    @property
+    def dead(self) -> list[DeadShard]:
+        return [dead for s in self._shards for dead in s.dead]
+
+    def samples_of(self, file: str) -> int:
+        return sum(s.samples_of(file) for s in self._shards)
+
+    def give_up_dead(self) -> None:
+        for dead in self.dead:
+            self._cache.give_up(dead)
+
+    def expect(self, order: Order, visit: int) -> None:
+        if self._cache is not None:
+            listed = zip(self._shards, order.shards(visit))
+            self._cache.ahead([wanted for shards, numbers in listed for wanted in shards.ahead(numbers)])
+
+    def order(self, seed: int, stream: str, batch_size: int) -> Order:
+        return Order(seed, stream, batch_size, self.sizes, self._weights, shuffles=self._shuffles(batch_size))
+
+    def _shuffles(self, span: int) -> list[Mixed | Windowed]:
+        """How an epoch goes through each source. ``span``: samples that are needed at a time.
+
+        Raises:
+            ConfigError: the cache cannot hold what is needed at a time and what comes next.
+        """
+        found, needed = [], 0
+        for shards in self._shards:
+            window = self._how.window or (REMOTE_WINDOW if shards.remote else None)
+            found.append(Mixed(len(shards)) if window is None else Windowed(shards.counts, window))
+            if shards.remote and len(shards):
+                blocks_at_once = 2 + span * len(shards.files) // (len(shards) * window)
+                needed += shards.bytes_of_largest(blocks_at_once * window)
+        if self._cache is not None and needed > self._cache.limit:
+            raise ConfigError(f"data.shards.cache_gb: {self._how.cache_gb:g}, but the shards that are read at a time "
+                              f"have {needed / GB:.2g} GB; raise it, or lower `shards.window`")
+        return found
+
+    def place(self, source: int, sample: int) -> str:
+        shards = self._shards[source]
+        return f"{self._names[source]}: {shards.file(sample)}, {shards.name(sample)}"
+
+    def close(self) -> None:
+        for shards in self._shards:
+            shards.close()
+
+
+def _listed(path: Path) -> list[str]:
+    return [path] if isinstance(path, str) else path
+
+
+def _resolved(path: Path, key: str) -> list[str]:
+    """The files of a source. Raises ConfigError with every path of it that is not there."""
+    files, missing = [], []
+    for one in _listed(path):
+        try:
+            files += paths.resolve(one)
+        except FileNotFoundError as trouble:
+            missing.append(f"data.{key}: {trouble}")
+    if missing:
+        raise ConfigError(missing)
+    return files
