@@ -22,8 +22,8 @@ class Console(Hook):
 
     # Redraws a second of the bar: a terminal is slow, a small model's step is not.
     BAR_RATE = 10
-    # Numbers of one line: what a hook writes may be many.
-    SHOWN = 24
+    # Numbers of a line that a recipe's hook writes: they may be many.
+    SHOWN = 6
     # Below this share of its time a step computes so little that something else must hold the processors; seconds between
     # two lines that say so.
     HELD, AGAIN = 0.65, 600
@@ -58,8 +58,9 @@ class Console(Hook):
         step = f"step {values['step']:>{len(str(trainer.train.steps))}}/{trainer.train.steps}"
         if "loss" not in values:
             shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step" and value is not None]
-            more = f"  and {len(shown) - self.SHOWN} more" if len(shown) > self.SHOWN else ""
-            self._line(f"{step}  {'  '.join(shown[:self.SHOWN])}{more}")
+            if len(shown) > self.SHOWN and not any(name.partition(".")[0] in trainer.evaluators for name in values):
+                shown[self.SHOWN:] = [f"and {len(shown) - self.SHOWN} more in {JsonLines.NAME}"]
+            self._line(f"{step}  {'  '.join(shown)}")
             return
         names = dict.fromkeys(loss for spec in trainer.recipe.streams.values() for loss in spec.losses)
         losses = [f"{name} {values[name]:.4f}" for name in names if name in values]

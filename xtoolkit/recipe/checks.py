@@ -4,9 +4,7 @@ import inspect
 
 from xtoolkit.recipe.folder import latest
 from xtoolkit.recipe.config import Config, unknown_keys
-from xtoolkit.recipe.settings import (
-    Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems, train_problems,
-)
+from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems
 from xtoolkit.graph import EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.registry import (
@@ -41,13 +39,13 @@ class Checker:
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
         self.problems += unknown_keys(self.data, TOP, self.where, "the recipe") + not_numbers(self.data, self.where)
-        for key in ("encoders", "losses", "streams", "optim", "train"):
-            if not isinstance(self.data.get(key), dict):
-                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping of blocks")
-        for key in ("stop_gradient", "evaluate", "hooks", "schedule"):
-            if not isinstance(self.data.get(key, {}), dict):
-                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping")
-        if self.problems and any("must be a mapping" in p for p in self.problems):
+        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
+        given = {key: self.data.get(key) for key in ("encoders", "losses", "streams", "optim", "train")} | {
+            key: self.data.get(key, {}) for key in ("stop_gradient", "evaluate", "hooks", "schedule")}
+        if shapeless := [key for key, block in given.items() if not isinstance(block, dict)]:
+            self.problems += [f"{self.where(key)}: `{key}` must be a mapping" for key in shapeless]
+            for key in [key for key in kinds if key not in shapeless]:
+                self._settings(key, kinds[key])
             raise ConfigError(self.problems)
         if not isinstance(self.data.get("tokenizer"), str):
             self.problems.append(f"{self.where('tokenizer')}: missing key `tokenizer`: a hub name, a folder or sample://...")
@@ -58,12 +56,9 @@ class Checker:
         trained = {loss for s in streams.values() for loss in s.losses}
         task_needs = self._tasks(graph, needs, trained)
         self._hooks()
-        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
         blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
         self._schedule(blocks["schedule"])
         self._rates(blocks["optim"], blocks["train"])
-        for path, message in train_problems(blocks["train"]) if blocks["train"] else ():
-            self._say(("train", *path), _named(path, message))
         if self.missing_files:
             # A file with mistakes may not say what it reaches: then every encoder counts.
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
