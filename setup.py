@@ -45,11 +45,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["xtoolkit", "xtoolkit.*"]),
-    package_data={"xtoolkit.prepare": ["pack/*", "pack/licenses/*"]},
+    package_data={"xtoolkit.prepare": ["pack/*", "pack/licenses/*"], "xtoolkit.report": ["templates/*"]},
     entry_points={"console_scripts": ["xtoolkit = xtoolkit.cli.main:main"]},
     cmdclass={"build_py": Build},
     install_requires=[
-        "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "tensorboard",
+        "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "jinja2", "tensorboard",
         "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow", "tokenizers", "safetensors", "huggingface_hub", "fsspec",
     ],
     extras_require={

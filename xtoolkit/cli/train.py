@@ -75,9 +75,10 @@ def _start(config, recipe, purpose):
 
 def finish(output, names) -> None:
     """Prints the tables of the evaluations named and writes the report, from what the run's folder holds."""
-    from xtoolkit.report.page import format_table, write_report
+    from xtoolkit.report import write_report
+    from xtoolkit.report.tables import format_tables
 
     found = evaluated(output)
-    for name in names:
-        print("\n" + name + "\n" + format_table(found[name]["metrics"], found[name]["floor"]))
-    print(f"\nreport: {write_report(output, {})}")
+    if names:
+        print("\n" + format_tables({name: found[name]["table"] for name in names}))
+    print(f"\nreport: {write_report(output)}")
