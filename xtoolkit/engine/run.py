@@ -178,8 +178,10 @@ class Run:
 
     def load_newest(self) -> int:
         """Puts the weights of the folder's newest checkpoint into the model; returns the step that they are of."""
-        check_start(self.recipe, "evaluate")
-        return checkpoint.load(latest(self.recipe.train.output), self.model)["step"]
+        path = latest(self.recipe.train.output)
+        if path is None:
+            raise ConfigError(f"train.output: {self.recipe.train.output} holds no checkpoint: train first")
+        return checkpoint.load(path, self.model)["step"]
 
     def evaluate(self, step: int | None = None, say=print, report=lambda output, names: None) -> dict:
         """Runs the evaluations on the model as it is, on all processes. Reads no training data.
