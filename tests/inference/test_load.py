@@ -114,7 +114,7 @@ def evaluations(path):
         predict, score = task.predict, task.score
         task.predict = lambda f, batch, to=kept[name], inner=predict: to.append(inner(f, batch)) or to[-1]
         task.score = lambda all, name=name, inner=score: kept.update({name + " all": all}) or inner(all)
-        run.evaluator(name)()
+        run.evaluator(name, 0)(0)
     of_class_1 = {float(one): float(zero) for zero, one in torch.cat(logits)}  # no two pairs have an equal float
     kept["temperature"] = float(run.model.encoders["sim"].temperature.detach())
     matched = kept["retrieval all"]["ways"]["matched"][0]
