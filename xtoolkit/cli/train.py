@@ -46,6 +46,7 @@ def start(config: str, overrides, purpose: str) -> int:
 
 
 def _start(config, recipe, purpose):
+    from xtoolkit.cli.releases import releases
     from xtoolkit.data.errors import BadDataError
     from xtoolkit.engine import distributed, run
     from xtoolkit.engine.storage import StorageError
@@ -56,6 +57,7 @@ def _start(config, recipe, purpose):
         run.check_start(recipe, purpose)
         if distributed.is_main():
             print(as_text(make_plan(recipe)), flush=True)
+        releases()  # what they add to the known formats, for the answer to weights that do not fit
         if purpose == "evaluate":
             run.evaluate(recipe, report=finish)
         else:

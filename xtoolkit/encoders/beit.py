@@ -17,7 +17,7 @@ from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.weights.beit import TABLE, from_hugging_face, relative_position_index, resize_position_table
 from xtoolkit.encoders.positions import grid_positions
-from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
 from xtoolkit.weights.hub import is_path
 from xtoolkit.registry import ENCODER_REGISTRY
@@ -139,7 +139,7 @@ class BEiTv2(Encoder):
         if self.init is None:
             return
         state = read_weights(self.init) if is_path(self.init) else _download(self.init)
-        state, _ = from_hugging_face(state)
+        state, _ = from_hugging_face(unwrap(state, f"init {self.init}"))
         load_strictly(self, self.fit(state), f"init {self.init}", ignore=IGNORE,
                       may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
 

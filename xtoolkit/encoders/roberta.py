@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xtoolkit.batch import TextField
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
 from xtoolkit.weights.hub import is_path
 from xtoolkit.registry import ENCODER_REGISTRY
@@ -105,6 +105,7 @@ class RoBERTa(Encoder):
         if self.init is None:
             return
         state = read_weights(self.init) if is_path(self.init) else _download(self.init)
+        state = unwrap(state, f"init {self.init}")
         state = {k if k.startswith(("roberta.", "lm_head.")) else f"roberta.{k}": v for k, v in state.items()}
         # The decoder is stored beside what it is tied to; poolers and fixed position ids have no place here.
         tied = "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*"

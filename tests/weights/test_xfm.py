@@ -12,10 +12,11 @@ from release_names import BASE, LISTING_SHA256, listing, release_shapes, release
 from xtoolkit import recipe as recipes
 from xtoolkit.weights.writing import verify
 from xtoolkit.weights.report import ConversionError
-from xtoolkit.weights.xfm import from_release, to_release
 from xtoolkit.encoders.beit import resize_position_table
+from xtoolkit.cli.releases import releases
 from xtoolkit.model import Model
 
+from_release, to_release = releases()["xfm"].from_release, releases()["xfm"].to_release
 HEAD = ("bias", "dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "decoder.weight", "decoder.bias")
 DEAD = {f"{e}.lm_cap_head.{n}" for e in ("text_encoder", "fusion_encoder") for n in HEAD} | \
     {f"fusion_encoder.roberta.embeddings.{n}" for n in
