@@ -1,7 +1,7 @@
 """What projects know of the checkpoints that their authors released: `projects/<name>/release.py`.
 
-Such a file makes its format known (``weights.formats.add``) and has ``from_release(state, recipe, allow)`` and ``to_release(...)``,
-each of which returns (tensors by name, ``weights.report.Report``).
+Such a file makes its format known (``weights.formats.add``) and has ``from_release(state, recipe, allow)`` and ``to_release``
+with the same arguments; each returns (tensors by name, ``weights.report.Report``).
 """
 
 import functools

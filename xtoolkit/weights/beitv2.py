@@ -118,7 +118,7 @@ def to_timm(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor], dic
                        "depth": block["layers"], "num_heads": block["heads"], "mlp_ratio": block["mlp_ratio"],
                        "init_values": block["layer_scale"]},
         "pretrained_cfg": {"num_classes": 0, "input_size": [3, size, size], "fixed_input_size": True, "pool_size": None,
-                           "crop_pct": 1.0, "interpolation": "bicubic", "mean": list(OPENAI_CLIP_MEAN), "std": list(OPENAI_CLIP_STD),
-                           "first_conv": "patch_embed.proj", "classifier": "head"},
+                           "crop_pct": 1.0, "interpolation": "bicubic", "mean": list(OPENAI_CLIP_MEAN),
+                           "std": list(OPENAI_CLIP_STD), "first_conv": "patch_embed.proj", "classifier": "head"},
     }
     return result, config, report

@@ -123,7 +123,8 @@ def unwrap(state: Mapping[str, Tensor], origin: str, own=()) -> dict[str, Tensor
     return state
 
 
-def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, ignore=(), may_miss=(), mend: str = MEND) -> None:
+def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, ignore=(), may_miss=(),
+                  mend: str = MEND) -> None:
     """Copies ``state`` into ``module``; every name that does not match is listed, and then nothing is loaded.
 
     Args:
@@ -155,7 +156,7 @@ def _advice(own, state, mend):
 
 
 def mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor], may_miss=()) -> list[str]:
-    """A line for every name that keeps ``state`` from filling ``own``: missing, unexpected, of another shape or kind of number."""
+    """A line for each name that keeps ``state`` from filling ``own``: missing, unexpected, of another shape or number type."""
     missing = [f"missing: {k}" for k in own if k not in state and not matches(k, may_miss)]
     unexpected = [f"unexpected: {k}" for k in state if k not in own]
     shapes = [f"other shape: {k} {tuple(v.shape)} there, {tuple(own[k].shape)} here" for k, v in state.items()

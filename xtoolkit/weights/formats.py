@@ -36,14 +36,16 @@ FORMATS = [
     Format("the X2-VLM release", ("text_encoder.bert.",)),
     Format("CLIP", ("vision_model.", "visual.transformer.", "text_model.")),
     Format("BEiT as Hugging Face's transformers store it",
-           ("beit.", "encoder.layer.0.attention.attention. encoder.layer.0.lambda_1", "layers.0.attention.q_proj. layers.0.lambda_1"),
+           ("beit.", "encoder.layer.0.attention.attention. encoder.layer.0.lambda_1",
+            "layers.0.attention.q_proj. layers.0.lambda_1"),
            "beitv2", "BEiTv2"),
     Format("BEiT as unilm or timm store it", tuple(f"blocks.0. patch_embed {sign}" for sign in (
         "blocks.0.gamma_1", "blocks.0.attn.relative_position", "rel_pos_bias.")), "beitv2", "BEiTv2"),
     Format("a vision transformer that is no BEiT: no layer scale, no relative positions",
            ("blocks.0. patch_embed", "embeddings.patch_embeddings.")),
     Format("BERT as Hugging Face stores it", ("bert.", "embeddings.token_type_embeddings.weight cls.predictions")),
-    Format("RoBERTa as Hugging Face stores it", ("roberta.", "embeddings.word_embeddings encoder.layer.0."), "roberta", "RoBERTa"),
+    Format("RoBERTa as Hugging Face stores it", ("roberta.", "embeddings.word_embeddings encoder.layer.0."),
+           "roberta", "RoBERTa"),
 ]
 
 
