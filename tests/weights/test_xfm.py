@@ -77,6 +77,13 @@ def test_parts_are_found_by_type_and_wiring_not_by_name(tmp_path):
     assert verify(meta(recipe), state, "x").keys() == state.keys()
 
 
+def test_a_second_wiring_of_a_module_changes_nothing(tmp_path):
+    wiring = ("encoders.words={shares: text, inputs: {text: $text}}", "losses.mlm.feature=words@mask_text")
+    state, _ = from_release(release_state(), tiny(tmp_path))
+    again, _ = from_release(release_state(), tiny(tmp_path, *wiring))
+    assert again.keys() == state.keys() == meta(tiny(tmp_path, *wiring)).keys()
+
+
 def test_what_the_recipe_does_not_build_is_dropped_with_that_reason(tmp_path):
     recipe = tiny(tmp_path, "losses.bbp=null", "losses.mlm=null", "streams.text=null")
     state, report = from_release(release_state(), recipe)

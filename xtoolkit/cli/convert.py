@@ -124,9 +124,9 @@ def take_out(recipe, args) -> str:
 def copies(recipe) -> list[str]:
     """Patterns of the names of encoders that copy another: a whole model may lack them, and they copy anew."""
     from xtoolkit.registry import ENCODER_REGISTRY
+    from xtoolkit.weights.parts import types
 
-    blocks = recipe.config["encoders"]
-    return [f"encoders.{name}.*" for name in recipe.reached if ENCODER_REGISTRY.get(blocks[name]["type"]).REFERS]
+    return [f"encoders.{name}.*" for name, kind in types(recipe).items() if ENCODER_REGISTRY.get(kind).REFERS]
 
 
 def shapes(recipe) -> dict:

@@ -39,6 +39,6 @@ def block_of(recipe, name: str) -> dict:
 
 
 def output_layer_read(recipe, name: str) -> bool:
-    """Whether a loss reads the encoder's own output layer (``lm_logits``)."""
-    return any(need.head == "lm_logits" and Ref.parse(need.ref).name == name
+    """Whether a loss reads the encoder's own output layer (``lm_logits``), by whatever wiring."""
+    return any(need.head == "lm_logits" and recipe.graph.encoders[Ref.parse(need.ref).name].owner == name
                for needs in recipe.needs.values() for need in needs)
