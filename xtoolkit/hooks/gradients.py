@@ -3,7 +3,7 @@
 import torch
 
 from xtoolkit.hooks.base import Hook
-from xtoolkit.registry import HOOK_REGISTRY
+from xtoolkit.registry import HOOK_REGISTRY, Count
 
 
 @HOOK_REGISTRY.register
@@ -25,9 +25,7 @@ class GradientAudit(Hook):
         ValueError: ``every`` is below 1.
     """
 
-    def __init__(self, every: int = 100):
-        if every < 1:
-            raise ValueError(f"GradientAudit: `every` must be at least 1, not {every}")
+    def __init__(self, every: Count = 100):
         self.every, self.silent, self._found = every, {}, {}
 
     def after_backward(self, trainer):
