@@ -24,7 +24,7 @@ from xtoolkit.weights.files import WeightsError
 from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.checkpoint import CheckpointError
-from xtoolkit.engine.run import Run, train
+from xtoolkit.engine.run import Run
 from xtoolkit.model import Model
 from xtoolkit.inference.pretrained import Pretrained
 from xtoolkit.registry import TASK_REGISTRY, ConfigError
@@ -99,14 +99,14 @@ def made(tmp_path_factory):
                 tar.addfile(info, io.BytesIO(content))
     path = folder / "recipe.yaml"
     path.write_text(CONFIG.format(folder=folder))
-    train(recipes.load(str(path)), say=lambda text: None)
+    Run(recipes.load(str(path))).train(say=lambda text: None)
     return SimpleNamespace(folder=folder, run=folder / "runs" / "one", recipe=path, evaluated=evaluations(path),
                            pictures=[str(folder / "pictures" / f"{n}.jpg") for n in range(4)])
 
 
 def evaluations(path):
     """Each item as the tasks compute it: vectors, similarities, both logits of every pair, boxes."""
-    run, kept, logits = Run(recipes.load(str(path)), streams=False), {}, []
+    run, kept, logits = Run(recipes.load(str(path)), init=False), {}, []
     checkpoint.load(latest(run.recipe.train.output), run.model)
     run.model.losses["itm"].head.register_forward_hook(lambda module, given, found: logits.append(found.detach()))
     for name, task in run.tasks.items():
@@ -114,7 +114,7 @@ def evaluations(path):
         predict, score = task.predict, task.score
         task.predict = lambda f, batch, to=kept[name], inner=predict: to.append(inner(f, batch)) or to[-1]
         task.score = lambda all, name=name, inner=score: kept.update({name + " all": all}) or inner(all)
-        run.evaluator(name, 0)(0)
+    run.evaluate(say=lambda text: None)
     of_class_1 = {float(one): float(zero) for zero, one in torch.cat(logits)}  # no two pairs have an equal float
     kept["temperature"] = float(run.model.encoders["sim"].temperature.detach())
     matched = kept["retrieval all"]["ways"]["matched"][0]

@@ -6,18 +6,17 @@ import json
 import math
 import re
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from xtoolkit.batch import Batch, ImageField, TextField
-from xtoolkit.report import charts
-from xtoolkit.report.page import duration, write_report
-from xtoolkit.report.gallery import collect_gallery, find_pictures, jpeg, masked_words
-from xtoolkit.report.sections import words
-from xtoolkit.report.tables import aligned, format_table, result_tables
+from xtoolkit.engine.figures import jpeg
+from xtoolkit.report import charts, write_report
+from xtoolkit.report.figures import drawn, source, words
+from xtoolkit.report.page import duration
+from xtoolkit.report.tables import aligned, format_tables, result_tables
+from xtoolkit.tasks import BoxAccuracy, Retrieval, Task
 
 CONFIG = """\
 tokenizer: sample://picturebook/tokenizer
@@ -46,14 +45,25 @@ EVIL = '<script>alert("x")</script> & "co" http://evil.example'
 
 
 def photograph(seed: int, side: int = 48) -> torch.Tensor:
-    """Normalised pixels of a smooth picture, so that JPEG keeps it."""
+    """(3, side, side) uint8, a smooth picture, so that JPEG keeps it."""
     y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
-    return torch.stack([torch.sin(3 * x + seed), torch.cos(4 * y + seed), torch.sin(2 * (x + y) - seed)])
+    waves = torch.stack([torch.sin(3 * x + seed), torch.cos(4 * y + seed), torch.sin(2 * (x + y) - seed)])
+    return (127.5 + 63 * waves).to(torch.uint8)
+
+
+def coded(seed: int) -> str:
+    """A smooth picture as a record has it."""
+    return jpeg(photograph(seed))
+
+
+def record(table, headlines, metrics, floor, figures):
+    return {"step": 400, "time": "2026-11-22T01:08:00+00:00", "metrics": metrics, "floor": floor, "table": table,
+            "headlines": headlines, "figures": figures}
 
 
 def fake_run(folder, caption="a brown camel on the left", lines=40):
-    """A folder as a run leaves it, and a gallery."""
-    folder.mkdir(exist_ok=True)
+    """A folder as a run leaves it."""
+    (folder / "evaluations").mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
     with open(folder / "metrics.jsonl", "w") as f:
         for i in range(1, lines + 1):
@@ -70,31 +80,34 @@ def fake_run(folder, caption="a brown camel on the left", lines=40):
         f.write('{"step": 401, "lo')
     matched = {k: v + 3 for k, v in RECALLS.items()}
     both = {f"dual.{k}": v for k, v in RECALLS.items()} | {f"matched.{k}": v for k, v in matched.items()}
-    evaluations = {"retrieval": both, "testA": {"accuracy": 41.3, "mean_iou": .388}}
+    chance = {"t2i_r1": .4, "t2i_r5": 2.0, "t2i_r10": 4.0, "i2t_r1": .4, "i2t_r5": 2.0, "i2t_r10": 3.9, "r_mean": 2.1}
+    ranked = [{"image": coded(i), "right": i == 2} for i in range(5)]
+    floor = {f"{w}.{k}": v for w in ("dual", "matched") for k, v in chance.items()}
+    evaluations = {
+        "retrieval": record(Retrieval().table(both, floor), Retrieval.HEADLINES, both, floor, [
+            {"title": f"“{caption}”", "text": "right picture at place 3", "items": ranked},
+            {"title": "“three lemons”", "text": "right picture at place 17",
+             "items": [*({"image": coded(i), "right": False} for i in range(5)), {"image": coded(5), "apart": True}]}]),
+        "testA": record(BoxAccuracy().table({"accuracy": 41.3, "mean_iou": .388}, {"accuracy": 36.5, "mean_iou": .341}),
+                        BoxAccuracy.HEADLINES, {"accuracy": 41.3, "mean_iou": .388}, {"accuracy": 36.5, "mean_iou": .341}, [
+            {"title": "Where it looks", "items": [{"image": coded(0), "caption": caption, "note": "IoU 0.50", "boxes": [
+                {"box": [.5, .5, .3, .4], "kind": "true"}, {"box": [.4, .5, .3, .4], "kind": "predicted"}]}]}])}
+    for name, one in evaluations.items():
+        (folder / f"evaluations/{name}.json").write_text(json.dumps(one))
+    (folder / "samples.json").write_text(json.dumps({
+        "text": [{"title": "Masked samples", "items": [{"words": [[" a", False, " a"], ["", True, " camel"]]}]}],
+        "pairs": [{"title": "Masked samples", "items": [
+            {"image": coded(1), "mask": [i % 3 == 0 for i in range(64)],
+             "words": [[" the", False, " the"], [" hat", True, " cat"], [" sat", True, " sat"]]}]}]}))
     (folder / "results.json").write_text(json.dumps({
-        "step": 400, "evaluations": evaluations, "seconds": 481.0, "seconds_all": 600.0, "samples": {"pairs": 25600},
-        "epochs": {"pairs": 3.2}, "data": {"pairs": {"read": 25604, "bad": {"corrupt image": 3, "empty caption": 1},
-                                                     "worst_shard": "pairs/000.tar"}}}))
+        "step": 400, "evaluations": {name: one["metrics"] for name, one in evaluations.items()}, "seconds": 481.0,
+        "seconds_all": 600.0, "samples": {"pairs": 25600}, "epochs": {"pairs": 3.2},
+        "data": {"pairs": {"read": 25604, "bad": {"corrupt image": 3, "empty caption": 1}, "worst_shard": "pairs/000.tar"}}}))
     (folder / "environment.json").write_text(json.dumps({
         "command": "python tools/train_net.py", "git": "abc123+changes", "precision": "bf16",
         "started": "2026-11-22T01:00:00+00:00", "versions": {"xtoolkit": "0.1.0", "timm": None},
         "machine": {"cpu": "A processor", "cores": 2}}))
-    pictures = [jpeg(photograph(i)) for i in range(6)]
-    shown = [{"picture": p, "right": i == 2} for i, p in enumerate(pictures[:5])]
-    chance = {"t2i_r1": .4, "t2i_r5": 2.0, "t2i_r10": 4.0, "i2t_r1": .4, "i2t_r5": 2.0, "i2t_r10": 3.9, "r_mean": 2.1}
-    gallery = {
-        "floors": {"retrieval": {f"{w}.{k}": v for w in ("dual", "matched") for k, v in chance.items()},
-                   "testA": {"accuracy": 36.5, "mean_iou": .341}},
-        "retrieval": {"retrieval": [
-            {"query": caption, "way": "matched", "rank": 3, "right": pictures[2], "pictures": shown},
-            {"query": "three lemons", "way": "matched", "rank": 17, "right": pictures[5],
-             "pictures": [{"picture": p, "right": False} for p in pictures[:5]]}]},
-        "boxes": {"testA": [{"text": caption, "picture": pictures[0], "predicted": [.4, .5, .3, .4],
-                             "true": [.5, .5, .3, .4], "iou": .5}]},
-        "masked": {"text": [{"picture": None, "mask": None, "words": [(" a", False, " a"), ("", True, " camel")]}],
-                   "pairs": [{"picture": pictures[1], "mask": [i % 3 == 0 for i in range(64)],
-                              "words": [(" the", False, " the"), (" hat", True, " cat"), (" sat", True, " sat")]}]}}
-    return evaluations, gallery
+    return evaluations
 
 
 class Reader(HTMLParser):
@@ -135,15 +148,15 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def written(tmp_path):
-    evaluations, gallery = fake_run(tmp_path / "xfm_tiny")
-    page = write_report(tmp_path / "xfm_tiny", gallery).read_text()
+    evaluations = fake_run(tmp_path / "xfm_tiny")
+    page = write_report(tmp_path / "xfm_tiny").read_text()
     return page, Reader(page), evaluations
 
 
 def test_it_is_one_page_that_fetches_nothing_and_runs_nothing(written):
     page, read, _ = written
     assert "http" not in page and "<script" not in page and "script" not in read.tags and "link" not in read.tags
-    assert "@import" not in page and "url(" not in page
+    assert "@import" not in page and "url(" not in page and "{{" not in page and "{%" not in page
     sources = [v for k, v in read.attributes if k in ("src", "href", "data", "srcset")]
     assert sources and all(v.startswith("data:image/jpeg;base64,") for v in sources)
     assert not [k for k, _ in read.attributes if k.startswith("on")]
@@ -152,7 +165,7 @@ def test_it_is_one_page_that_fetches_nothing_and_runs_nothing(written):
 def test_every_picture_decodes(written):
     _, read, _ = written
     pictures = [v for k, v in read.attributes if k == "src"]
-    assert len(pictures) == 5 + 5 + 1 + 1 + 1
+    assert len(pictures) == 5 + 6 + 1 + 1
     for data in pictures:
         image = Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2])))
         image.load()
@@ -162,13 +175,14 @@ def test_every_picture_decodes(written):
 def test_the_figures_are_those_of_the_files(written):
     page, read, evaluations = written
     cells = read.cells
-    for figure in evaluations["retrieval"].values():
+    for figure in evaluations["retrieval"]["metrics"].values():
         assert f"{figure:.1f}" in cells
-    row = cells.index("testA")
-    assert cells[row:row + 5] == ["testA", "41.3", "36.5", "0.388", "0.341"]
-    row = cells.index("chance")
-    assert cells[row + 3] == "4.0"
-    text = " ".join(read.text)
+    row = cells.index("all")
+    assert cells[row:row + 5] == ["all", "41.3", "36.5", "0.388", "0.341"]
+    row = cells.index("floor: chance")
+    assert cells[row + 3] == "4.0" and page.count('<tr class="floor">') == 1
+    text = " ".join(" ".join(read.text).split())
+    assert "Text to image R@10 46.2 % retrieval dual · floor 4.0" in text and "Boxes found 41.3 % testA · floor 36.5" in text
     assert "8 min 1 s" in text and "400 steps" in text
     assert "corrupt image 3; empty caption 1" in text and "pairs/000.tar" in text
     assert "22 November 2026, 01:00 UTC" in text
@@ -178,10 +192,10 @@ def test_the_figures_are_those_of_the_files(written):
 def test_every_loss_has_a_chart_and_every_stream_its_curve(written):
     page, _, _ = written
     pattern = r'<figure class="chart"><figcaption>(.*?)(?: <small>log</small>)?</figcaption>(.*?)</figure>'
-    drawn = dict(re.findall(pattern, page))
+    drawn = dict(re.findall(pattern, page, re.S))
     assert {"all losses, weighted", "mlm", "itc", "bbp", "bbp.l1", "bbp.giou", "retrieval"} <= set(drawn)
-    assert drawn["itc"].count('class="line') == 2 and drawn["itc"].count('class="raw') == 2
-    assert "level" in drawn["retrieval"] and "Gradient norm by encoder" in drawn
+    assert drawn["itc"].count('class="line c') == 2 and drawn["itc"].count('class="raw') == 2
+    assert drawn["retrieval"].count('class="level') == 2 and "Gradient norm by encoder" in drawn
     last = float(re.search(r"<b>([\d.]+)</b>", drawn["mlm"]).group(1))
     assert last == pytest.approx(8 * math.exp(-40 / 12) + 1, abs=.01)
 
@@ -190,7 +204,7 @@ def test_the_right_picture_is_framed_and_a_missed_one_stands_apart(written):
     page, read, _ = written
     classes = [v for k, v in read.attributes if k == "class"]
     assert classes.count("pic right") == 1 and classes.count("pic missed") == 1
-    assert "right picture at place 17" in page
+    assert "right picture at place 17" in page and "--shown:5;--more:1" in page
 
 
 def test_boxes_and_masks_are_drawn_where_they_are(written):
@@ -201,33 +215,80 @@ def test_boxes_and_masks_are_drawn_where_they_are(written):
 
 
 def test_what_users_wrote_is_escaped(tmp_path):
-    _, gallery = fake_run(tmp_path / "run", caption=EVIL)
-    gallery["masked"]["text"][0]["words"].append((EVIL, True, EVIL))
-    results = json.loads((tmp_path / "run/results.json").read_text())
-    results["evaluations"][EVIL] = {EVIL: 1.0}
-    results["data"][EVIL] = {"read": 1, "bad": {EVIL: 1}, "worst_shard": EVIL}
-    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    fake_run(tmp_path / "run", caption=EVIL)
+    change(tmp_path / "run/samples.json", lambda all: all["text"][0]["items"][0]["words"].append([EVIL, True, EVIL]))
+    change(tmp_path / "run/samples.json", lambda all: all.update({EVIL: [{"title": EVIL, "text": EVIL, "items": [
+        {"caption": EVIL, "note": EVIL, "image": coded(0), "boxes": [{"box": [0, 0, 1, 1], "kind": EVIL}]}]}]}))
+    change(tmp_path / "run/results.json", lambda all: all["data"].update(
+        {EVIL: {"read": 1, "bad": {EVIL: 1}, "worst_shard": EVIL}}))
+    change(tmp_path / "run/evaluations/testA.json", lambda one: one.update(
+        table=[[EVIL, EVIL], [[EVIL, "1"]]], headlines={"accuracy": EVIL}))
     with open(tmp_path / "run/config.yaml", "a") as f:
         f.write("plugins: ['</pre><script>x</script>']\n")
-    read = Reader(write_report(tmp_path / "run", gallery).read_text())
+    read = Reader(write_report(tmp_path / "run").read_text())
     assert "script" not in read.tags
     assert all(v.startswith("data:") for k, v in read.attributes if k in ("src", "href"))
     assert EVIL in "".join(read.text)
 
 
-def test_a_run_that_goes_on_and_one_without_pictures(tmp_path):
+def change(path, how):
+    value = json.loads(path.read_text())
+    how(value)
+    path.write_text(json.dumps(value))
+
+
+def test_a_run_that_goes_on_and_one_of_which_little_is_known(tmp_path):
     fake_run(tmp_path / "run", lines=20)
     (tmp_path / "run/results.json").unlink()
-    text = " ".join(Reader(write_report(tmp_path / "run", {}).read_text()).text)
-    assert "200 of 400 steps" in text and "23.1" in text      # half way: 46.2 / 2
-    (tmp_path / "run/metrics.jsonl").unlink()
-    (tmp_path / "run/environment.json").unlink()
-    Reader(write_report(tmp_path / "run", {}).read_text())
+    change(tmp_path / "run/evaluations/retrieval.json", lambda one: one.update(step=200, figures=[]))
+    text = " ".join(Reader(write_report(tmp_path / "run").read_text()).text)
+    assert "200 of 400 steps" in text and "46.2" in text
+    for name in ("metrics.jsonl", "environment.json", "samples.json", "evaluations/testA.json", "evaluations/retrieval.json"):
+        (tmp_path / "run" / name).unlink()
+    Reader(write_report(tmp_path / "run").read_text())
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        write_report(tmp_path, {})
+        write_report(tmp_path)
+
+
+class Colours(Task):
+    """Of a plugin: which colour a picture has."""
+
+    HEADLINES = {"right": "Colours told, %"}
+
+    def examples(self, outputs):
+        return [{"name": name, "said": said} for name, said in zip(outputs["names"], outputs["said"])]
+
+    def figures(self, examples):
+        return [{"title": f"{e['said']}?", "text": "by a plugin", "items": [
+            {"image": photograph(n), "caption": e["name"], "right": n == 0,
+             "boxes": [{"box": [.5, .5, .2, .2], "kind": "lamp"}]}]} for n, e in enumerate(examples)]
+
+
+def test_a_plugins_task_is_in_tables_tiles_curves_and_figures(tmp_path):
+    """No line of the report names it: what it gives is in its record."""
+    fake_run(tmp_path / "run")
+    task, metrics, floor = Colours(), {"right": 62.5, "north.right": 70.0, "loss": .4321}, {"right": 12.5}
+    figures = task.figures(task.examples({"names": ["sky", "sea"], "said": ["blue", "green"]}))
+    for figure in figures:  # as a run keeps them
+        figure["items"][0]["image"] = jpeg(figure["items"][0]["image"])
+    one = record(task.table(metrics, floor), task.HEADLINES, metrics, floor, figures)
+    (tmp_path / "run/evaluations/colours.json").write_text(json.dumps(one))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()[:-1]]
+    (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(
+        line | {"colours.right": line["step"] / 8, "colours.north.right": line["step"] / 7, "colours.loss": 1}) + "\n"
+        for line in lines))
+    page = write_report(tmp_path / "run").read_text()
+    read = Reader(page)
+    text = " ".join(" ".join(read.text).split())
+    assert "Colours told 62.5 % colours · floor 12.5" in text and "blue? by a plugin" in text and "lamp box" in text
+    row = read.cells.index("right")
+    assert read.cells[row - 3:row + 6] == ["metric", "value", "floor", "right", "62.500", "12.500", "north.right", "70.000", "–"]
+    chart = re.search(r"<figcaption>colours.*?</figcaption>(.*?)</figure>", page, re.S).group(1)
+    assert chart.count('class="line c') == 2 and "north.right" in chart and "loss" not in chart
+    assert page.count('class="box c0"') == 2
 
 
 # ---- charts
@@ -261,90 +322,52 @@ def test_ticks_and_figures_read_well():
 
 # ---- tables
 # ----------------------------------------------------------------------------------------------------------------
-def test_tables_for_the_console_stand_beside_chance_and_floor():
-    evaluations = {"retrieval": {f"dual.{k}": v for k, v in RECALLS.items()},
-                   "testA": {"accuracy": 41.3, "mean_iou": .388}, "glue": {"acc": 0.5},
-                   "both": {"accuracy": 40.0, "mean_iou": .3, "b.accuracy": 39.0, "b.mean_iou": None}}
-    floors = {"retrieval": {f"dual.{k}": 1.0 for k in RECALLS}, "testA": {"accuracy": 36.5, "mean_iou": .341}}
-    tables = dict(result_tables(evaluations, floors))
-    assert tables["retrieval"][1] == ["dual encoder", "11.4", "34.6", "46.2", "18.4", "52.4", "71.6", "39.1"]
-    assert tables["retrieval"][2][0] == "chance" and tables["glue"][1] == ["acc", "0.500", "–"]
-    assert tables["boxes"][1:] == [["testA", "41.3", "36.5", "0.388", "0.341"], ["both", "40.0", "–", "0.300", "–"],
-                                   ["both b", "39.0", "–", "–", "–"]]
-    lines = aligned(tables["boxes"]).splitlines()
-    assert len(lines) == 5 and len({len(line) for line in lines}) == 1
-    assert lines[2].split() == ["testA", "41.3", "36.5", "0.388", "0.341"]
-    assert lines[2].index("41.3") == lines[3].index("40.0")
-    printed = format_table(evaluations["retrieval"], floors["retrieval"]).splitlines()
-    assert len(printed) == 4
-    assert printed[2].split() == ["dual", "encoder", "11.4", "34.6", "46.2", "18.4", "52.4", "71.6", "39.1"]
+def test_tables_for_the_console_share_a_heading_and_name_their_rows():
+    boxes = BoxAccuracy()
+    tables = {"retrieval": (["%", "R@1"], [["dual", "11.4"], ["floor: chance", "0.4"]]),
+              "testA": boxes.table({"accuracy": 41.3, "mean_iou": .388}, {"accuracy": 36.5, "mean_iou": .341}),
+              "glue": (["metric", "value", "floor"], [["acc", "0.500", "–"]]),
+              "both": boxes.table({"accuracy": 40.0, "mean_iou": .3, "b.accuracy": 39.0, "b.mean_iou": None}, {})}
+    found = {title: rows for title, _, rows in result_tables(tables)}
+    assert list(found) == ["retrieval", "testA, both", "glue"] and found["retrieval"][1][0] == "floor: chance"
+    assert found["testA, both"] == [["testA all", "41.3", "36.5", "0.388", "0.341"], ["both all", "40.0", "–", "0.300", "–"],
+                                    ["both b", "39.0", "–", "–", "–"]]
+    twice = result_tables({name: (["%", "R@1"], [["dual", "1"], ["floor: chance", "0.4"]]) for name in ("coco", "flickr")})
+    assert [row[0] for row in twice[0][2]] == ["coco dual", "floor: chance, coco", "flickr dual", "floor: chance, flickr"]
+    lines = aligned([["what", "right"], *found["testA, both"]][1:]).splitlines()
+    assert len({len(line) for line in lines}) == 1 and lines[2].index("40.0") == lines[0].index("41.3")
+    printed = format_tables(tables).split("\n\n")
+    assert len(printed) == 3 and printed[0].splitlines()[0] == "retrieval"
+    assert printed[0].splitlines()[3].split() == ["dual", "11.4"]
 
 
-# ---- gallery
+# ---- figures
 # ---------------------------------------------------------------------------------------------------------------
-WORDS = {0: "<s>", 1: "", 2: "</s>", 3: "", 5: " red", 6: " bear", 7: " runs"}
-TOKENIZER = SimpleNamespace(decode=lambda ids: "".join(WORDS[i] for i in ids if i > 3), special={0, 1, 2, 3})
+def test_pictures_come_as_tensors_pil_images_or_base64():
+    picture = photograph(3, side=400)
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    assert source(picture) == source(image) == source(jpeg(picture)) and image.size == (400, 400)
+    assert Image.open(io.BytesIO(base64.b64decode(source(picture, 300).partition(",")[2]))).size == (300, 300)
 
 
-def loader():
-    for n in range(3):
-        yield Batch(image=ImageField(torch.stack([photograph(2 * n), photograph(2 * n + 1)]),
-                                     image_id=[f"p{2 * n}", f"p{2 * n + 1}"]))
+def test_kinds_of_boxes_keep_their_colours_and_every_key_may_be_missing():
+    where = [.5, .5, 1, 1]
+    figure = drawn({"items": [{"boxes": [{"box": where, "kind": k} for k in ("cat", "true")]},
+                              {"boxes": [{"box": where, "kind": k} for k in ("dog", "cat")]}, {}]})
+    assert figure["kinds"] == {"cat": "c0", "true": "true", "dog": "c1"} and figure["title"] == ""
+    assert [[box["look"] for box in item["boxes"]] for item in figure["items"]] == [["c0", "true"], ["c1", "c0"], []]
+    assert drawn({})["items"] == []
 
 
-def test_pictures_come_back_as_they_were_before_normalisation():
-    mean, std = (.5, .4, .3), (.2, .25, .3)
-    levels = torch.linspace(0, 255, 64).round()[None, None].expand(3, 64, 64)
-    pixels = (levels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    image = Image.open(io.BytesIO(jpeg(pixels, mean, std)))
-    assert image.size == (64, 64)
-    assert abs(image.getpixel((63, 5))[0] - 255) < 8 and abs(image.getpixel((32, 5))[2] - 130) < 8
-    assert max(Image.open(io.BytesIO(jpeg(torch.zeros(3, 384, 384)))).size) == 192
-
-
-def test_the_loader_is_read_no_further_than_needed():
-    read = []
-    source = (read.append(1) or b for b in loader())
-    assert set(find_pictures(source, {"p1", "p2"})) == {"p1", "p2"} and len(read) == 2
-
-
-def test_a_gallery_from_results_and_batches(tmp_path):
-    results = {"retrieval": {"metrics": {}, "floor": {"dual.t2i_r1": 1.0}, "examples": [
-                   {"ids": [0, 5, 6, 2], "right": "p3", "rank": 2, "way": "dual", "pictures": ["p0", "p3", "p1"]}]},
-               "boxes": {"metrics": {}, "floor": {}, "examples": [
-                   {"ids": [0, 7, 2], "image_id": "p5", "predicted": [.5] * 4, "true": [.4] * 4, "iou": .6}]},
-               "other": {"metrics": {}, "floor": {}, "examples": []}}
-    text = TextField(torch.tensor([[0, 5, 6, 7, 2]]), torch.ones(1, 5, dtype=torch.bool),
-                     masked_ids=torch.tensor([[0, 3, 6, 5, 2]]), masked_pos=torch.tensor([1, 3]),
-                     labels=torch.tensor([5, 7]))
-    image = ImageField(photograph(0)[None], patch_mask=torch.arange(16)[None] % 2 == 0, image_id=["a"])
-    gallery = collect_gallery(results, {"retrieval": loader(), "boxes": loader()},
-                              {"pairs": Batch(text=text, image=image), "plain": Batch(image=image.clean())}, TOKENIZER)
-    (query,) = gallery["retrieval"]["retrieval"]
-    assert query["query"].strip() == "red bear" and [p["right"] for p in query["pictures"]] == [False, True, False]
-    assert query["right"] == query["pictures"][1]["picture"] == jpeg(photograph(3))
-    assert gallery["boxes"]["boxes"][0]["picture"] == jpeg(photograph(5))
-    assert gallery["floors"]["retrieval"] == {"dual.t2i_r1": 1.0}
-    assert list(gallery["masked"]) == ["pairs"]
-    (example,) = gallery["masked"]["pairs"]
-    assert example["words"] == [("", True, " red"), (" bear", False, " bear"), (" red", True, " runs")]
-    assert sum(example["mask"]) == 8
-    fake_run(tmp_path / "run")
-    Reader(write_report(tmp_path / "run", gallery).read_text())
-
-
-def test_masked_words_of_a_later_row():
-    text = TextField(torch.tensor([[0, 5, 2, 1], [0, 6, 7, 2]]), torch.tensor([[True, True, True, False], [True] * 4]),
-                     masked_ids=torch.tensor([[0, 5, 2, 1], [0, 6, 3, 2]]), masked_pos=torch.tensor([6]),
-                     labels=torch.tensor([7]))
-    assert masked_words(text, 0, TOKENIZER) == [(" red", False, " red")]
-    assert masked_words(text, 1, TOKENIZER) == [(" bear", False, " bear"), ("", True, " runs")]
+def shown(tokens):
+    return [(part["gap"], part["text"], part["kind"]) for part in words(tokens)]
 
 
 def test_words_are_shown_hidden_swapped_and_kept():
-    html = words([(" the", False, " the"), ("", True, " bear"), (" red", True, " cat"), (" sat", True, " sat"),
-                  ("s", False, "s")])
-    assert '>the <span class="hid" title="bear">xxxx</span> ' in html
-    assert '</span> <span class="swap" title="in the place of: cat">red</span>' in html
-    assert 'left as it is' in html and html.endswith("sat</span>s</p>")
-    assert ">play ing<" not in words([("play", False, "play"), ("##ing", False, "##ing"), ("now", False, "now")])
+    tokens = [(" the", False, " the"), ("", True, " bear"), (" red", True, " cat"), (" sat", True, " sat"), ("s", False, "s")]
+    assert shown(tokens) == [("", "the", None), (" ", "xxxx", "hid"), (" ", "red", "swap"), (" ", "sat", "swap"), ("", "s", None)]
+    assert [part["note"] for part in words(tokens)[1:4]] == ["bear", "in the place of: cat",
+                                                             "left as it is, to be predicted all the same"]
+    # Word pieces without spaces of their own: ## joins.
+    assert shown([("a", False, "a"), ("cat", False, "cat"), ("##s", True, "##s")]) == [
+        ("", "a", None), (" ", "cat", None), ("", "s", "swap")]

@@ -265,7 +265,7 @@ def test_its_table_stands_beside_chance_and_a_figure_shows_each_text():
     heading, rows = task.table(found["metrics"], found["floor"])
     assert [row[0] for row in rows] == ["dual encoder", "re-ranked by fusion", "floor: chance"] and len(heading) == 8
     assert rows[1][3] == f"{found['metrics']['matched.t2i_r10']:.1f}" and rows[2][7] == f"{found['floor']['dual.r_mean']:.1f}"
-    assert set(task.HEADLINES) <= found["metrics"].keys()
+    assert {f"{way}.{metric}" for metric in task.HEADLINES for way in ("dual", "matched")} <= found["metrics"].keys()
     names = [name for batch in batches() for name in batch.image.image_id]
     example = {"ids": [3, 4], "right": "2-0", "pictures": names[:5], "rank": 6, "way": "dual"}
     missed, = task.figures([example])

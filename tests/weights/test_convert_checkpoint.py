@@ -213,7 +213,7 @@ def test_a_wrong_file_is_one_clear_error(tmp_path, config, capsys, case):
     torch.save(make(), tmp_path / "wrong.pth")
     assert convert("--config", config, "--from", source, tmp_path / "wrong.pth", tmp_path / "out.safetensors") == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("convert_checkpoint.py: ") and message in captured.err and "Traceback" not in captured.err
+    assert captured.err.startswith("xtoolkit convert: ") and message in captured.err and "Traceback" not in captured.err
     assert str(tmp_path / "wrong.pth") in captured.err or case in ("unknown",)
     assert not captured.out and not (tmp_path / "out.safetensors").exists()
 

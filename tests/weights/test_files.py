@@ -133,7 +133,7 @@ def test_an_allowed_name_of_another_shape_keeps_its_own_values(state):
 
 
 @pytest.mark.parametrize("names, what", [
-    (["vision_encoder.cls_token", "text_encoder.roberta.x"], "the X-FM release; convert it: python tools/convert_checkpoint.py"),
+    (["vision_encoder.cls_token", "text_encoder.roberta.x"], "the X-FM release; convert it: xtoolkit convert"),
     (["encoders.vision.cls_token"], "a model of this toolkit; give it to a recipe's top-level `init`"),
     (["text_encoder.bert.x"], "the X2-VLM release; nothing here reads it"),
     (["beit.layers.0.lambda_1", "beit.embeddings.cls_token"], "BEiT as Hugging Face's transformers store it"),

@@ -1,4 +1,4 @@
-"""Converts weights: python tools/convert_checkpoint.py --config F --from PROJECT|beitv2|roberta FILE OUT.safetensors
+"""Converts weights: xtoolkit convert --config F --from PROJECT|beitv2|roberta FILE OUT.safetensors
 
 Into the toolkit:
   --from PROJECT  the checkpoint that the project's authors released -> a whole model, for a recipe's top-level `init:`
@@ -7,22 +7,23 @@ Into the toolkit:
 Out of it (FILE: a whole model's file, a run's output folder or one of its checkpoints):
   --to PROJECT    the released names; OUT.safetensors, or OUT.th for the released code
   --to hf         OUT/text for transformers and OUT/vision for timm
-PROJECT: a folder of projects/ with a release.py.
+PROJECT: one of the toolkit's projects that has a release.py.
 
 Every name is placed, or listed with the reason why it is dropped; whatever does not fit is listed, and nothing is written.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from xtoolkit.cli import recipes
+from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.cli.releases import release_files, releases
 from xtoolkit.registry import ConfigError
 
 
+@command
 def main(argv=None) -> int:
-    projects = release_files()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    projects, parser = release_files(), make_parser("convert", __doc__)
     parser.add_argument("--config", required=True, metavar="F", help="the recipe whose model is meant (YAML)")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=(*projects, "beitv2", "roberta"), help="what FILE is")
@@ -35,12 +36,7 @@ def main(argv=None) -> int:
     parser.add_argument("out", metavar="OUT", help="what is written; must not exist")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     args = parser.parse_intermixed_args(argv)
-    try:
-        from xtoolkit.recipe import load
-        recipe = load(args.config, args.overrides, missing_files=False)
-    except ConfigError as e:
-        print(f"convert_checkpoint.py: {e}", file=sys.stderr)
-        return 2
+    recipe = recipes.read(args.config, args.overrides, missing_files=False)
     from xtoolkit.weights.writing import refuse_existing
     from xtoolkit.weights.files import WeightsError
     from xtoolkit.engine.checkpoint import CheckpointError
@@ -48,7 +44,7 @@ def main(argv=None) -> int:
         refuse_existing(args.out)
         print((bring_in if args.source else take_out)(recipe, args))
     except (ConfigError, WeightsError, CheckpointError, OSError) as e:
-        print(f"convert_checkpoint.py: {e}", file=sys.stderr)
+        print(f"xtoolkit convert: {e}", file=sys.stderr)
         return 2
     print(f"wrote {args.out}")
     return 0

@@ -9,12 +9,12 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-PROJECTS = Path(__file__).resolve().parents[2] / "projects"
+from xtoolkit.cli import recipes
 
 
 def release_files() -> dict[str, Path]:
     """{project: its release.py}."""
-    return {path.parent.name: path for path in sorted(PROJECTS.glob("*/release.py"))}
+    return {path.parent.name: path for path in sorted(recipes.folder().glob("*/release.py"))}
 
 
 @functools.cache

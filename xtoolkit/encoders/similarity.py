@@ -126,5 +126,5 @@ def _ranks():
 def _all_rows(rows):
     rows = rows.contiguous()
     out = rows.new_empty(_ranks() * rows.shape[0], *rows.shape[1:])
-    dist.all_gather_into_tensor(out, rows)
+    dist.all_gather(list(out.chunk(_ranks())), rows)
     return out

@@ -1,7 +1,7 @@
 """What the report shows of evaluations and of training batches: figures as plain data, their pictures as JPEG in base64.
 
 A figure is ``{"title": str, "text": str, "items": [item]}``; an item has any of ``image``, ``caption``, ``note``,
-``right``, ``apart``, ``mask``, ``boxes`` and ``words``. Where a task or a dataset makes it, ``image`` is a picture or an
+``right``, ``apart``, ``mask``, ``boxes`` and ``words``; every key is optional. Where a task or a dataset makes it, ``image`` is a picture or an
 image id, which is looked up in the evaluation's data; in a file it is base64.
 """
 
@@ -47,18 +47,21 @@ def with_pictures(figures: list[dict], dataset=None, loader=()) -> list[dict]:
         loader: yields those; gone through no further than the pictures that are named are found, and not at all where
             none is.
     """
-    items = [item for figure in figures for item in figure["items"]]
+    items = [item for figure in figures if "items" in figure for item in figure["items"]]
     named = {item["image"] for item in items if "image" in item and isinstance(item["image"], str)}
     found = find_pictures(dataset, loader, named) if named else {}
 
     def shown(item):
-        if "image" not in item:
-            return item
-        picture = item["image"]
-        coded = found[picture] if picture in found else None if isinstance(picture, str) else jpeg(picture)
-        return {k: v for k, v in item.items() if k != "image"} | ({} if coded is None else {"image": coded})
+        item = dict(item)
+        if "image" in item:
+            picture = item.pop("image")
+            if not isinstance(picture, str):
+                item["image"] = jpeg(picture)
+            elif picture in found:
+                item["image"] = found[picture]
+        return item
 
-    return [figure | {"items": [shown(item) for item in figure["items"]]} for figure in figures]
+    return [figure | {"items": [shown(item) for item in figure["items"]]} if "items" in figure else figure for figure in figures]
 
 
 def find_pictures(dataset, loader, names: set) -> dict[str, str]:

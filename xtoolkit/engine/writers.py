@@ -13,7 +13,8 @@ from xtoolkit.engine.optim import lr_at
 from xtoolkit.engine.records import now, plain, write_json, write_results
 from xtoolkit.hooks import Hook
 from xtoolkit.recipe.config import Config
-from xtoolkit.recipe.folder import TOKENIZER
+from xtoolkit.recipe.folder import PLUGINS, TOKENIZER
+from xtoolkit.recipe.plugins import copy_plugins
 
 
 class Console(Hook):
@@ -21,8 +22,8 @@ class Console(Hook):
 
     # Redraws a second of the bar: a terminal is slow, a small model's step is not.
     BAR_RATE = 10
-    # Numbers of one line: what a hook writes may be many.
-    SHOWN = 24
+    # Numbers of a line that a recipe's hook writes: they may be many.
+    SHOWN = 6
     # Below this share of its time a step computes so little that something else must hold the processors; seconds between
     # two lines that say so.
     HELD, AGAIN = 0.65, 600
@@ -57,8 +58,9 @@ class Console(Hook):
         step = f"step {values['step']:>{len(str(trainer.train.steps))}}/{trainer.train.steps}"
         if "loss" not in values:
             shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step" and value is not None]
-            more = f"  and {len(shown) - self.SHOWN} more" if len(shown) > self.SHOWN else ""
-            self._line(f"{step}  {'  '.join(shown[:self.SHOWN])}{more}")
+            if len(shown) > self.SHOWN and not any(name.partition(".")[0] in trainer.evaluators for name in values):
+                shown[self.SHOWN:] = [f"and {len(shown) - self.SHOWN} more in {JsonLines.NAME}"]
+            self._line(f"{step}  {'  '.join(shown)}")
             return
         names = dict.fromkeys(loss for spec in trainer.recipe.streams.values() for loss in spec.losses)
         losses = [f"{name} {values[name]:.4f}" for name in names if name in values]
@@ -169,7 +171,7 @@ class TensorBoard(Hook):
 
 
 class RunRecord(Hook):
-    """``config.yaml`` (resolved), ``environment.json`` and the tokenizer, written when a run starts.
+    """``config.yaml`` (resolved), ``environment.json``, the tokenizer and the plugins, written when a run starts.
 
     A run that is resumed keeps what earlier starts ran on under ``earlier``.
 
@@ -188,6 +190,7 @@ class RunRecord(Hook):
         (folder / "config.yaml").write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
+        copy_plugins(trainer.recipe.plugins, folder / PLUGINS)
         path = folder / "environment.json"
         earlier = []
         if path.exists():

@@ -20,9 +20,6 @@ class GradientAudit(Hook):
 
     Args:
         every: steps between two audits.
-
-    Raises:
-        ValueError: ``every`` is below 1.
     """
 
     def __init__(self, every: Count = 100):

@@ -4,9 +4,7 @@ import inspect
 
 from xtoolkit.recipe.folder import latest
 from xtoolkit.recipe.config import Config, unknown_keys
-from xtoolkit.recipe.settings import (
-    Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems, train_problems,
-)
+from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems
 from xtoolkit.graph import EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.registry import (
@@ -17,31 +15,37 @@ from xtoolkit.registry import (
 TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "hooks",
        "optim", "train")
 STREAM = ("batch_size", "losses", "data")
-HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
-        "python tools/train_net.py --config projects/xfm/tiny.yaml")
+
+
+class FilesMissing(ConfigError):
+    """Among the mistakes are data, weights or a tokenizer that are not there."""
 
 
 class Checker:
-    """Collects the problems of one configuration."""
+    """Collects the problems of one configuration.
 
-    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train"):
+    Args:
+        lacking: what is wrong with its plugins, a line each: names that they might have registered are then no mistakes.
+    """
+
+    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train", lacking: list[str] | None = None):
         self.config, self.data, self.where = config, config.data, config.where
-        self.missing_files, self.purpose = missing_files, purpose
-        self.problems: list[str] = []
+        self.missing_files, self.purpose, self.lacking = missing_files, purpose, bool(lacking)
+        self.problems: list[str] = list(lacking or [])
         self.data_paths: list = []  # (place, path) of every data block without mistakes
         self.bad: set = set()  # places of blocks whose keys are wrong: what they mean is not asked
-        self.hint = ""
+        self.error = ConfigError
 
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
         self.problems += unknown_keys(self.data, TOP, self.where, "the recipe") + not_numbers(self.data, self.where)
-        for key in ("encoders", "losses", "streams", "optim", "train"):
-            if not isinstance(self.data.get(key), dict):
-                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping of blocks")
-        for key in ("stop_gradient", "evaluate", "hooks", "schedule"):
-            if not isinstance(self.data.get(key, {}), dict):
-                self.problems.append(f"{self.where(key)}: `{key}` must be a mapping")
-        if self.problems and any("must be a mapping" in p for p in self.problems):
+        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
+        given = {key: self.data.get(key) for key in ("encoders", "losses", "streams", "optim", "train")} | {
+            key: self.data.get(key, {}) for key in ("stop_gradient", "evaluate", "hooks", "schedule")}
+        if shapeless := [key for key, block in given.items() if not isinstance(block, dict)]:
+            self.problems += [f"{self.where(key)}: `{key}` must be a mapping" for key in shapeless]
+            for key in [key for key in kinds if key not in shapeless]:
+                self._settings(key, kinds[key])
             raise ConfigError(self.problems)
         if not isinstance(self.data.get("tokenizer"), str):
             self.problems.append(f"{self.where('tokenizer')}: missing key `tokenizer`: a hub name, a folder or sample://...")
@@ -52,18 +56,15 @@ class Checker:
         trained = {loss for s in streams.values() for loss in s.losses}
         task_needs = self._tasks(graph, needs, trained)
         self._hooks()
-        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
         blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
         self._schedule(blocks["schedule"])
         self._rates(blocks["optim"], blocks["train"])
-        for path, message in train_problems(blocks["train"]) if blocks["train"] else ():
-            self._say(("train", *path), _named(path, message))
         if self.missing_files:
             # A file with mistakes may not say what it reaches: then every encoder counts.
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
             self._files(list(self.data["encoders"]) if self.problems else reached(graph, self.data["encoders"], read), idle)
         if self.problems:
-            raise ConfigError(self.problems, self.hint)
+            raise self.error(self.problems)
         if not streams:
             raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
         schedule = _without_idle(blocks["schedule"], streams)
@@ -139,7 +140,7 @@ class Checker:
                 self._say(at, f"unknown slot `{slot}` of {kind}{nearest(slot, known)}")
             if not isinstance(source, str):
                 self._say(at, f"a source is an encoder's name or $field, not {source!r}")
-            elif source.startswith("$") and source[1:] not in fields:
+            elif source.startswith("$") and source[1:] not in fields and not self.lacking:
                 self._say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
             elif not source.startswith("$") and source not in blocks:
                 self._say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
@@ -196,10 +197,12 @@ class Checker:
             if need.ref.startswith("$"):
                 if need.ref[1:] in graph.fields:
                     good.append(need)
-                else:
+                elif not self.lacking:
                     self._say(place, f"`{at[-1]}` reads unknown field `{need.ref}`{nearest(need.ref[1:], graph.fields)}")
             elif ref.name not in self.data["encoders"]:
                 self._say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
+            elif unknown and self.lacking:
+                continue
             elif unknown:
                 self._say(place, f"unknown view `@{unknown[0]}`{nearest(unknown[0], graph.marks)}")
             elif ref.name in graph.encoders:
@@ -321,6 +324,8 @@ class Checker:
                 if loss not in self.data["losses"]:
                     self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
                               f"evaluation (`evaluate.{name}: null`)")
+                elif self.lacking:
+                    continue  # what the loss is, or who trains it, may be a plugin's
                 elif method and not hasattr(self._loss_class(loss), method):
                     self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
                 elif loss not in trained:
@@ -391,15 +396,15 @@ class Checker:
                 if problem := missing(block["init"], f"encoders.{name}.init", owner):
                     self._say(("encoders", name, "init"), problem)
         for place, path in self.data_paths:
-            unread = place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
+            unread = self.purpose == "build" or place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
             if not unread and (problem := paths.problem(path)):
                 self._say(place, problem)
-        self.hint = HINT if len(self.problems) > found else ""
+        self.error = FilesMissing if len(self.problems) > found else ConfigError
 
     def _starts_from_init(self) -> bool:
         """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""
         if self.purpose != "resume":
-            return self.purpose == "train"
+            return self.purpose in ("train", "build")
         output = self.data["train"].get("output")
         return not (isinstance(output, str) and latest(output))
 
@@ -415,7 +420,7 @@ class Checker:
         try:
             cls = registry.find(block["type"], self.where(*at, "type"))
         except ConfigError as e:
-            self.problems += e.problems
+            self.problems += [] if self.lacking else e.problems
             return None
         mistakes = check(cls, block, self.where(*at), lambda *keys: self.where(*at, *keys), registry.beside)
         self.problems += mistakes

@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import Literal
 
 from xtoolkit.recipe.config import Config
+from xtoolkit.recipe.plugins import Plugin
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
 from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY
 
-Purpose = Literal["train", "resume", "evaluate"]
+Purpose = Literal["train", "resume", "evaluate", "build"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Recipe:
         streams: {name: Stream}, those with an active loss.
         idle: streams that were left out because no loss of theirs is active.
         init: a whole model's weights to start from; the encoders' own `init:` keys then do not count.
+        plugins: what the recipe's `plugins:` list named.
     """
 
     source: Config
@@ -47,6 +49,7 @@ class Recipe:
     train: Train
     idle: list[str] = field(default_factory=list)
     init: Init | None = None
+    plugins: list[Plugin] = field(default_factory=list)
 
     @property
     def config(self) -> dict:

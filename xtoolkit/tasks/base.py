@@ -35,8 +35,8 @@ class Task:
         HEADS: {key: method}: keys of the block that name a loss (or null), and the method which that loss must have (None:
             no particular one). What that loss needs is built too, and some stream must train it.
         FIELDS: the batch fields that its data must have, among others; empty: any.
-        HEADLINES: {metric: title}: the figures that matter most, for tiles and curves. A title that ends in `%` says the
-            unit. ``<part>.<metric>``, of one part of the data, is drawn beside ``<metric>``.
+        HEADLINES: {metric: title}: the figures that matter most, for tiles and curves; also of a part of what is evaluated,
+            ``<part>.<metric>``: a tile shows the whole, or else the first part. A title that ends in `, %` says the unit.
         ABILITIES: {ability: what a recipe needs for it}, for whoever asks a model for one that it lacks.
         heads: {key: built loss, or None}; there from the start of ``evaluate`` on.
     """

@@ -47,8 +47,7 @@ class Retrieval(Task):
 
     HEADS = {"match": "match"}
     FIELDS = frozenset({"image", "text"})
-    HEADLINES = {f"{way}.{metric}": title + more for way, more in ((DUAL, ", %"), (MATCHED, " re-ranked, %"))
-                 for metric, title in (("t2i_r10", "Text to image R@10"), ("i2t_r10", "Image to text R@10"))}
+    HEADLINES = {"t2i_r10": "Text to image R@10, %", "i2t_r10": "Image to text R@10, %"}
     ABILITIES = {"match": "a loss that matches, `losses.itm: {type: ITM, fusion: fusion, negatives: sim}`"} | dict.fromkeys(
         ("encode_image", "encode_text", "similarity", "temperature"),
         "a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`")

@@ -10,7 +10,7 @@ class Format:
     Attributes:
         what: in words.
         signs: alternatives; each lists prefixes of names, blanks between them, that such weights all have.
-        source: what `tools/convert_checkpoint.py --from` calls it; empty: it reads no such files.
+        source: what `xtoolkit convert --from` calls it; empty: it reads no such files.
         encoder: the type of the encoder that takes such a file as it is, in its own `init`; empty: none does.
     """
 
@@ -25,7 +25,7 @@ class Format:
             return "give it to a recipe's top-level `init`, or convert it with --to"
         if not self.source:
             return "nothing here reads it"
-        convert = f"python tools/convert_checkpoint.py --config F --from {self.source} {file} OUT.safetensors"
+        convert = f"xtoolkit convert --config F --from {self.source} {file} OUT.safetensors"
         return f"convert it: {convert}" + (f"; or name it as the `init` of the {self.encoder} encoder" if self.encoder else "")
 
 

@@ -1,0 +1,174 @@
+"""A run put together: what starts and what does not, records that merge by name, and evaluation on two ranks."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine_toy import ToyModel, loaders, recipe
+from xtoolkit.engine import figures, records, run
+from xtoolkit.engine.distributed import Ranks
+from xtoolkit.engine.hooks import Evaluate, JsonLines, default_hooks
+from xtoolkit.engine.trainer import Trainer
+from xtoolkit.recipe.folder import evaluated, is_complete
+from xtoolkit.registry import ConfigError
+
+HERE = Path(__file__).resolve().parent
+
+
+class Task:
+    """Sums what its data holds, each process a part of it."""
+
+    HEADLINES = {"sum": "The sum"}
+
+    def evaluate(self, model, loader, ranks):
+        mine = [(number, loader[number]) for number in ranks.part(len(loader))]
+        outputs = ranks.gather(mine)
+        return {"metrics": {"sum": sum(v for _, v in outputs), "order": [n for n, _ in outputs] == list(range(len(loader)))},
+                "floor": {}, "examples": [{"text": "only words"}]}
+
+    def table(self, metrics, floor):
+        return ["metric", "value"], [[n, str(v)] for n, v in metrics.items()]
+
+    def figures(self, examples):
+        return [{"title": "words", "items": [{"caption": e["text"]} for e in examples]}]
+
+
+def a_run(task=None, data=(1, 2, 3, 4, 5)):
+    made = run.Run.__new__(run.Run)
+    made.tasks, made.eval_loaders, made._eval_data, made.model = {"sums": task or Task()}, {"sums": data}, {"sums": None}, None
+    return made
+
+
+def test_a_record_has_what_the_report_reads(tmp_path):
+    evaluate = a_run().evaluator("sums", last=4)
+    records.write_evaluation(tmp_path, "sums", 4, evaluate(4))
+    found = evaluated(tmp_path)["sums"]
+    assert found.pop("time").endswith("+00:00")
+    assert found == {"step": 4, "metrics": {"sum": 15, "order": True}, "floor": {}, "headlines": {"sum": "The sum"},
+                     "table": [["metric", "value"], [["sum", "15"], ["order", "True"]]],
+                     "figures": [{"title": "words", "items": [{"caption": "only words"}]}]}
+    assert evaluate(2)["figures"] == [], "figures are drawn for the last step only"
+
+
+def test_results_merge_by_name(tmp_path):
+    records.write_evaluation(tmp_path, "old", 2, {"metrics": {"x": 1.0}, "floor": {}})
+    records.write_results(tmp_path, {"step": 4, "losses": {"loss": 1.0}})
+    old = (tmp_path / "evaluations/old.json").read_bytes()
+    records.write_evaluation(tmp_path, "new", 4, {"metrics": {"y": float("nan")}, "floor": {}})
+    records.write_results(tmp_path, {})
+    assert json.loads((tmp_path / "results.json").read_text()) == {
+        "step": 4, "losses": {"loss": 1.0}, "evaluations": {"new": {"y": None}, "old": {"x": 1.0}}}
+    assert (tmp_path / "evaluations/old.json").read_bytes() == old
+
+
+def test_a_run_is_complete_once_it_has_its_steps_its_evaluations_and_its_results(tmp_path):
+    made = lambda steps=2: recipe(tmp_path, steps=steps, evaluate={"sums": {"type": "X", "data": {}}})
+    sums = {"sums": a_run().evaluator("sums", last=2)}
+    assert not is_complete(tmp_path, 2, ["sums"])
+    Trainer(ToyModel(), made(), loaders(), {}, default_hooks()).fit()
+    assert is_complete(tmp_path, 2, []) and not is_complete(tmp_path, 2, ["sums"]) and not is_complete(tmp_path, 3, [])
+    Trainer(ToyModel(), made(), loaders(), sums, default_hooks(), resume=True).fit()
+    assert is_complete(tmp_path, 2, ["sums"])
+    said = []
+    assert run.train(made(), resume=True, say=said.append, report=lambda output, names: said.append((output, names))) == {
+        "sums": {"sum": 15, "order": True}}
+    assert "is finished: all 2 steps are taken and evaluated" in said[0] and said[1:] == [(str(tmp_path), ["sums"])]
+
+
+def test_a_start_that_cannot_be_is_answered_with_every_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("XTK_KERNELS", "tritn")
+    made = recipe(tmp_path)
+    (tmp_path / "something").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        run.check_start(made, "train")
+    assert len(caught.value.problems) == 2
+    assert "it holds no run: empty it, or name another folder" in caught.value.problems[0]
+    assert "XTK_KERNELS=tritn: no such choice; did you mean `triton`?" in caught.value.problems[1]
+    monkeypatch.setenv("XTK_KERNELS", "torch")
+    with pytest.raises(ConfigError, match="holds no checkpoint; train first") as caught:
+        run.check_start(made, "evaluate")
+    assert len(caught.value.problems) == 2 and "no `evaluate` block" in caught.value.problems[0]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="train.device: cuda was asked for and this machine has none"):
+        run.check_start(recipe(tmp_path / "new", device="cuda"), "train")
+    with pytest.raises(ConfigError, match="something is a file; name a folder"):
+        run.check_start(recipe(tmp_path / "something" / "run"), "train")
+
+
+def test_what_cannot_be_resumed_is_said_before_anything_is_built(tmp_path):
+    Trainer(ToyModel(), recipe(tmp_path, steps=5), loaders(), hooks=default_hooks()).fit()
+    run.check_start(recipe(tmp_path, steps=9), "resume")
+    with pytest.raises(ConfigError, match="train.steps: 3, but .*step_00000005 has taken 5; ask for more steps"):
+        run.check_start(recipe(tmp_path, steps=3), "resume")
+    with pytest.raises(ConfigError, match="train.seed: was 42, is 7"):
+        run.check_start(recipe(tmp_path, seed=7), "resume")
+    with pytest.raises(ConfigError, match="go on from its last checkpoint with --resume"):
+        run.check_start(recipe(tmp_path), "train")
+
+
+def test_a_folder_without_a_checkpoint_is_not_said_to_have_one(tmp_path):
+    Trainer(ToyModel(), recipe(tmp_path, steps=1), loaders(), hooks=default_hooks()[:2]).fit()
+    with pytest.raises(ConfigError, match="holds no checkpoint, so that --resume would start it again at step 0"):
+        run.check_start(recipe(tmp_path), "train")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 8])
+def test_parts_of_all_ranks_are_everything_in_order(count):
+    parts = []
+    for rank in range(3):
+        ranks = Ranks()
+        ranks.rank, ranks.world = rank, 3
+        parts.append(list(ranks.part(count)))
+    assert sum(parts, []) == list(range(count)) and max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert Ranks().part(count) == range(count) and Ranks().gather([1, 2]) == [1, 2]
+
+
+def test_two_ranks_evaluate_a_part_each_and_one_writes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+                   "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    processes = [subprocess.Popen([sys.executable, __file__, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    read = []
+    for process in processes:
+        out, trouble = process.communicate(timeout=120)
+        assert process.returncode == 0, trouble
+        assert "Warning" not in trouble, trouble
+        read.append(json.loads(out.splitlines()[-1]))
+    assert read == [{"mine": [0, 1], "sum": 15.0, "tensors": [0.0, 1.0]}, {"mine": [2, 3, 4], "sum": 15.0, "tensors": [0.0, 1.0]}]
+    assert evaluated(tmp_path)["sums"]["metrics"] == {"sum": 15, "order": True}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["sums.sum"] for line in lines] == [15]
+
+
+def two_ranks(output):
+    import torch
+
+    from xtoolkit.engine import distributed
+
+    rank = distributed.rank()
+    seen = []
+
+    class Counting(Task):
+        def evaluate(self, model, loader, ranks):
+            seen.extend(ranks.part(len(loader)))
+            return super().evaluate(model, loader, ranks)
+
+    made = recipe(output, steps=1, evaluate={"sums": {"type": "X", "data": {}}})
+    trainer = Trainer(ToyModel(), made, loaders(rank=rank, world=2), {"sums": a_run(Counting()).evaluator("sums", 1)},
+                      [JsonLines(), Evaluate()])
+    trainer.fit()
+    tensors = [float(t["x"][0]) for t in Ranks().gather([{"x": torch.full((2,), float(rank))}])]
+    print(json.dumps({"mine": seen, "sum": float(trainer.evaluations["sums"]["sum"]), "tensors": tensors}))
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    two_ranks(sys.argv[1])
