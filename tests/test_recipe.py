@@ -56,7 +56,7 @@ def test_five_mistakes_one_answer_exit_2_nothing_heavy(tmp_path):
     lines = [line.strip().removeprefix(str(tmp_path) + "/") for line in done.stderr.splitlines() if line.startswith("  ")]
     assert len(lines) == 5, done.stderr
     assert lines[0] == "mine.yaml:3: unknown key `widht` of BEiTv2; did you mean `width`?"
-    assert lines[1] == "mine.yaml:4: `layers` of CrossAttention must be an integer, not 'twelve' (str)"
+    assert lines[1] == "mine.yaml:4: `layers` of CrossAttention must be an integer of at least 1, not 'twelve' (str)"
     assert lines[2] == "mine.yaml:6: unknown loss `ICT`; did you mean `ITC`?"
     assert lines[3].startswith("mine.yaml:8: no edge `vision -> text`; choose from: text -> fusion, ")
     assert lines[4].startswith("mine.yaml:10: nowhere/pictures-*.tar: no such file")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, RegionField
-from xtoolkit.registry import TASK_REGISTRY
+from xtoolkit.registry import TASK_REGISTRY, Share
 from xtoolkit.tasks.base import Task, cell, decoded, evaluating, token_ids
 
 
@@ -36,7 +36,7 @@ class BoxAccuracy(Task):
     HEADLINES = {"accuracy": "Boxes found, %"}
     ABILITIES = {"ground": "a loss that predicts boxes, `losses.bbp: {type: BBP, feature: fusion@whole}`"}
 
-    def __init__(self, loss: str = "bbp", threshold: float = 0.5, *, tokenizer=None):
+    def __init__(self, loss: str = "bbp", threshold: Share = 0.5, *, tokenizer=None):
         self.loss, self.threshold, self.tokenizer = loss, threshold, tokenizer
 
     @classmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 from xtoolkit.batch import Batch
 from xtoolkit.features import Encoded, full_precision
 from xtoolkit.graph import Need
-from xtoolkit.registry import TASK_REGISTRY
+from xtoolkit.registry import TASK_REGISTRY, Count
 from xtoolkit.tasks.base import Alone, Task, cell, decoded, evaluating, heads, joined, share, token_ids
 from xtoolkit.tasks.comparing import Comparing, matched, sides, summary
 from xtoolkit.tasks.ranking import below_scored, best, both_ways, chance
@@ -52,7 +52,7 @@ class Retrieval(Task):
         ("encode_image", "encode_text", "similarity", "temperature"),
         "a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`")
 
-    def __init__(self, sim: str = "sim", match: str | None = None, k: int = 256, pairs_per_pass: int = 64, *,
+    def __init__(self, sim: str = "sim", match: str | None = None, k: Count = 256, pairs_per_pass: Count = 64, *,
                  tokenizer=None):
         self.sim, self.match, self.k, self.pairs_per_pass, self.tokenizer = sim, match, k, pairs_per_pass, tokenizer
 
