@@ -34,32 +34,36 @@ class Config:
         return dump(self.data)
 
 
-def load(path: str, overrides=()) -> Config:
+def load(path: str, overrides=(), library: str | None = None) -> Config:
     """Reads a file, what it inherits, and ``key.path=value`` overrides.
+
+    Args:
+        library: a folder of recipes that ``_BASE_`` may name, where there is no such file beside the one that inherits.
 
     Raises:
         ConfigError: unreadable or malformed YAML, duplicate keys, a Python tag, a missing ``_BASE_``, a bad override; all of
             the mistakes at once.
     """
     problems: list[str] = []
-    config = _load_file(os.fspath(path), (), problems)
+    config = _load_file(os.fspath(path), (), problems, library)
     for text in overrides:
         _override(config, text, problems)
     return _whole(config, problems)
 
 
-def read(given: Mapping | str, folder: str = ".") -> Config:
+def read(given: Mapping | str, folder: str = ".", library: str | None = None) -> Config:
     """A configuration that is no file: a mapping, whose places are dotted keys, or the text of one.
 
     Args:
         folder: what ``_BASE_`` is relative to.
+        library: see ``load``.
 
     Raises:
         ConfigError: as ``load``; also a value that is not plain.
     """
     problems, places = [], {}
     own = parse(given, TEXT, problems) if isinstance(given, str) else (plain(given, (), places, problems), places)
-    return _whole(_inherited(Config(*own), os.path.join(folder, TEXT), (), problems), problems)
+    return _whole(_inherited(Config(*own), os.path.join(folder, TEXT), (), problems, library), problems)
 
 
 def _whole(config: Config, problems: list) -> Config:
@@ -70,7 +74,7 @@ def _whole(config: Config, problems: list) -> Config:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------------
-def _load_file(path, trail, problems) -> Config:
+def _load_file(path, trail, problems, library) -> Config:
     real = os.path.realpath(path)
     if real in trail:
         problems.append(f"{path}: `_BASE_` leads back to this file")
@@ -81,10 +85,10 @@ def _load_file(path, trail, problems) -> Config:
     except (OSError, UnicodeDecodeError) as e:
         problems.append(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}")
         return Config({})
-    return _inherited(own, path, trail + (real,), problems)
+    return _inherited(own, path, trail + (real,), problems, library)
 
 
-def _inherited(own: Config, path: str, trail: tuple, problems: list) -> Config:
+def _inherited(own: Config, path: str, trail: tuple, problems: list, library: str | None) -> Config:
     """A configuration with what its ``_BASE_`` names, relative to the folder of ``path``, below it."""
     bases = own.data.pop("_BASE_", None) or []
     if not isinstance(bases, (str, list)):
@@ -95,11 +99,12 @@ def _inherited(own: Config, path: str, trail: tuple, problems: list) -> Config:
         if not isinstance(base, str):
             problems.append(f"{own.where('_BASE_')}: `_BASE_` must be a path or a list of paths")
             continue
-        base_path = os.path.join(os.path.dirname(path), base)
-        if not os.path.exists(base_path):
-            problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({os.path.normpath(base_path)})")
+        beside = os.path.normpath(os.path.join(os.path.dirname(path), base))
+        found = [p for p in (beside, *([os.path.join(library, base)] if library else [])) if os.path.exists(p)]
+        if not found:
+            problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({beside})")
             continue
-        _merge(merged, _load_file(os.path.normpath(base_path), trail, problems))
+        _merge(merged, _load_file(found[0], trail, problems, library))
     _merge(merged, own)
     return merged
 
