@@ -36,8 +36,10 @@ def start(config: str, overrides, purpose: str) -> int:
         output = recipe.train.output
         return _start(config, recipe, purpose)
     except OSError as e:
+        if e.errno is None:  # none of the operating system's own: its traceback is wanted
+            raise
         from xtoolkit.engine.storage import explain
-        print(f"{config}: {explain(e, output or 'nothing was written')}", file=sys.stderr)
+        print(f"{config}: {explain(e, output or '.')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         last = output and latest(output)
