@@ -3,19 +3,53 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).resolve().parent
+# Folders of the checkout, and where they lie in a wheel: under the package's own name, since others install a `plugins`, too.
+INSIDE = {"plugins": "xtoolkit/plugins", "projects": "xtoolkit/recipes"}
+
+
+def inside() -> dict[str, str]:
+    """{file of the checkout: its place in a wheel}: plugins whole; of projects those that have recipes."""
+    files = {path: path.relative_to(HERE) for name in INSIDE for path in sorted((HERE / name).rglob("*"))
+             if path.is_file() and path.suffix in (".py", ".yaml", ".md") and "__pycache__" not in path.parts}
+    with_recipes = {path.parts[:2] for path in files.values() if path.suffix == ".yaml"}
+    return {str(path): str(Path(INSIDE[path.parts[0]], *path.parts[1:])) for path in files.values()
+            if path.parts[0] == "plugins" or path.parts[:2] in with_recipes}
+
+
+class Build(build_py):
+    """Also copies recipes and plugins; an editable install reads them where they are."""
+
+    def run(self):
+        super().run()
+        for source, target in inside().items() if not self.editable_mode else ():
+            self.mkpath(str(Path(self.build_lib, target).parent))
+            self.copy_file(str(HERE / source), str(Path(self.build_lib, target)))
+
+    def get_outputs(self, include_bytecode=1):
+        copied = [] if self.editable_mode else [str(Path(self.build_lib, target)) for target in inside().values()]
+        return super().get_outputs(include_bytecode) + copied
+
+    def get_source_files(self):
+        return super().get_source_files() + list(inside())
+
 
 setup(
     name="xtoolkit",
     version="0.1.0",
     description="Modular pretraining, fine-tuning and ablation of vision-language foundation models",
-    long_description=Path(__file__).with_name("README.md").read_text() if Path(__file__).with_name("README.md").exists() else "",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["xtoolkit", "xtoolkit.*", "plugins", "plugins.*"]),
-    package_data={"xtoolkit.prepare": ["pack/*", "pack/licenses/*"]},
+    packages=find_packages(include=["xtoolkit", "xtoolkit.*"]),
+    package_data={"xtoolkit.prepare": ["pack/*", "pack/licenses/*"], "xtoolkit.report": ["templates/*"]},
+    entry_points={"console_scripts": ["xtoolkit = xtoolkit.cli.main:main"]},
+    cmdclass={"build_py": Build},
     install_requires=[
-        "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "tensorboard",
+        "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "jinja2", "tensorboard",
         "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow", "tokenizers", "safetensors", "huggingface_hub", "fsspec",
     ],
     extras_require={

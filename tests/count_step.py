@@ -97,7 +97,9 @@ def main() -> None:
     lines = lines_of(codes)
     if args.functions:
         for code in sorted(codes, key=lambda code: -len(inspect.getsourcelines(code)[0])):
-            print(f"{len(inspect.getsourcelines(code)[0]):4}  {Path(code.co_filename).relative_to(ROOT)}: {code.co_qualname}")
+            if not code.co_name.startswith("<"):
+                file = Path(code.co_filename).relative_to(ROOT)
+                print(f"{len(inspect.getsourcelines(code)[0]):4}  {file}: {code.co_qualname}")
     print(f"\n{'file':40} functions  lines   code")
     for path in sorted(lines, key=lambda path: (path.parent.name != "data", str(path))):
         functions = sum(Path(code.co_filename) == path for code in codes if not code.co_name.startswith("<"))

@@ -1,15 +1,21 @@
 """The worked example of a plugin, as docs/plugins.md walks through it, and how plugins are found."""
 
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from xtoolkit.batch import Batch, ImageField, TextField
 from xtoolkit.encoders.similarity import Scores
-from xtoolkit.recipe.plugins import import_components
+from xtoolkit.recipe.plugins import import_components, import_plugins
 from xtoolkit.registry import LOSS_REGISTRY, ConfigError
 
+ROOT = Path(__file__).resolve().parent.parent
 import_components()
 
 
@@ -53,17 +59,82 @@ def test_its_bias_learns_and_its_keys_are_checked():
         build(bais=1.0)
 
 
+PLUGIN = """
+from xtoolkit.registry import LOSS_REGISTRY
+from xtoolkit.losses.base import Loss
+
+@LOSS_REGISTRY.register
+class {name}(Loss):
+    def __init__(self):
+        super().__init__()
+
+    @classmethod
+    def needs(cls, **block):
+        return []
+"""
+
+
+def imported(entries, folder, copies=None):
+    """What is wrong with them; nothing if all are imported."""
+    return import_plugins(entries, "f.yaml:3", folder, copies)[1]
+
+
 def test_a_plugin_by_path_by_module_and_twice(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from xtoolkit.registry import LOSS_REGISTRY\nfrom xtoolkit.losses.base import Loss\n"
-        "@LOSS_REGISTRY.register\nclass MineByPath(Loss):\n    '''Mine.'''\n    def __init__(self):\n        super().__init__()\n"
-        "    @classmethod\n    def needs(cls, **block):\n        return []\n")
-    import_components(["mine.py"], "here", str(tmp_path))
-    import_components(["mine.py"], "here", str(tmp_path))  # one class, registered once
+    (tmp_path / "by_path.py").write_text(PLUGIN.format(name="MineByPath"))
+    assert imported(["by_path.py"], tmp_path) == []
+    assert imported(["by_path.py"], tmp_path) == []  # one class, registered once
     assert "MineByPath" in LOSS_REGISTRY.names()
-    module = tmp_path / "installed_plugin.py"
-    module.write_text("marker = 1\n")
+    (tmp_path / "installed_plugin.py").write_text(PLUGIN.format(name="MineByModule"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    import_components(["installed_plugin"], "here")
-    with pytest.raises(ConfigError, match="f.yaml:3: plugin no_module fails to import: ModuleNotFoundError"):
-        import_components(["no_module"], "f.yaml:3")
+    assert imported(["installed_plugin"], ".") == []
+    assert "MineByModule" in LOSS_REGISTRY.names() and "installed_plugin" in sys.modules
+    assert imported(["no_module"], ".") == ["f.yaml:3: plugin no_module: no such file, and no module of this name is installed"]
+
+
+def test_the_same_content_is_the_same_plugin_the_same_name_with_another_is_refused(tmp_path):
+    for place, name in (("here", "MineHere"), ("there", "MineHere"), ("elsewhere", "MineElsewhere")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "of_one_name.py").write_text(PLUGIN.format(name=name))
+    assert imported(["of_one_name.py"], tmp_path / "here") == []
+    assert imported(["of_one_name.py"], tmp_path / "there") == []  # else registering it again would fail
+    problem, = imported(["of_one_name.py"], tmp_path / "elsewhere")
+    assert str(tmp_path / "elsewhere/of_one_name.py") in problem and str(tmp_path / "here/of_one_name.py") in problem
+    assert "rename one of them" in problem
+    (tmp_path / "here/of_one_name.py").write_text(PLUGIN.format(name="Edited"))  # in a notebook, say
+    assert "is not the `of_one_name` that is imported already" in imported(["of_one_name.py"], tmp_path / "here")[0]
+
+
+def test_copies_hold_packages_whole_and_are_imported_from_an_empty_place(tmp_path, monkeypatch):
+    """A package by its path with a module beside its __init__, and a module deep in an installed one."""
+    whole, deep = tmp_path / "there" / "whole_package", tmp_path / "there" / "outer" / "deep_package"
+    for folder, name in ((whole, "MineWhole"), (deep, "MineDeep")):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("")
+        (folder / "inner.py").write_text(PLUGIN.format(name=name))
+        (folder / "words.txt").write_text("read by inner\n")
+        (folder / "__pycache__").mkdir()
+        (folder / "__pycache__" / "inner.pyc").write_text("")
+    (whole / "__init__.py").write_text("from . import inner\n")
+    code = f"""
+import sys
+from pathlib import Path
+from xtoolkit.recipe.plugins import copy_plugins, import_components, import_plugins
+from xtoolkit.registry import LOSS_REGISTRY
+import_components()
+folder, copies = sys.argv[1], Path({str(tmp_path / "copies")!r})
+plugins, problems = import_plugins(["whole_package", "outer.deep_package.inner"], "here", folder, copies)
+assert not problems, problems
+copy_plugins(plugins, copies)
+assert {{"MineWhole", "MineDeep"}} <= set(LOSS_REGISTRY.names()) and "outer.deep_package.inner" in sys.modules
+print(sorted(p.relative_to(copies).as_posix() for p in copies.rglob("*") if p.is_file() and p.suffix != ".pyc"))
+"""
+    (tmp_path / "empty").mkdir()
+    run = lambda folder, path: subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=tmp_path / "empty",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *path])})
+    first = run(tmp_path / "there", [str(tmp_path / "there")])
+    assert first.stdout.strip() == str(sorted(f"{package}/{file}" for package in ("whole_package", "outer/deep_package")
+                                              for file in ("__init__.py", "inner.py", "words.txt"))), first.stderr
+    shutil.rmtree(tmp_path / "there")
+    second = run(tmp_path / "empty", [])
+    assert second.stdout == first.stdout, second.stderr

@@ -10,6 +10,7 @@ import pytest
 
 from xtoolkit import recipe
 from xtoolkit.plan import make_plan
+from xtoolkit.recipe.checks import FilesMissing
 from xtoolkit.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,7 @@ def test_five_mistakes_one_answer_exit_2_nothing_heavy(tmp_path):
     lines = [line.strip().removeprefix(str(tmp_path) + "/") for line in done.stderr.splitlines() if line.startswith("  ")]
     assert len(lines) == 5, done.stderr
     assert lines[0] == "mine.yaml:3: unknown key `widht` of BEiTv2; did you mean `width`?"
-    assert lines[1] == "mine.yaml:4: `layers` of CrossAttention must be an integer, not 'twelve' (str)"
+    assert lines[1] == "mine.yaml:4: `layers` of CrossAttention must be an integer of at least 1, not 'twelve' (str)"
     assert lines[2] == "mine.yaml:6: unknown loss `ICT`; did you mean `ITC`?"
     assert lines[3].startswith("mine.yaml:8: no edge `vision -> text`; choose from: text -> fusion, ")
     assert lines[4].startswith("mine.yaml:10: nowhere/pictures-*.tar: no such file")
@@ -82,10 +83,10 @@ def test_base_on_a_bare_machine_says_what_is_missing_and_what_prepares_it(tmp_pa
     with pytest.raises(ConfigError) as e:
         recipe.load(str(BASE))
     text = str(e.value)
-    assert "data/coco/train-*.tar: no such file; prepare it with: python tools/prepare_data.py coco" in text
+    assert "data/coco/train-*.tar: no such file; prepare it with: xtoolkit prepare coco" in text
     assert "`roberta-base` is not in the local hub cache" in text
     assert "beitv2_base_patch16_224_pt1k.pth: no such file; download it from" in text
-    assert e.value.hint.endswith("python tools/train_net.py --config projects/xfm/tiny.yaml")
+    assert isinstance(e.value, FilesMissing)  # which the commands answer with a recipe whose data are there
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -155,6 +156,15 @@ def test_a_plugin_that_fails_to_import_is_named(tmp_path):
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     found = problems(tmp_path, "plugins: [broken.py]")
     assert found == ["mine.yaml:2: plugin broken.py fails to import: ModuleNotFoundError: No module named 'nothing_of_this_name'"]
+
+
+def test_a_plugin_that_is_missing_hides_no_other_mistake(tmp_path):
+    """Names that it would have registered are no mistakes of their own."""
+    found = problems(tmp_path, "plugins: [gone.py, no_such_module]\nlosses: {mine: {type: OnlyThere, key: 1}}\n"
+                               "encoders: {text: {widht: 3, inputs: {text: $theirs}}}\nstreams: {text: {losses: {mine: 1}}}")
+    assert found == ["mine.yaml:2: plugin gone.py: no such file",
+                     "mine.yaml:2: plugin no_such_module: no such file, and no module of this name is installed",
+                     "mine.yaml:4: unknown key `widht` of RoBERTa; did you mean `width`?"]
 
 
 def test_weight_0_is_not_computed_and_what_nothing_reads_is_not_built(tmp_path):

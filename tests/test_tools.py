@@ -1,24 +1,65 @@
-"""The command-line tools, as typed."""
+"""The commands, as typed."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from xtoolkit.cli import recipes
+from xtoolkit.cli.main import COMMANDS
 from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
+TOOLS = {path.stem: path for path in sorted((ROOT / "tools").glob("*.py"))}
 
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, TOOLS[name])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module  # what it imports, ``main``, is the command
 
 
-def test_list_components_prints_every_component_with_its_keys(capsys):
+def shell(line, folder=ROOT):
+    """A line of bash in which `xtoolkit` is the command of this checkout."""
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    define = f"set -o pipefail; xtoolkit() {{ {sys.executable} -m xtoolkit \"$@\"; }}; "
+    return subprocess.run(["bash", "-c", define + line], capture_output=True, text=True, cwd=folder, env=here)
+
+
+def test_every_tool_is_nine_lines_that_hand_over_to_a_command():
+    said = {name: re.search(r"`xtoolkit (\w+)`", path.read_text())[1] for name, path in TOOLS.items()}
+    assert set(said.values()) == COMMANDS.keys() - {"evaluate"}  # which is `train --eval-only`
+    assert all(len(path.read_text().splitlines()) == 9 for path in TOOLS.values())
+    assert all(tool(name).main is importlib.import_module(f"xtoolkit.cli.{command}").main for name, command in said.items())
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = ("import sys; from xtoolkit.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit as e:\n"
+            "    print(e.code, {'torch', 'numpy', 'yaml', 'transformers', 'timm'} & set(sys.modules))")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout
+    assert out.splitlines()[-1] == "0 set()"
+    for name, what in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(what)}$", out, re.M)
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest():
+    done = shell("xtoolkit trian --config xfm/tiny.yaml")
+    assert done.returncode == 2 and "no command `trian`; did you mean `train`?" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["xtoolkit list", f"{sys.executable} tools/list_components.py", "xtoolkit list recipes",
+                                  "xtoolkit plan --help", "xtoolkit --help"])
+def test_a_reader_that_has_gone_is_no_traceback(line):
+    done = shell(f"{{ sleep 0.2; {line}; }} | true")
+    assert done.stderr == "" and done.returncode in (0, 1)
+
+
+def test_list_prints_every_component_with_its_keys(capsys):
     assert tool("list_components").main([]) == 0
     out = capsys.readouterr().out
     for registry in (ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, DATASET_REGISTRY):
@@ -27,16 +68,35 @@ def test_list_components_prints_every_component_with_its_keys(capsys):
     itm = out[out.index("\nITM: "):].split("\n\n")[0]
     assert "runs it on 3x the batch" in itm and "no gradient" in itm
     assert re.search(r"width +an integer; default 768", out)
-    assert "its head lm_logits" in out
+    assert "its head lm_logits" in out and "xfm/tiny.yaml" in out
 
 
-def test_list_components_of_one_kind(capsys):
+def test_list_of_one_kind(capsys):
     tool("list_components").main(["losses"])
     out = capsys.readouterr().out
-    assert "SigLIP" in out and "BEiTv2" not in out
+    assert "SigLIP" in out and "BEiTv2" not in out and "tiny.yaml" not in out
 
 
 @pytest.mark.parametrize("name", ["plan", "train_net"])
-def test_a_misspelt_file_is_one_line(name, capsys):
+def test_a_misspelt_recipe_is_one_line_with_the_nearest(name, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     assert tool(name).main(["--config", "projects/xfm/tinny.yaml"]) == 2
-    assert "projects/xfm/tinny.yaml: cannot be read: No such file or directory" in capsys.readouterr().err
+    assert "projects/xfm/tinny.yaml: no such recipe; did you mean `projects/xfm/tiny.yaml`?" in capsys.readouterr().err
+
+
+def test_recipes_are_found_by_name_from_anywhere_a_file_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {"xfm/base.yaml", "xfm/tiny.yaml"} <= set(recipes.names())
+    ours = str(ROOT / "projects/xfm/tiny.yaml")
+    assert recipes.find("xfm/tiny.yaml") == recipes.find("projects/xfm/tiny.yaml") == ours
+    (tmp_path / "xfm").mkdir()
+    (tmp_path / "xfm" / "tiny.yaml").touch()
+    assert recipes.find("xfm/tiny.yaml") == "xfm/tiny.yaml"
+
+
+def test_what_is_missing_is_answered_with_a_recipe_that_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert tool("train_net").main(["--config", "xfm/base.yaml"]) == 2
+    assert capsys.readouterr().err.endswith("xtoolkit train --config xfm/tiny.yaml\n")

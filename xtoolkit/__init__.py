@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 
-def load(path, *, config=None, tokenizer=None, device="auto", precision=None):
+def load(path, *, config=None, tokenizer=None, device="auto", precision=None, trust_plugins=False):
     """A trained model with its tokenizer and image transform, ready to answer: docs/inference.md.
 
     ``encode_image``, ``encode_text``, ``similarity``, ``match`` and ``ground`` compute what the recipe's evaluations
@@ -18,6 +18,7 @@ def load(path, *, config=None, tokenizer=None, device="auto", precision=None):
             or beside the file, else what the recipe names.
         device: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
         precision: bf16 (autocast) or fp32; None: what the recipe trains and evaluates in.
+        trust_plugins: run the code of the plugins that the model's recipe names. Without it they must be imported already.
 
     Returns:
         xtoolkit.inference.pretrained.Pretrained
@@ -25,8 +26,27 @@ def load(path, *, config=None, tokenizer=None, device="auto", precision=None):
     Raises:
         FileNotFoundError: nothing is at ``path``.
         ValueError: a folder of another thing or damaged files (CheckpointError, WeightsError); a recipe that cannot be
-            read, or a tokenizer that is not there (ConfigError); weights of another recipe, each name listed
-            (WeightsError).
+            read, plugins that are not trusted, or a tokenizer that is not there (ConfigError); weights of another recipe,
+            each name listed (WeightsError).
     """
     from xtoolkit.inference import loading  # only here: importing the package stays light
-    return loading.load(path, config, tokenizer, device, precision)
+    return loading.load(path, config, tokenizer, device, precision, trust_plugins)
+
+
+def build(recipe, folder="."):
+    """A recipe with all that it names, built and ready to be looked at, trained and evaluated: docs/python.md.
+
+    Args:
+        recipe: a mapping, the path of a YAML file (or one of `xtoolkit list recipes`), or YAML as text.
+        folder: what paths in the recipe are relative to.
+
+    Returns:
+        xtoolkit.engine.run.Run: ``model``, with the weights to start from; ``batch(stream)``, ``losses(stream, batch)``,
+        ``features(batch)``, ``plan()``, ``train()``, ``evaluate()``. Nothing is written before ``train``.
+
+    Raises:
+        ConfigError: every mistake of the recipe: by file and line, in a mapping by its dotted key. Data are looked for
+            when they are asked for.
+    """
+    from xtoolkit.cli import recipes  # only here: importing the package stays light
+    return recipes.build(recipe, folder)

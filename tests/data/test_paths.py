@@ -56,7 +56,7 @@ def test_bad_braces_are_named(bad, said):
 
 def test_a_missing_path_names_the_command_that_prepares_it():
     assert problem("data/coco/train-*.tar") == (
-        "data/coco/train-*.tar: no such file; prepare it with: python tools/prepare_data.py coco "
+        "data/coco/train-*.tar: no such file; prepare it with: xtoolkit prepare coco "
         "--annotations dataset_coco.json --images DIR --out data/coco")
 
 
@@ -68,12 +68,12 @@ def test_a_missing_path_names_the_command_that_prepares_it():
     ("data/roberta/train-*.jsonl.gz", "text")])
 def test_hints_go_by_the_words_of_the_path(path, source):
     said = problem(path)
-    assert said.startswith(path) and f"prepare_data.py {source} " in said
+    assert said.startswith(path) and f"xtoolkit prepare {source} " in said
     assert said.endswith("--out data/" + path.split("/")[1])
 
 
 def test_unknown_corpus_points_to_the_list():
-    assert problem("data/zzz/a.tar").endswith("`python tools/prepare_data.py --help` lists what can be prepared")
+    assert problem("data/zzz/a.tar").endswith("`xtoolkit prepare --help` lists what can be prepared")
 
 
 def test_missing_shards_of_a_range_are_counted(shards):

@@ -49,8 +49,8 @@ def test_a_spare_comes_from_the_same_window_and_from_the_next_where_ten_failed()
         block = int(np.searchsorted(ends, place, side="right"))
         for attempt in range(40):
             members = order.shards((block + attempt // 10) % len(ends), 5)
-            assert shard(order.spare(sample, 5, 1234567 * attempt, attempt)) in members
-    assert Mixed(10).spare(3, 5, 27, 0) == 7
+            assert shard(order.replacement(sample, 5, 1234567 * attempt, attempt)) in members
+    assert Mixed(10).replacement(3, 5, 27, 0) == 7
 
 
 def orders(**more):

@@ -8,6 +8,7 @@ from xtoolkit.batch import ImageField
 from xtoolkit.encoders.beit import BEiTv2
 from xtoolkit.encoders.projection import Projection
 from xtoolkit.encoders.teacher import Teacher
+from xtoolkit.registry import check
 
 
 def student(**keys):
@@ -97,5 +98,5 @@ def test_random_weights_are_drawn_anew():
 def test_bad_keys_are_told():
     with pytest.raises(ValueError, match=r"`text_proj` \(Projection\) has no `init_weights`"):
         Teacher(of="text_proj", modules={"text_proj": Projection(widths={"x": 4})}, mode="random")
-    with pytest.raises(ValueError, match="momentum 1.5"):
-        pair(momentum=1.5)
+    found, = check(Teacher, {"of": "vision", "momentum": 1.5}, "here")
+    assert found == "here: `momentum` of Teacher must be a number of at least 0 and at most 1, not 1.5"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from batches import Batches
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
 from xtoolkit.tasks import BoxAccuracy
 from xtoolkit.tasks.boxes import iou
@@ -81,7 +82,7 @@ def test_accuracy_mean_iou_and_floor_over_sources():
                region_batch(other, 2, source="testB", biggest=other),
                region_batch(box(0, 0, 1, 1), 2, is_box=False, source="testB", biggest=other)]
     predicted = [box(0, 0, .2, .1), small, other, other]     # IoU 0.5 (a hit), 0, 1, and one that does not count
-    found = BoxAccuracy(loss="bbp").evaluate(FakeModel(predicted), batches)
+    found = BoxAccuracy(loss="bbp").evaluate(FakeModel(predicted), Batches(batches))
     assert found["metrics"] == pytest.approx({
         "accuracy": 200 / 3, "mean_iou": .5, "testA.accuracy": 50.0, "testA.mean_iou": .25,
         "testB.accuracy": 100.0, "testB.mean_iou": 1.0}, abs=1e-5)
@@ -94,7 +95,7 @@ def test_accuracy_mean_iou_and_floor_over_sources():
 
 
 def test_without_the_biggest_boxes_there_is_no_floor():
-    found = BoxAccuracy().evaluate(FakeModel([box(0, 0, 1, 1)]), [region_batch(box(0, 0, 1, 1), 1)])
+    found = BoxAccuracy().evaluate(FakeModel([box(0, 0, 1, 1)]), Batches([region_batch(box(0, 0, 1, 1), 1)]))
     assert found["floor"] == {}
 
 
@@ -102,16 +103,31 @@ def test_the_model_is_left_in_the_modes_it_was_in():
     model = FakeModel([box(0, 0, 1, 1)])
     model.train()
     model.losses.eval()
-    BoxAccuracy().evaluate(model, [region_batch(box(0, 0, 1, 1), 1)])
+    BoxAccuracy().evaluate(model, Batches([region_batch(box(0, 0, 1, 1), 1)]))
     assert model.training and not model.losses.training
 
 
 def test_no_data_and_no_boxes_are_named():
     with pytest.raises(ValueError, match="no batch"):
-        BoxAccuracy().evaluate(FakeModel([]), [])
+        BoxAccuracy().evaluate(FakeModel([]), Batches([]))
     with pytest.raises(ValueError, match="no expression"):
-        BoxAccuracy().evaluate(FakeModel([box(0, 0, 1, 1)]), [region_batch(box(0, 0, 1, 1), 1, is_box=False)])
+        BoxAccuracy().evaluate(FakeModel([box(0, 0, 1, 1)]), Batches([region_batch(box(0, 0, 1, 1), 1, is_box=False)]))
 
 
 def test_what_it_reaches_is_declared():
-    assert BoxAccuracy.needs() == [] and BoxAccuracy.LOSS_KEYS == ("loss",)
+    assert BoxAccuracy.needs() == [] and BoxAccuracy.HEADS == {"loss": "boxes"}
+    assert BoxAccuracy.suggest({}, {"one": nn.Linear, "two": Echo}) == {"type": "BoxAccuracy", "loss": "two"}
+    assert BoxAccuracy.suggest({"sim": Echo}, {"one": nn.Linear}) is None
+
+
+def test_its_table_has_a_row_for_each_source_and_its_figure_an_item_for_each_expression():
+    heading, rows = BoxAccuracy().table({"accuracy": 40.0, "mean_iou": .3, "b.accuracy": 39.0, "b.mean_iou": None},
+                                        {"accuracy": 36.5, "mean_iou": .341})
+    assert heading == ["expressions", "accuracy %", "floor %", "mean IoU", "floor"]
+    assert rows == [["all", "40.0", "36.5", "0.300", "0.341"], ["b", "39.0", "–", "–", "–"]]
+    task = BoxAccuracy(tokenizer=SimpleNamespace(decode=lambda ids: " a cat" * (ids == [0, 5, 2])))
+    examples = task.evaluate(FakeModel([box(0, 0, 1, 1)]), Batches([region_batch(box(0, 0, .5, 1), 1)]))["examples"]
+    figure, = task.figures(examples)
+    assert figure["items"] == [{"image": "p1", "caption": "a cat", "note": "IoU 0.50", "boxes": [
+        {"box": [.25, .5, .5, 1.0], "kind": "true"}, {"box": [.5, .5, 1.0, 1.0], "kind": "predicted"}]}]
+    assert task.figures([]) == []

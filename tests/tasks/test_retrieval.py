@@ -4,14 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed as dist, nn
 
+from batches import Batches
 from xtoolkit.batch import Batch, ImageField, TextField
+from xtoolkit.encoders.similarity import Similarity
 from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import EncoderSpec, Graph
 from xtoolkit.tasks import Retrieval
-from xtoolkit.tasks.ranking import both_ways, chance
-from xtoolkit.tasks.retrieval import below_scored, sides
+from xtoolkit.tasks.comparing import sides
+from xtoolkit.tasks.ranking import below_scored, both_ways, chance
 
 WIDTH = 8
 FIELDS = {"text": TextField, "image": ImageField}
@@ -105,6 +107,9 @@ class Model(nn.Module):
         self.losses = nn.ModuleDict({"itm": Matching(constant)})
         self.graph = Graph({name: EncoderSpec(name, inputs) for name, inputs in wiring.items()}, FIELDS)
 
+    def encoder(self, name):
+        return self.encoders[name]
+
     def features(self, batch):
         return Features(self.graph, self.encoders, batch)
 
@@ -154,40 +159,40 @@ def reranked(similarity, logits, owner, k):
     return both_ways(t2i, i2t, owner)
 
 
-@pytest.mark.parametrize("k, batch_size", [(1, 64), (3, 2), (3, 5), (4, 64), (256, 7), (256, 64)])
-def test_both_rows_equal_brute_force(k, batch_size):
+@pytest.mark.parametrize("k, pairs_per_pass", [(1, 64), (3, 2), (3, 5), (4, 64), (256, 7), (256, 64)])
+def test_both_rows_equal_brute_force(k, pairs_per_pass):
     model = Model()
-    found = Retrieval(match="itm", k=k, batch_size=batch_size).evaluate(model, batches())["metrics"]
+    found = Retrieval(match="itm", k=k, pairs_per_pass=pairs_per_pass).evaluate(model, Batches(batches()))["metrics"]
     similarity, logits, owner = by_hand(model)
     dual, matched = both_ways(similarity, similarity, owner), reranked(similarity, logits, owner, k)
     expected = {f"dual.{n}": v for n, v in dual.items()} | {f"matched.{n}": v for n, v in matched.items()}
     assert found == pytest.approx(expected) and len(found) == 14
 
 
-@pytest.mark.parametrize("k, batch_size", [(2, 4), (3, 64), (256, 3)])
-def test_each_picture_is_projected_once_and_no_pair_is_fused_twice(k, batch_size):
+@pytest.mark.parametrize("k, pairs_per_pass", [(2, 4), (3, 64), (256, 3)])
+def test_each_picture_is_projected_once_and_no_pair_is_fused_twice(k, pairs_per_pass):
     model = Model()
     fusion = model.encoders["fusion"]
-    Retrieval(match="itm", k=k, batch_size=batch_size).evaluate(model, batches())
-    assert sum(fusion.projected) == 6 and max(fusion.rows) <= batch_size
+    Retrieval(match="itm", k=k, pairs_per_pass=pairs_per_pass).evaluate(model, Batches(batches()))
+    assert sum(fusion.projected) == 6 and max(fusion.rows) <= pairs_per_pass
     wanted = torch.zeros(6, 16, dtype=torch.bool)
     similarity = by_hand(model)[0]
     wanted.scatter_(0, similarity.topk(min(k, 6), dim=0).indices, True)
     wanted.scatter_(1, similarity.topk(min(k, 16), dim=1).indices, True)
     fusion.rows.clear()
-    Retrieval(match="itm", k=k, batch_size=batch_size).evaluate(model, batches())
+    Retrieval(match="itm", k=k, pairs_per_pass=pairs_per_pass).evaluate(model, Batches(batches()))
     assert sum(fusion.rows) == wanted.sum()
 
 
 def test_texts_are_fused_without_the_padding_of_longer_ones():
     model = Model()
-    Retrieval(match="itm", batch_size=1).evaluate(model, batches())
+    Retrieval(match="itm", pairs_per_pass=1).evaluate(model, Batches(batches()))
     lengths = torch.cat([b.text.mask.sum(1) for b in batches()])
     assert sorted(model.encoders["fusion"].tokens) == sorted(lengths.tolist() * 6)
 
 
 def test_a_constant_matching_head_gets_chance_among_all():
-    found = Retrieval(match="itm").evaluate(Model(constant=True), batches())
+    found = Retrieval(match="itm").evaluate(Model(constant=True), Batches(batches()))
     owner = by_hand(Model())[2]
     for name, value in chance(6, owner).items():
         assert found["metrics"][f"matched.{name}"] == pytest.approx(value)
@@ -195,13 +200,13 @@ def test_a_constant_matching_head_gets_chance_among_all():
 
 
 def test_without_a_matching_loss_there_is_one_row():
-    found = Retrieval(sim="sim", match=None).evaluate(Model(), batches())
+    found = Retrieval(sim="sim", match=None).evaluate(Model(), Batches(batches()))
     assert len(found["metrics"]) == 7 and all(name.startswith("dual.") for name in found["metrics"])
 
 
 def test_examples_name_the_right_picture_and_its_rank():
     model = Model()
-    examples = Retrieval(match=None).evaluate(model, batches())["examples"]
+    examples = Retrieval(match=None).evaluate(model, Batches(batches()))["examples"]
     similarity, _, owner = by_hand(model)
     names = [name for batch in batches() for name in batch.image.image_id]
     ids = [row[mask].tolist() for b in batches() for row, mask in zip(b.text.ids, b.text.mask)]
@@ -226,13 +231,13 @@ def test_bf16_scores_are_ranked_in_full_precision():
     model.losses["itm"].head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     model.encoders["vision"].layer.register_forward_hook(lambda module, args, out: runs.append(out.dtype))
     runs = []
-    Retrieval(match="itm").evaluate(model, batches())
+    Retrieval(match="itm").evaluate(model, Batches(batches()))
     assert set(seen) == {torch.float32} and set(runs) == {torch.bfloat16}
 
 
 def test_no_texts_is_an_error_that_says_so():
     with pytest.raises(ValueError, match="no batch"):
-        Retrieval().evaluate(Model(), [])
+        Retrieval().evaluate(Model(), Batches())
 
 
 def test_an_encoder_with_the_wrong_sides_is_named():
@@ -243,5 +248,62 @@ def test_an_encoder_with_the_wrong_sides_is_named():
 
 
 def test_what_it_reads_is_declared():
-    (need,) = Retrieval.needs(match="itm")
-    assert need.ref == "sim" and Retrieval.ENCODER_KEYS == ("sim",) and Retrieval.LOSS_KEYS == ("match",)
+    (need,) = Retrieval.needs(sim="alike", match="itm", k=3)
+    assert need.ref == "alike" and not need.grad and Retrieval.HEADS == {"match": "match"}
+
+
+def test_it_suggests_itself_where_an_encoder_compares():
+    assert Retrieval.suggest({"text": Words, "sim": Similarity}, {"a": nn.Linear, "itm": Matching}) == {
+        "type": "Retrieval", "sim": "sim", "match": "itm"}
+    assert Retrieval.suggest({"sim": Similarity}, {}) == {"type": "Retrieval", "sim": "sim", "match": None}
+    assert Retrieval.suggest({"text": Words}, {"itm": Matching}) is None
+
+
+def test_its_table_stands_beside_chance_and_a_figure_shows_each_text():
+    task = Retrieval(match="itm", tokenizer=SimpleNamespace(decode=lambda ids: f" {len(ids)} words"))
+    found = task.evaluate(Model(), Batches(batches()))
+    heading, rows = task.table(found["metrics"], found["floor"])
+    assert [row[0] for row in rows] == ["dual encoder", "re-ranked by fusion", "floor: chance"] and len(heading) == 8
+    assert rows[1][3] == f"{found['metrics']['matched.t2i_r10']:.1f}" and rows[2][7] == f"{found['floor']['dual.r_mean']:.1f}"
+    assert {f"{way}.{metric}" for metric in task.HEADLINES for way in ("dual", "matched")} <= found["metrics"].keys()
+    names = [name for batch in batches() for name in batch.image.image_id]
+    example = {"ids": [3, 4], "right": "2-0", "pictures": names[:5], "rank": 6, "way": "dual"}
+    missed, = task.figures([example])
+    assert missed["title"] == "“2 words”" and missed["text"] == "right picture at place 6"
+    assert [item["image"] for item in missed["items"]] == [*names[:5], "2-0"] and missed["items"][5]["apart"]
+    first, = task.figures([example | {"right": names[0], "rank": 1}])
+    assert [item["right"] for item in first["items"]] == [True, False, False, False, False]
+
+
+# ---- two processes
+# ------------------------------------------------------------------------------------------------------
+class Two:
+    """The ranks of a group of two: the first takes one batch, the second the others."""
+
+    def part(self, count):
+        return range(1) if dist.get_rank() == 0 else range(1, count)
+
+    def gather(self, mine):
+        every = [None, None]
+        dist.all_gather_object(every, mine)
+        return every[0] + every[1]
+
+
+def in_a_group(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model, found = Model(), {}
+    for k in (1, 3, 256):
+        found[k] = Retrieval(match="itm", k=k).evaluate(model, Batches(batches()), Two())
+    found["projected"] = sum(model.encoders["fusion"].projected)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_figures_of_one(tmp_path):
+    torch.multiprocessing.spawn(in_a_group, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first.pop("projected") == 9 and second.pop("projected") == 9  # 3 times 3 pictures each: none twice
+    assert first == second
+    for k, found in first.items():
+        assert found == Retrieval(match="itm", k=k).evaluate(Model(), Batches(batches()))

@@ -1,9 +1,10 @@
-"""Lists every component that a recipe can name: its keys with types and defaults, what it reads, and what it is."""
+"""Lists the recipes that come with the toolkit, and every component that a recipe can name: its keys with types and defaults,
+what it reads, and what it is."""
 
-import argparse
 import inspect
-import sys
 
+from xtoolkit.cli import recipes
+from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.registry import (
     DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
 )
@@ -49,17 +50,21 @@ def describe(kind: str, name: str, cls) -> str:
     return "\n".join(rows)
 
 
+@command
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", nargs="?", choices=list(KINDS), help="only this kind")
+    parser = make_parser("list", __doc__)
+    parser.add_argument("kind", nargs="?", choices=["recipes", *KINDS], help="only this kind")
     parser.add_argument("--plugins", nargs="*", default=[], metavar="P", help="plugins to import too: paths or modules")
     args = parser.parse_args(argv)
-    try:
-        from xtoolkit.recipe.plugins import import_components
-        import_components(args.plugins, "--plugins")
-    except ConfigError as e:
-        print(e, file=sys.stderr)
-        return 2
+    if args.kind in (None, "recipes"):
+        print("RECIPES\n\n" + "\n".join(f"{name:<20} {recipes.find(name)}" for name in recipes.names()) + "\n")
+    if args.kind == "recipes":
+        return 0
+    from xtoolkit.recipe.plugins import import_components, import_plugins
+
+    import_components()
+    if problems := import_plugins(args.plugins, "--plugins")[1]:
+        raise ConfigError(problems)
     for kind in [args.kind] if args.kind else KINDS:
         print(f"{kind.upper()}\n")
         for name in KINDS[kind].names():

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.data import paths
 from xtoolkit.prepare import coco, images, img2dataset, instances, openimages, refcoco, sample, text, vg
 from xtoolkit.prepare.official import BadFile, BadRecord
@@ -15,7 +16,7 @@ from xtoolkit.report.prepared import write_summary
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(description=__doc__)
+    root = make_parser("prepare", __doc__)
     sources = root.add_subparsers(dest="source", required=True, metavar="SOURCE")
 
     p = _source(sources, "coco", run_coco, "COCO or Flickr30k captions in Karpathy's split -> pairs: train, val, test",
@@ -175,6 +176,7 @@ def run_sample(args):
                      for name in sample.names() if (files := paths.resolve(name)))
 
 
+@command
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     try:
@@ -184,12 +186,12 @@ def main(argv=None) -> int:
     except BadRecord as error:
         can_skip = args.source != "sample" and not isinstance(error, BadFile)
         again = " (`--skip-bad` counts wrong records and goes on)" if can_skip else ""
-        print(f"prepare_data.py: {error}{again}", file=sys.stderr)
+        print(f"xtoolkit prepare: {error}{again}", file=sys.stderr)
         return 1
     except (OSError, WorkerDied) as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
+        print(f"xtoolkit prepare: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("prepare_data.py: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("xtoolkit prepare: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0

@@ -242,7 +242,7 @@ class Regions(Sharded):
             image = rand_augment(image, self._augment.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, name) for _, pixels, given in drawn]
         told = {} if self.train else {"source": self._names[source], "biggest": _biggest(meta, drawn, picture)}
-        shown = self.images.shown(self.images.normalize(image), name, rng)
+        shown = self.images.item(self.images.normalize(image), name, rng)
         return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, told)
 
     def _element(self, element, picture: Picture, name: str, bad, rng: random.Random):

@@ -1,11 +1,15 @@
-"""Writes all of a remote shard to a file, however often the line breaks, or says that it is dead."""
+"""Writes all of a remote shard to a file, however often the line breaks, or says that it is dead.
+
+fsspec's ``get`` begins at the first byte again after any failure, and takes a body that a proxy has cut for the whole; both
+would end a run of days, or change what it reads. Here a try goes on from the last byte, and what is written is checked.
+"""
 
 import os
 import time
 
 from xtoolkit.data.blocks import ShardBlock
 from xtoolkit.data.errors import BadDataError, DeadShard
-from xtoolkit.data.transport import FAILURES, Anew, Refused, connect
+from xtoolkit.data.transport import FAILURES, Restart, Refused, connect
 
 LONGEST_WAIT = 60  # seconds between two tries
 STEP = 1 << 26  # bytes after which room is asked for again, where nobody says how many will come
@@ -63,7 +67,7 @@ def _once(name, out, at, known, timeout, room, file) -> tuple[int, tuple | None]
     """One try from byte ``at`` on; returns the bytes that are here then, all there are, and the version they are of."""
     try:
         source = connect(name, at, known, timeout)
-    except Anew as error:
+    except Restart as error:
         raise _Broken(0, None, str(error)) from None
     except FAILURES as error:
         raise _Broken(at, known, _said(error)) from None

@@ -20,7 +20,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Image:
     """A picture as the model sees it: pixels (3, H, W), the key and name of the picture, patch mask (N,) or None."""
 
     pixels: Tensor
@@ -45,11 +45,11 @@ class Item:
 
     Attributes:
         dropped: a BadSample for each caption or region of it that could not be used.
-        fields: {name: value}, one value a sample. Of a field, what its class collates (a Text or a Shown serves any TextField
+        fields: {name: value}, one value a sample. Of a field, what its class collates (a Text or an Image here serves any TextField
             or ImageField); of a name that is no field, what only evaluation reads: a tensor or a word, repeated a text.
     """
 
-    image: Shown | None = None
+    image: Image | None = None
     texts: list = field(default_factory=list)
     boxes: list = field(default_factory=list)
     dropped: list = field(default_factory=list)
@@ -89,7 +89,7 @@ def collate(items: list[Item], kinds: dict[str, type[Field]], train: bool = True
     for name, first in items[0].fields.items():
         if name in kinds:
             values = [item.fields[name] for item in items]
-            join = _texts if isinstance(first, Text) else _pictures if isinstance(first, Shown) else kinds[name].collate
+            join = _texts if isinstance(first, Text) else _pictures if isinstance(first, Image) else kinds[name].collate
             made[name] = join(values)
         else:
             values = [item.fields[name] for item in items for _ in item.texts or (None,)]
@@ -102,7 +102,7 @@ def _texts(texts: list[Text]) -> TextField:
     return text_field([t.ids for t in texts], texts[0].pad, masks)
 
 
-def _pictures(shown: list[Shown]) -> ImageField:
+def _pictures(shown: list[Image]) -> ImageField:
     masks = None if shown[0].patch_mask is None else torch.from_numpy(np.stack([s.patch_mask for s in shown]))
     return ImageField(torch.stack([s.pixels for s in shown]), torch.tensor([s.key for s in shown]), masks,
                       [s.name for s in shown])

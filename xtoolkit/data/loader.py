@@ -19,18 +19,18 @@ from xtoolkit.data.tally import Tally
 RESERVES = 50  # samples tried in the place of a bad one before the stream is given up
 
 
-class _Made:
+class _Result:
     """What a worker hands over: a batch, what it cost, and why there is none if there is none."""
 
     def __init__(self, batch: Batch | None, read: int, bad: list, error: str | None):
         self.batch, self.read, self.bad, self.error = batch, read, bad, error
 
-    def pin_memory(self) -> "_Made":
-        return _Made(self.batch and self.batch.pin_memory(), self.read, self.bad, self.error)
+    def pin_memory(self) -> "_Result":
+        return _Result(self.batch and self.batch.pin_memory(), self.read, self.bad, self.error)
 
 
 class _Visits(Dataset):
-    """(visit, part) -> _Made; this is what runs in a worker."""
+    """(visit, part) -> _Result; this is what runs in a worker."""
 
     def __init__(self, stream, dataset, batch_size, seed, rank, world, parts, contrasts):
         self._stream, self._dataset, self._seed, self._contrasts = stream, dataset, seed, contrasts
@@ -38,7 +38,7 @@ class _Visits(Dataset):
         self._batch_size, self._world, self._parts = batch_size, world, parts
         self._rows, self._first = batch_size // (world * parts), rank * parts
 
-    def __getitem__(self, unit: tuple[int, int]) -> _Made:
+    def __getitem__(self, unit: tuple[int, int]) -> _Result:
         visit, part = unit
         first = (self._first + part) * self._rows
         last, loaded, read, bad = first + self._rows, [], 0, []
@@ -58,8 +58,8 @@ class _Visits(Dataset):
         batch = self._dataset.collate(loaded)
         return self._made(batch, read, bad, self._without_negatives(visit, slots, batch) if self._contrasts else None)
 
-    def _made(self, batch, read, bad, error) -> _Made:
-        return _Made(batch, read + len(bad), [(b.kind, b.path, b.detail) for b in bad], error)
+    def _made(self, batch, read, bad, error) -> _Result:
+        return _Result(batch, read + len(bad), [(b.kind, b.path, b.detail) for b in bad], error)
 
     def _fill(self, visit: int, slot: Slot, bad: list[BadSample]) -> list[Item]:
         """The items that fill a slot; samples of the reserve take the place of a bad one, as many as are needed."""
@@ -119,7 +119,7 @@ def _start_worker(number: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _as_it_is(made: _Made) -> _Made:
+def _as_it_is(made: _Result) -> _Result:
     return made
 
 
@@ -186,7 +186,7 @@ class Loader:
                                else f"{made.error}. {self._tally.complaint()}")
         return made.batch
 
-    def _fetch(self, unit: tuple[int, int]) -> _Made:
+    def _fetch(self, unit: tuple[int, int]) -> _Result:
         if self._workers == 0:
             return self._made[unit]
         if self._running is None or unit != self._next:
@@ -220,8 +220,8 @@ class Loader:
         atexit.unregister(self.close)
 
 
-class _Once(Dataset):
-    """Batch number -> _Made, in the order of the files."""
+class _Pass(Dataset):
+    """Batch number -> _Result, in the order of the files."""
 
     def __init__(self, dataset: StreamDataset, batch_size: int):
         self._dataset, self._batch_size = dataset, batch_size
@@ -230,7 +230,7 @@ class _Once(Dataset):
     def __len__(self) -> int:
         return -(-len(self._dataset) // self._batch_size)
 
-    def __getitem__(self, number: int) -> _Made:
+    def __getitem__(self, number: int) -> _Result:
         loaded, bad, read = [], [], 0
         first = number * self._batch_size
         for sample in range(first, min(first + self._batch_size, len(self._dataset))):
@@ -243,7 +243,7 @@ class _Once(Dataset):
                 bad.extend(item.dropped)
                 loaded.append(item)
         batch = self._dataset.collate(loaded) if loaded else None
-        return _Made(batch, len(loaded) + len(bad), [(b.kind, b.path, b.detail) for b in bad], None)
+        return _Result(batch, len(loaded) + len(bad), [(b.kind, b.path, b.detail) for b in bad], None)
 
     def _place(self, sample: int) -> tuple[int, int]:
         for source, n in self._samples:
@@ -269,7 +269,7 @@ class EvalLoader:
 
     def __init__(self, dataset: StreamDataset, batch_size: int, workers: int = 0, name: str = "evaluation",
                  max_bad: float = 0.01, pin: bool = False):
-        self._made, self._workers, self._pin = _Once(dataset, batch_size), workers, pin
+        self._made, self._workers, self._pin = _Pass(dataset, batch_size), workers, pin
         self._fresh = functools.partial(Tally, name, dataset, max_bad)
         self._tally = self._fresh()
 

@@ -101,7 +101,7 @@ class Order:
 
     def reserve(self, visit: int, slot: Slot, attempt: int) -> int:
         """The sample of the same source that takes the place of a bad one."""
-        draw = lambda again: self.shuffles[slot.source].spare(
+        draw = lambda again: self.shuffles[slot.source].replacement(
             slot.sample, self._key(slot.source, slot.epoch),
             stable_key(self.seed, self.stream, "reserve", visit, slot.row, attempt, *again), attempt)
         sample = draw(())

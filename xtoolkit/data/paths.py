@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 # What a folder holds that a stream can read, in the order in which they are looked for.
 KINDS = (("*.tar",), ("*.jsonl", "*.jsonl.gz"), ("*.txt",))
 
-TOOL = "python tools/prepare_data.py"
+TOOL = "xtoolkit prepare"
 
 @dataclass(frozen=True)
 class Scheme:

@@ -83,7 +83,7 @@ class ImageProcessor:
         if self.mask is not None and self.mask.patches > self.side**2:
             raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be masked")
 
-    def __call__(self, data: bytes, name: str, rng: random.Random, bad, texts=()) -> items.Shown:
+    def __call__(self, data: bytes, name: str, rng: random.Random, bad, texts=()) -> items.Image:
         """One picture.
 
         Args:
@@ -105,12 +105,12 @@ class ImageProcessor:
                 image = mirror(image)
             if how.randaugment is not None:
                 image = rand_augment(image, how.randaugment, True, rng)
-        return self.shown(self.normalize(image), name, rng)
+        return self.item(self.normalize(image), name, rng)
 
-    def shown(self, pixels: Tensor, name: str, rng: random.Random) -> items.Shown:
+    def item(self, pixels: Tensor, name: str, rng: random.Random) -> items.Image:
         """The item of pixels (3, H, W) that are normalised already."""
         patches = None if self.mask is None else mask_patches(self.side, self.mask, rng)
-        return items.Shown(pixels, stable_key(name), name, patches)
+        return items.Image(pixels, stable_key(name), name, patches)
 
     def picture(self, pixels: Tensor) -> Tensor:
         """(3, H, W) uint8 of pixels (3, H, W) that it has made."""

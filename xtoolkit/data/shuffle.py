@@ -58,7 +58,7 @@ class Mixed:
         """The shards that a block reads, where it reads few: none."""
         return []
 
-    def spare(self, sample: int, key: int, draw: int, attempt: int) -> int:
+    def replacement(self, sample: int, key: int, draw: int, attempt: int) -> int:
         """A sample for the place of ``sample``: the ``draw``-th modulo their number."""
         return draw % self.size
 
@@ -114,7 +114,7 @@ class Windowed:
         which = np.searchsorted(passed, places, side="right")
         return self._firsts[shards[which]] + places - (passed - self._sizes[shards])[which]
 
-    def spare(self, sample: int, key: int, draw: int, attempt: int) -> int:
+    def replacement(self, sample: int, key: int, draw: int, attempt: int) -> int:
         """A sample of the same block, which is at hand; of the following ones where ten attempts have failed.
 
         So the samples of a shard that cannot be had are replaced out of its neighbours, without a shard being fetched

@@ -48,9 +48,9 @@ class Synthetic(StreamDataset):
         ids = np.array([tokenizer.bos, *drawn, tokenizer.eos], np.int64)
         return self._process.masked(ids, np.array([-1, *[1] * (length - 2), -1], np.int8), rng)
 
-    def _shown(self, sample: int, rng: random.Random) -> items.Shown:
+    def _image(self, sample: int, rng: random.Random) -> items.Image:
         left = sample % 997
-        return self.images.shown(self._noise[:, :, left:left + self.images.size], f"synthetic:{sample}", rng)
+        return self.images.item(self._noise[:, :, left:left + self.images.size], f"synthetic:{sample}", rng)
 
 
 @DATASET_REGISTRY.register
@@ -88,7 +88,7 @@ class SyntheticImages(Synthetic):
         self._makes_pictures(image_size, patch_size, views, image_mask)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        return items.Item(self._shown(sample, rng))
+        return items.Item(self._image(sample, rng))
 
 
 @DATASET_REGISTRY.register
@@ -109,7 +109,7 @@ class SyntheticPairs(Synthetic):
         self._makes_pictures(image_size, patch_size, views, image_mask)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        return items.Item(self._shown(sample, rng), [self._text(sample, rng)])
+        return items.Item(self._image(sample, rng), [self._text(sample, rng)])
 
 
 @DATASET_REGISTRY.register
@@ -141,4 +141,4 @@ class SyntheticRegions(Synthetic):
             w, h = rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.6)
             box = (rng.uniform(w / 2, 1 - w / 2), rng.uniform(h / 2, 1 - h / 2), w, h)
             boxes.append(items.Box(box, regions.box_patches(box, self.images.side), True, stable_key(sample, *box)))
-        return items.Item(self._shown(sample, rng), texts, boxes)
+        return items.Item(self._image(sample, rng), texts, boxes)

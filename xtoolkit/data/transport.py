@@ -1,7 +1,8 @@
 """Opens a remote shard from some byte on: http(s) by the standard library, pipes by a shell, other URLs by fsspec.
 
-fsspec reads http through aiohttp, which it does not bring, and iopath's handler neither goes on in the middle of a file
-nor notices a stall: both would be wrapped more than used. ``s3://``, ``gs://`` and ``hf://`` are fsspec's.
+fsspec alone does not serve: it reads http through aiohttp, which it does not bring, knows no pipes, and does not tell whether a
+file is still the version that the bytes here came from (``If-Range``), nor a refusal from a line that breaks; a shard that was
+exchanged half-way must not be sewn together. ``s3://``, ``gs://`` and ``hf://`` are fsspec's.
 """
 
 import http.client
@@ -28,7 +29,7 @@ class Refused(Exception):
     """The shard is not there, or not for us: trying again is of no use."""
 
 
-class Anew(EOFError):
+class Restart(EOFError):
     """The server cannot go on where the last try stopped: the next one must begin at the first byte."""
 
 
@@ -60,7 +61,7 @@ class Http:
             if error.code in FINAL:
                 raise Refused(f"the server answers {error.code} {error.reason}")
             if error.code == 416:
-                raise Anew(f"the server has no bytes from {at} on")
+                raise Restart(f"the server has no bytes from {at} on")
             raise
         given = self._answer.headers
         etag = given.get("ETag")
@@ -71,7 +72,7 @@ class Http:
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", given.get("Content-Range", ""))
             if span is None or int(span[1]) != at or known[0] not in (None, int(span[2])):
                 self.close()
-                raise Anew(f"asked for the bytes from {at} on, got {given.get('Content-Range')!r}")
+                raise Restart(f"asked for the bytes from {at} on, got {given.get('Content-Range')!r}")
             self.at, self.total = at, int(span[2])
         self.same = self.total, tag
 

@@ -17,10 +17,10 @@ from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.weights.beit import TABLE, from_hugging_face, relative_position_index, resize_position_table
 from xtoolkit.encoders.positions import grid_positions
-from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
 from xtoolkit.weights.hub import is_path
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive
 
 EPS = 1e-6
 # What pretraining and classification checkpoints hold beyond the encoder: output layers, the blocks of BEiTv2's second
@@ -67,9 +67,9 @@ class BEiTv2(Encoder):
     HUB = "timm"
     POOLS = "image"
 
-    def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch_size: int = 16, image_size: int = 224,
-                 mlp_ratio: float = 4, drop_path: float = 0.1, layer_scale: float = 0.1,
-                 summary: Literal["mean", "cls"] = "mean", absolute_positions: float = 0, init_std: float = 0.02,
+    def __init__(self, width: Count = 768, layers: Count = 12, heads: Count = 12, patch_size: Count = 16, image_size: Count = 224,
+                 mlp_ratio: Positive = 4, drop_path: Dropout = 0.1, layer_scale: NotNegative = 0.1,
+                 summary: Literal["mean", "cls"] = "mean", absolute_positions: NotNegative = 0, init_std: NotNegative = 0.02,
                  checkpointing: bool = False, init: str | None = None):
         super().__init__()
         if width % heads:
@@ -139,7 +139,7 @@ class BEiTv2(Encoder):
         if self.init is None:
             return
         state = read_weights(self.init) if is_path(self.init) else _download(self.init)
-        state, _ = from_hugging_face(state)
+        state, _ = from_hugging_face(unwrap(state, f"init {self.init}"))
         load_strictly(self, self.fit(state), f"init {self.init}", ignore=IGNORE,
                       may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
 

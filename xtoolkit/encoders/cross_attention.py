@@ -11,7 +11,7 @@ from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.encoders.positions import positions_on
 from xtoolkit.features import Encoded
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive
 
 
 @ENCODER_REGISTRY.register
@@ -40,8 +40,9 @@ class CrossAttention(Encoder):
     Source: X-FM 3.1 and its released ``fusion_encoder`` (RoBERTa's layer with cross-attention, initialised N(0, 0.02)).
     """
 
-    def __init__(self, widths: dict, layers: int = 12, heads: int = 12, width: int | None = None, ffn_ratio: float = 4,
-                 dropout: float = 0.1, layer_norm_eps: float = 1e-5, init_std: float = 0.02, image_positions: float = 0,
+    def __init__(self, widths: dict, layers: Count = 12, heads: Count = 12, width: Count | None = None, ffn_ratio: Positive = 4,
+                 dropout: Dropout = 0.1, layer_norm_eps: Positive = 1e-5, init_std: NotNegative = 0.02,
+                 image_positions: NotNegative = 0,
                  aligned: bool = False):
         super().__init__()
         self.width = width or widths["text"]

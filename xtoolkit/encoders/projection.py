@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.features import Encoded
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, Count
 
 
 @ENCODER_REGISTRY.register
@@ -23,7 +23,7 @@ class Projection(Encoder):
     Source: X-FM 3.2 (ITC); the released ``vision_proj`` and ``text_proj``: linear with bias, PyTorch's initial values.
     """
 
-    def __init__(self, widths: dict, dim: int = 256, identity: bool = False):
+    def __init__(self, widths: dict, dim: Count = 256, identity: bool = False):
         super().__init__()
         self.width = dim
         self.linear = nn.Linear(widths["x"], dim)

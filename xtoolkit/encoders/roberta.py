@@ -4,6 +4,7 @@ Shape letters: B rows, L tokens, M masked tokens, D width, V vocabulary.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from xtoolkit.batch import TextField
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
 from xtoolkit.weights.hub import is_path
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive, Range
 
 NO_OUTPUT = ("these weights have no output layer, which MLM reads: take those of a RobertaForMaskedLM, or leave MLM out of the "
              "recipe (`losses.mlm=null`)")
@@ -46,9 +47,9 @@ class RoBERTa(Encoder):
 
     HEADS = ("lm_logits",)
 
-    def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, vocab_size: int = 50265,
-                 max_positions: int = 514, ffn_ratio: float = 4, dropout: float = 0.1, layer_norm_eps: float = 1e-5,
-                 pad_id: int = 1, init_std: float = 0.02, init: str | None = None):
+    def __init__(self, width: Count = 768, layers: Count = 12, heads: Count = 12, vocab_size: Count = 50265,
+                 max_positions: Count = 514, ffn_ratio: Positive = 4, dropout: Dropout = 0.1, layer_norm_eps: Positive = 1e-5,
+                 pad_id: Annotated[int, Range(0)] = 1, init_std: NotNegative = 0.02, init: str | None = None):
         super().__init__()
         from transformers import RobertaConfig, RobertaModel
 
@@ -105,6 +106,7 @@ class RoBERTa(Encoder):
         if self.init is None:
             return
         state = read_weights(self.init) if is_path(self.init) else _download(self.init)
+        state = unwrap(state, f"init {self.init}")
         state = {k if k.startswith(("roberta.", "lm_head.")) else f"roberta.{k}": v for k, v in state.items()}
         # The decoder is stored beside what it is tied to; poolers and fixed position ids have no place here.
         tied = "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*"

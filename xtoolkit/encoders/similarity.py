@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.features import full_precision
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, Positive
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Similarity(Encoder):
     gradient.
     """
 
-    def __init__(self, widths: dict, temperature: float = 0.07, min: float = 0.001, max: float = 0.5,
+    def __init__(self, widths: dict, temperature: Positive = 0.07, min: Positive = 0.001, max: Positive = 0.5,
                  gather: Literal["global", "local"] = "global"):
         super().__init__()
         if widths["image"] != widths["text"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.features import Encoded
-from xtoolkit.registry import ENCODER_REGISTRY
+from xtoolkit.registry import ENCODER_REGISTRY, Share
 
 
 @ENCODER_REGISTRY.register
@@ -35,11 +35,9 @@ class Teacher(Encoder):
     REFERS = ("of",)
 
     def __init__(self, of: str, modules: dict, mode: Literal["ema", "frozen", "random"] = "ema",
-                 momentum: float = 0.999):
+                 momentum: Share = 0.999):
         super().__init__()
         student = modules[of]
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"Teacher: momentum {momentum} must lie between 0 and 1")
         for name in ("width", "patch_size", "image_size", "vocab_size", "pad_id"):
             setattr(self, name, getattr(student, name))
         self.mode, self.momentum = mode, momentum

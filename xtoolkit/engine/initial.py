@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from xtoolkit.weights.files import load_strictly, read_weights
+from xtoolkit.weights.files import load_strictly, read_weights, unwrap
 from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model
@@ -65,5 +65,5 @@ def read_model_weights(path) -> tuple[dict[str, Tensor], str]:
     path = Path(path).expanduser()
     found = path if (path / ".metadata").is_file() else latest(path)
     if found is None:
-        return read_weights(path), str(path)
+        return unwrap(read_weights(path), str(path)), str(path)
     return checkpoint.read_model(found), str(found)

@@ -5,86 +5,234 @@ from pathlib import Path
 
 import torch
 
+from xtoolkit.batch import Batch
 from xtoolkit.engine import checkpoint, distributed, figures, records
 from xtoolkit.engine.initial import load_initial
-from xtoolkit.engine.trainer import Trainer, pick_device
-from xtoolkit.model import Model
+from xtoolkit.engine.trainer import Trainer, autocast, pick_device
+from xtoolkit.features import Features
+from xtoolkit.model import Losses, Model
+from xtoolkit.plan import Plan, make_plan
 from xtoolkit.recipe import Purpose, Recipe
 from xtoolkit.recipe.folder import EVALUATIONS, check_folder, check_resumed, evaluated, is_complete, latest
-from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError
+from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError, nearest
 
 EVAL_BATCH = 64  # pictures a batch in evaluation
 
 
 class Run:
-    """A recipe with everything it names, built: ready to train or to evaluate.
+    """A recipe with everything it names, built: to be looked at, trained and evaluated. ``xtoolkit.build`` makes one.
+
+    Data are opened when they are first asked for. Nothing is written before ``train`` or ``evaluate(step=...)``.
 
     Args:
-        recipe: checked, its files included.
-        streams: False: the streams' data is not touched, there are no ``loaders``: enough to evaluate.
+        recipe: checked.
+        init: load the weights that the recipe starts from; without, they are as constructed, for a checkpoint to fill.
 
     Attributes:
         tokenizer: of all streams.
-        model: on the CPU, weights as constructed.
-        loaders: {stream: Loader}.
-        eval_loaders: {evaluation: EvalLoader}.
+        model: on ``train.device``.
         tasks: {evaluation: Task}.
         hooks: of the recipe, in its order.
+
+    Raises:
+        ConfigError: what only a constructor can judge.
+        WeightsError: weights to start from that do not fit.
     """
 
-    def __init__(self, recipe: Recipe, streams: bool = True):
-        from xtoolkit.data.loader import EvalLoader, Loader
+    def __init__(self, recipe: Recipe, init: bool = True):
         from xtoolkit.data.text import load_tokenizer
 
-        self.recipe = recipe
+        self.recipe, self._datasets, self._loaders, device = recipe, {}, {}, pick_device(recipe.train.device)
         self.hooks = [HOOK_REGISTRY.build(block, recipe.source.where("hooks", name)) for name, block in recipe.hooks.items()]
         for name, hook in zip(recipe.hooks, self.hooks):
             hook.name = name
         self.tokenizer = load_tokenizer(recipe.tokenizer)
-        self.model = Model(recipe)
-        self.model.check_tokenizer(self.tokenizer)
         if recipe.train.threads is not None:
             torch.set_num_threads(recipe.train.threads)
-        train, pin = recipe.train, pick_device(recipe.train.device).type == "cuda"
-        self.loaders = {
-            name: Loader(name, self._dataset(stream.data, ("streams", name, "data"), recipe.views(name), True),
-                         stream.batch_size, train.seed, train.workers, distributed.rank(), distributed.world(),
-                         train.max_bad, train.accumulate, pin)
-            for name, stream in (recipe.streams if streams else {}).items()}
+        with torch.random.fork_rng(devices=[]):  # the first weights are drawn, but not from the caller's generator
+            self.model = Model(recipe)
+            self.model.check_tokenizer(self.tokenizer)
+            if init:
+                load_initial(self.model, recipe)
+        self.model.to(device)
         self.tasks = {
             name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name), tokenizer=self.tokenizer,
-                                      output=Path(train.output) / EVALUATIONS / name)
+                                      output=Path(recipe.train.output) / EVALUATIONS / name)
             for name, block in recipe.evaluate.items()}
-        self._eval_data = {name: self._dataset(block["data"], ("evaluate", name, "data"), frozenset(), False)
-                           for name, block in recipe.evaluate.items()}
-        self.eval_loaders = {name: EvalLoader(data, recipe.evaluate[name].get("batch_size") or EVAL_BATCH, train.workers,
-                                              name, train.max_bad, pin)
-                             for name, data in self._eval_data.items()}
 
-    def _dataset(self, block, place, views, train):
-        sizes = self.model.sizes(DATASET_REGISTRY.get(block["type"]).FIELDS)
-        return DATASET_REGISTRY.build(block, self.recipe.source.where(*place), tokenizer=self.tokenizer, views=views, train=train,
-                                      **{"image_size": None, "patch_size": None} | sizes)
+    # ---- to be looked at --------------------------------------------------------------------------------------------
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where batches are put."""
+        return next(self.model.parameters()).device
 
-    def evaluator(self, name: str, last: int):
+    def plan(self) -> Plan:
+        """What a step does: ``print(run.plan())``."""
+        return make_plan(self.recipe)
+
+    def batch(self, stream: str, visit: int = 0) -> Batch:
+        """The batch that training reads at a visit of a stream, whole, on the model's device.
+
+        Raises:
+            ConfigError: no such stream, or its data are not there.
+            BadDataError: its data cannot be used.
+        """
+        loader = self._loader(stream, workers=0, parts=1)
+        return loader.at(visit).to(self.device)
+
+    def losses(self, stream: str, batch: Batch) -> Losses:
+        """{loss: 0-d tensor} of a stream, unweighted, in the recipe's precision; ``.log`` holds what is only shown."""
+        self._known(stream)
+        with autocast(self.device, self.recipe.train.precision):
+            return self.model(stream, batch)
+
+    def features(self, batch: Batch) -> Features:
+        """What encoders say about a batch, each computed when it is read: ``run.features(batch)["text@mask_text"]``."""
+        return self.model.features(batch)
+
+    # ---- data -------------------------------------------------------------------------------------------------------
+    @property
+    def loaders(self) -> dict:
+        """{stream: Loader}, all opened."""
+        train = self.recipe.train
+        for name in self.recipe.streams:
+            if name not in self._loaders:
+                self._loaders[name] = self._loader(name, train.workers, train.accumulate)
+        return self._loaders
+
+    def eval_loader(self, name: str):
+        """The EvalLoader of an evaluation."""
+        from xtoolkit.data.loader import EvalLoader
+
+        train = self.recipe.train
+        size = self.recipe.evaluate[name].get("batch_size") or EVAL_BATCH
+        return EvalLoader(self._dataset("evaluate", name), size, train.workers, name, train.max_bad,
+                          self.device.type == "cuda")
+
+    def _loader(self, stream, workers, parts):
+        from xtoolkit.data.loader import Loader
+
+        self._known(stream)
+        train = self.recipe.train
+        return Loader(stream, self._dataset("streams", stream), self.recipe.streams[stream].batch_size, train.seed, workers,
+                      distributed.rank(), distributed.world(), train.max_bad, parts, self.device.type == "cuda",
+                      self.recipe.contrasts(stream))
+
+    def _known(self, stream):
+        if stream not in self.recipe.streams:
+            idle = " with an active loss" if stream in self.recipe.idle else nearest(stream, self.recipe.streams)
+            raise ConfigError(f"no stream `{stream}`{idle}")
+
+    def _dataset(self, kind: str, name: str):
+        """What a stream (kind ``streams``) or an evaluation (``evaluate``) reads, opened once."""
+        if (kind, name) not in self._datasets:
+            from xtoolkit.data import paths
+
+            recipe, train = self.recipe, kind == "streams"
+            block = recipe.streams[name].data if train else recipe.evaluate[name]["data"]
+            cls, where = DATASET_REGISTRY.get(block["type"]), lambda *key: recipe.source.where(kind, name, "data", *key)
+            if missing := [f"{where(*key.split('.'))}: {problem}" for key, path in cls.paths(block)
+                           if (problem := paths.problem(path))]:
+                raise ConfigError(missing)
+            sizes = {"image_size": None, "patch_size": None} | self.model.sizes(cls.FIELDS)
+            views = recipe.views(name) if train else recipe.task_views(name)
+            self._datasets[kind, name] = DATASET_REGISTRY.build(block, where(), tokenizer=self.tokenizer, views=views,
+                                                                train=train, **sizes)
+        return self._datasets[kind, name]
+
+    # ---- to be run --------------------------------------------------------------------------------------------------
+    def train(self, resume: bool = False, say=print, report=lambda output, names: None) -> dict:
+        """Trains from the first step, or on from the newest checkpoint. A run that is complete is left as it is.
+
+        Args:
+            resume: go on from the newest checkpoint of ``train.output``, whatever the model holds now.
+            report: called once all is done, in the first process, with the run's folder and the evaluations' names.
+
+        Returns:
+            {evaluation: {metric: number}}, the newest of each.
+        """
+        from xtoolkit.engine.hooks import default_hooks
+        from xtoolkit.kernels.choice import describe  # only here: it imports Triton
+
+        output, steps, names = self.recipe.train.output, self.recipe.train.steps, list(self.recipe.evaluate)
+        check_start(self.recipe, "resume" if resume else "train")
+        if is_complete(output, steps, names):
+            if distributed.is_main():
+                say(f"{output} is finished: all {steps} steps are taken and evaluated. --eval-only evaluates it again; more "
+                    "`train.steps` go on from here")
+                report(output, names)
+            return {name: record["metrics"] for name, record in evaluated(output).items() if name in names}
+        kernels = describe(self.device.type)
+        if distributed.is_main():
+            say(f"kernels: {kernels}")
+        try:
+            trainer = Trainer(self.model, self.recipe, self.loaders, {name: self.evaluator(name, steps) for name in names},
+                              default_hooks(self.tokenizer, self.hooks), resume=resume, kernels=kernels)
+            trainer.fit()
+            if distributed.is_main():
+                report(output, names)
+        finally:
+            self.close()
+            distributed.leave()
+        return trainer.evaluations
+
+    def load_newest(self) -> int:
+        """Puts the weights of the folder's newest checkpoint into the model; returns the step that they are of."""
+        path = latest(self.recipe.train.output)
+        if path is None:
+            raise ConfigError(f"train.output: {self.recipe.train.output} holds no checkpoint: train first")
+        return checkpoint.load(path, self.model)["step"]
+
+    def evaluate(self, step: int | None = None, say=print, report=lambda output, names: None) -> dict:
+        """Runs the evaluations on the model as it is, on all processes. Reads no training data.
+
+        Args:
+            step: that the weights are of: what is found is then kept in the run's folder, in the place of what the same
+                evaluations found before. None: nothing is written.
+            report: as ``train``'s; not called where nothing is written.
+
+        Returns:
+            {evaluation: {metric: number}}.
+        """
+        output, found, keeps = self.recipe.train.output, {}, step is not None and distributed.is_main()
+        distributed.join(self.device)
+        try:
+            for name in self.tasks:
+                started = time.perf_counter()
+                record = self.evaluator(name, step)(step)
+                found[name] = record["metrics"]
+                if keeps:
+                    records.write_evaluation(output, name, step, record)
+                if distributed.is_main():
+                    say(f"{name}: {time.perf_counter() - started:.1f} s")
+            if keeps:
+                records.write_results(output, {"step": step})
+                report(output, list(found))
+            distributed.barrier()
+        finally:
+            distributed.leave()
+        return found
+
+    def evaluator(self, name: str, last: int | None):
         """A callable ``evaluate(step)`` that runs one evaluation, on every process, and returns its record.
 
         Args:
             last: the step whose figures are drawn, which takes a pass over the data for their pictures; at others there
                 are none.
         """
-        task, data, loader = self.tasks[name], self._eval_data[name], self.eval_loaders[name]
+        task, data, loader = self.tasks[name], self._dataset("evaluate", name), self.eval_loader(name)
 
         def evaluate(step):
             result, drawn = task.evaluate(self.model, loader, distributed.Ranks()), []
-            if step == last and distributed.is_main():
+            if step is not None and step == last and distributed.is_main():
                 drawn = figures.with_pictures(task.figures(result["examples"]), data, loader)
             return figures.record(task, result, drawn)
 
         return evaluate
 
     def close(self) -> None:
-        for loader in self.loaders.values():
+        """Ends the workers of the loaders."""
+        for loader in self._loaders.values():
             loader.close()
 
 
@@ -112,79 +260,3 @@ def check_start(recipe: Recipe, purpose: Purpose) -> None:
             found += error.problems
     if found:
         raise ConfigError(found)
-
-
-def train(recipe: Recipe, resume: bool = False, say=print, report=lambda output, names: None) -> dict:
-    """Trains a recipe from its first step, or on from its newest checkpoint. A run that is complete is left as it is.
-
-    Args:
-        report: called once all is done, in the first process, with the run's folder and the evaluations' names.
-
-    Returns:
-        {evaluation: {metric: number}}, the newest of each.
-    """
-    from xtoolkit.engine.hooks import default_hooks
-    from xtoolkit.kernels.choice import describe  # only here: it imports Triton
-
-    output, steps, names = recipe.train.output, recipe.train.steps, list(recipe.evaluate)
-    check_start(recipe, "resume" if resume else "train")
-    if is_complete(output, steps, names):
-        if distributed.is_main():
-            say(f"{output} is finished: all {steps} steps are taken and evaluated. --eval-only evaluates it again; more "
-                "`train.steps` go on from here")
-            report(output, names)
-        return {name: record["metrics"] for name, record in evaluated(output).items() if name in names}
-    kernels = describe(pick_device(recipe.train.device).type)
-    if distributed.is_main():
-        say(f"kernels: {kernels}")
-    run = Run(recipe)
-    try:
-        if not (resume and latest(output)):
-            load_initial(run.model, recipe)
-        trainer = Trainer(run.model, recipe, run.loaders, {name: run.evaluator(name, steps) for name in run.tasks},
-                          default_hooks(run.tokenizer, run.hooks), resume=resume, kernels=kernels)
-        trainer.fit()
-        if distributed.is_main():
-            report(output, names)
-    finally:
-        run.close()
-        distributed.leave()
-    return trainer.evaluations
-
-
-def evaluate(recipe: Recipe, say=print, report=lambda output, names: None) -> dict:
-    """Runs a recipe's evaluations on the newest checkpoint of its folder. Reads no training data.
-
-    What the folder holds of other evaluations stays.
-
-    Args:
-        report: as ``train``'s.
-
-    Returns:
-        {evaluation: {metric: number}}.
-    """
-    check_start(recipe, "evaluate")
-    output, main, found = recipe.train.output, distributed.is_main(), {}
-    path, device = latest(output), pick_device(recipe.train.device)
-    distributed.join(device)
-    run = Run(recipe, streams=False)
-    try:
-        step = checkpoint.load(path, run.model)["step"]
-        run.model.to(device).eval()
-        if main:
-            say(f"evaluating {path}")
-        for name in run.tasks:
-            started = time.perf_counter()
-            record = run.evaluator(name, step)(step)
-            found[name] = record["metrics"]
-            if main:
-                records.write_evaluation(output, name, step, record)
-                say(f"{name}: {time.perf_counter() - started:.1f} s")
-        if main:
-            records.write_results(output, {"step": step})
-            report(output, list(found))
-        distributed.barrier()
-    finally:
-        run.close()
-        distributed.leave()
-    return found

@@ -13,7 +13,8 @@ from xtoolkit.engine.optim import lr_at
 from xtoolkit.engine.records import now, plain, write_json, write_results
 from xtoolkit.hooks import Hook
 from xtoolkit.recipe.config import Config
-from xtoolkit.recipe.folder import TOKENIZER
+from xtoolkit.recipe.folder import PLUGINS, TOKENIZER
+from xtoolkit.recipe.plugins import copy_plugins
 
 
 class Console(Hook):
@@ -170,7 +171,7 @@ class TensorBoard(Hook):
 
 
 class RunRecord(Hook):
-    """``config.yaml`` (resolved), ``environment.json`` and the tokenizer, written when a run starts.
+    """``config.yaml`` (resolved), ``environment.json``, the tokenizer and the plugins, written when a run starts.
 
     A run that is resumed keeps what earlier starts ran on under ``earlier``.
 
@@ -189,6 +190,7 @@ class RunRecord(Hook):
         (folder / "config.yaml").write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
+        copy_plugins(trainer.recipe.plugins, folder / PLUGINS)
         path = folder / "environment.json"
         earlier = []
         if path.exists():

@@ -8,13 +8,15 @@ from typing import Literal
 import torch
 
 from xtoolkit import recipe as recipes
+from xtoolkit.recipe import config as configs
 from xtoolkit.recipe.config import Config
 from xtoolkit.data import paths
 from xtoolkit.data.text import Tokenizer, load_tokenizer
 from xtoolkit.weights.files import load_strictly
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.initial import read_model_weights
-from xtoolkit.recipe.folder import FOLDER, latest, RECORD, TOKENIZER
+from xtoolkit.recipe.folder import FOLDER, PLUGINS, RECORD, TOKENIZER, latest
+from xtoolkit.recipe.plugins import find, import_components
 from xtoolkit.weights.hub import missing
 from xtoolkit.model import Model
 from xtoolkit.inference.pretrained import Pretrained
@@ -26,12 +28,12 @@ TAKES = ("xtoolkit.load takes a run's output folder, a checkpoint folder in it, 
 
 
 def load(path, config=None, tokenizer=None, device: str = "auto",
-         precision: Literal["bf16", "fp32"] | None = None) -> Pretrained:
+         precision: Literal["bf16", "fp32"] | None = None, trust_plugins: bool = False) -> Pretrained:
     """See ``xtoolkit.load``."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: {path!r} is neither a string nor a path; {TAKES}")
     weights, folder = _find(Path(path).expanduser())
-    recipe = _recipe(weights, folder, config)
+    recipe = _recipe(weights, folder, config, trust_plugins)
     if precision is not None:
         if precision not in ("bf16", "fp32"):
             raise ValueError(f"precision: {precision!r} is neither bf16 nor fp32")
@@ -81,28 +83,45 @@ def _instead(path: Path, files: list) -> str:
     return f"neither a run nor a checkpoint; it holds {shown or 'nothing'}"
 
 
-def _recipe(weights: Path, folder: Path, given) -> recipes.Recipe:
+def _recipe(weights: Path, folder: Path, given, trust: bool) -> recipes.Recipe:
     """The recipe: the one given, else that in the checkpoint's record, else ``config.yaml`` beside the weights."""
     if given is not None:
-        return recipes.load(given, missing_files=False)
-    if weights.is_dir():
+        source, beside = configs.load(given), Path(given).resolve().parent
+    elif weights.is_dir():
         record = checkpoint.read_record(weights)
-        known = Config(record["config"], {(): str(weights / RECORD)})
+        source, beside = Config(record["config"], {(): str(weights / RECORD)}), folder
     elif (folder / RECIPE).is_file():
-        return _checked(lambda: recipes.load(folder / RECIPE, missing_files=False))
+        source, beside = configs.load(folder / RECIPE), folder
     else:
         read_model_weights(weights)  # what is no file of weights says so
         raise ConfigError(f"{weights}: weights alone do not say what model they are of; give its recipe, "
                           f"xtoolkit.load(path, config='recipe.yaml'), or put it beside them as {RECIPE}")
-    return _checked(lambda: recipes.checked(known, str(folder), missing_files=False))
-
-
-def _checked(make):
+    copies = folder / PLUGINS
+    if not trust:
+        _refuse_plugins(source, beside, copies)
     try:
-        return make()
-    except ConfigError as error:  # plugins named relative to a file that is elsewhere, components since renamed
+        return recipes.checked(source, str(beside), missing_files=False, copies=copies)
+    except ConfigError as error:  # a recipe of another version of the toolkit, plugins that lie nowhere
+        if given is not None:
+            raise
         raise ConfigError(error.problems, hint="give the recipe itself, beside which its plugins are found: "
                                                "xtoolkit.load(path, config='recipe.yaml')") from error
+
+
+def _refuse_plugins(source: Config, beside: Path, copies: Path) -> None:
+    """Raises ConfigError where a recipe names plugins that are not imported already: loading would run their code."""
+    import_components()
+    strange = []
+    for entry in recipes.named_plugins(source):
+        try:
+            plugin = find(entry, beside, copies)
+        except ConfigError:
+            continue  # nothing of it can be run; the check of the recipe says so
+        if not plugin.imported():
+            strange.append(f"{entry} ({plugin.path})")
+    if strange:
+        raise ConfigError(f"{source.where('plugins')}: this model needs plugins, and loading it would run their code: "
+                          f"{', '.join(strange)}. Read them; where you trust them: xtoolkit.load(path, trust_plugins=True)")
 
 
 def _tokenizer(given, folder: Path, recipe) -> Tokenizer:

@@ -15,20 +15,26 @@ from xtoolkit.registry import (
 TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "hooks",
        "optim", "train")
 STREAM = ("batch_size", "losses", "data")
-HINT = ("projects/xfm/tiny.yaml runs as it is, its data is in the repository: "
-        "python tools/train_net.py --config projects/xfm/tiny.yaml")
+
+
+class FilesMissing(ConfigError):
+    """Among the mistakes are data, weights or a tokenizer that are not there."""
 
 
 class Checker:
-    """Collects the problems of one configuration."""
+    """Collects the problems of one configuration.
 
-    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train"):
+    Args:
+        lacking: what is wrong with its plugins, a line each: names that they might have registered are then no mistakes.
+    """
+
+    def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train", lacking: list[str] | None = None):
         self.config, self.data, self.where = config, config.data, config.where
-        self.missing_files, self.purpose = missing_files, purpose
-        self.problems: list[str] = []
+        self.missing_files, self.purpose, self.lacking = missing_files, purpose, bool(lacking)
+        self.problems: list[str] = list(lacking or [])
         self.data_paths: list = []  # (place, path) of every data block without mistakes
         self.bad: set = set()  # places of blocks whose keys are wrong: what they mean is not asked
-        self.hint = ""
+        self.error = ConfigError
 
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
@@ -58,7 +64,7 @@ class Checker:
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
             self._files(list(self.data["encoders"]) if self.problems else reached(graph, self.data["encoders"], read), idle)
         if self.problems:
-            raise ConfigError(self.problems, self.hint)
+            raise self.error(self.problems)
         if not streams:
             raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
         schedule = _without_idle(blocks["schedule"], streams)
@@ -134,7 +140,7 @@ class Checker:
                 self._say(at, f"unknown slot `{slot}` of {kind}{nearest(slot, known)}")
             if not isinstance(source, str):
                 self._say(at, f"a source is an encoder's name or $field, not {source!r}")
-            elif source.startswith("$") and source[1:] not in fields:
+            elif source.startswith("$") and source[1:] not in fields and not self.lacking:
                 self._say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
             elif not source.startswith("$") and source not in blocks:
                 self._say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
@@ -191,10 +197,12 @@ class Checker:
             if need.ref.startswith("$"):
                 if need.ref[1:] in graph.fields:
                     good.append(need)
-                else:
+                elif not self.lacking:
                     self._say(place, f"`{at[-1]}` reads unknown field `{need.ref}`{nearest(need.ref[1:], graph.fields)}")
             elif ref.name not in self.data["encoders"]:
                 self._say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
+            elif unknown and self.lacking:
+                continue
             elif unknown:
                 self._say(place, f"unknown view `@{unknown[0]}`{nearest(unknown[0], graph.marks)}")
             elif ref.name in graph.encoders:
@@ -295,23 +303,31 @@ class Checker:
             cls = self._class(TASK_REGISTRY, block, *at)
             if cls is None or at in self.bad:
                 continue
-            every = block.get("every")
-            if every is not None and (not fits(every, int) or every < 1):
-                self._say(at + ("every",), f"`every` must be a whole number of steps above 0, not {every!r}")
-            dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`")
-            if dataset is not None and cls.FIELDS and dataset.FIELDS.keys() != cls.FIELDS:
+            for key, what in (("every", " of steps"), ("batch_size", " of pictures")):
+                value = block.get(key)
+                if value is not None and (not fits(value, int) or value < 1):
+                    self._say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
+            wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
+            marks = frozenset().union(*(Ref.parse(n.ref).marks for n in wanted))
+            dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`", marks)
+            if dataset is not None and not cls.FIELDS <= dataset.FIELDS.keys():
                 self._say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
                           + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
-            wanted = self._check_needs(cls.needs(**_filled(cls, block)), block, at, graph)
-            for key in cls.LOSS_KEYS:
+            for need in wanted if dataset is not None else ():
+                if why := graph.misread(need.ref, frozenset(dataset.FIELDS)):
+                    self._say(at, f"evaluation `{name}` reads {need.ref}, {why}; its data ({dataset.__name__}) has only $"
+                              + ", $".join(sorted(dataset.FIELDS)))
+            for key, method in cls.HEADS.items():
                 loss = block.get(key, schema(cls)[key].default)
                 if loss is None:
                     continue
                 if loss not in self.data["losses"]:
                     self._say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
                               f"evaluation (`evaluate.{name}: null`)")
-                elif (part := cls.LOSS_METHODS.get(key)) and not hasattr(self._loss_class(loss), part):
-                    self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{part}`")
+                elif self.lacking:
+                    continue  # what the loss is, or who trains it, may be a plugin's
+                elif method and not hasattr(self._loss_class(loss), method):
+                    self._say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
                 elif loss not in trained:
                     self._say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
                               f"train it, or remove this evaluation (`evaluate.{name}: null`)")
@@ -380,15 +396,15 @@ class Checker:
                 if problem := missing(block["init"], f"encoders.{name}.init", owner):
                     self._say(("encoders", name, "init"), problem)
         for place, path in self.data_paths:
-            unread = place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
+            unread = self.purpose == "build" or place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
             if not unread and (problem := paths.problem(path)):
                 self._say(place, problem)
-        self.hint = HINT if len(self.problems) > found else ""
+        self.error = FilesMissing if len(self.problems) > found else ConfigError
 
     def _starts_from_init(self) -> bool:
         """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""
         if self.purpose != "resume":
-            return self.purpose == "train"
+            return self.purpose in ("train", "build")
         output = self.data["train"].get("output")
         return not (isinstance(output, str) and latest(output))
 
@@ -404,7 +420,7 @@ class Checker:
         try:
             cls = registry.find(block["type"], self.where(*at, "type"))
         except ConfigError as e:
-            self.problems += e.problems
+            self.problems += [] if self.lacking else e.problems
             return None
         mistakes = check(cls, block, self.where(*at), lambda *keys: self.where(*at, *keys), registry.beside)
         self.problems += mistakes

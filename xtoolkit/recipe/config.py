@@ -6,6 +6,7 @@ a configuration never builds objects.
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from xtoolkit.registry import ConfigError, nearest
 
 MAX_NODES = 100_000  # aliases of aliases can make a small file expand without bound
+TEXT = "recipe"  # the place of what is no file
 MAX_DIGITS = 400  # no number has more; Python refuses to print one of some thousands
 
 _SCALARS = [
@@ -81,10 +83,42 @@ def load(path: str, overrides=()) -> Config:
     config = _load_file(os.fspath(path), (), problems)
     for text in overrides:
         _override(config, text, problems)
+    return _whole(config, problems)
+
+
+def read(given: Mapping | str, folder: str = ".") -> Config:
+    """A configuration that is no file: a mapping, whose places are dotted keys, or the text of one.
+
+    Args:
+        folder: what ``_BASE_`` is relative to.
+
+    Raises:
+        ConfigError: as ``load``; also a value that is not plain.
+    """
+    problems, places = [], {}
+    own = _parse(given, TEXT, problems) if isinstance(given, str) else Config(_plain(given, (), places, problems), places)
+    return _whole(_inherited(own, os.path.join(folder, TEXT), (), problems), problems)
+
+
+def _whole(config: Config, problems: list) -> Config:
     if problems:
         raise ConfigError(problems)
     _strip_nulls(config)
     return config
+
+
+def _plain(value, path: tuple, places: dict, problems: list):
+    """A copy of a value from Python as YAML would give it; notes the place of each key."""
+    places[path] = place = ".".join(path) or TEXT
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, (*path, str(key)), places, problems) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, path, places, problems) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is not None and type(value) not in (str, int, float, bool):
+        problems.append(f"{place}: a {type(value).__name__} is refused: a configuration holds plain values only")
+    return value
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------------
@@ -99,6 +133,11 @@ def _load_file(path, trail, problems) -> Config:
     except (OSError, UnicodeDecodeError) as e:
         problems.append(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}")
         return Config({})
+    return _inherited(own, path, trail + (real,), problems)
+
+
+def _inherited(own: Config, path: str, trail: tuple, problems: list) -> Config:
+    """A configuration with what its ``_BASE_`` names, relative to the folder of ``path``, below it."""
     bases = own.data.pop("_BASE_", None) or []
     if not isinstance(bases, (str, list)):
         problems.append(f"{own.where('_BASE_')}: `_BASE_` must be a path or a list of paths, not {bases!r}")
@@ -112,7 +151,7 @@ def _load_file(path, trail, problems) -> Config:
         if not os.path.exists(base_path):
             problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({os.path.normpath(base_path)})")
             continue
-        _merge(merged, _load_file(os.path.normpath(base_path), trail + (real,), problems))
+        _merge(merged, _load_file(os.path.normpath(base_path), trail, problems))
     _merge(merged, own)
     return merged
 

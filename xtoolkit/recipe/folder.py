@@ -13,6 +13,7 @@ FREE_BLOCKS = frozenset({"evaluate", "hooks", "plugins"})
 SHARDS = ("data", "shards")  # of a stream: how shards are fetched is the machine's affair; only `window` binds
 
 FOLDER, RECORD = "checkpoints", "checkpoint.json"  # of the run's folder, and in each checkpoint
+PLUGINS = "plugins"  # the folder in a run's folder that holds copies of its recipe's plugins
 TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
 EVALUATIONS = "evaluations"  # the folder in a run's folder with a file an evaluation
 RESULTS = "results.json"

@@ -1,64 +1,227 @@
-"""Imports components: the toolkit's own, the `plugins/` folder beside it, and what a recipe's `plugins:` list names."""
+"""Imports components: the toolkit's own, the plugins that come with it, and what a recipe's `plugins:` list names.
 
+A plugin that a recipe names is known by the hash of its content, wherever it lies: the same content is imported once, and
+one process holds one plugin of a name. A run keeps a copy of each, so that it can be opened elsewhere.
+"""
+
+import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
+import shutil
 import sys
-import zlib
+import types
+from dataclasses import dataclass
 from pathlib import Path
 
 from xtoolkit.registry import ConfigError
 
 BUILTIN = ("xtoolkit.encoders", "xtoolkit.losses", "xtoolkit.tasks", "xtoolkit.hooks", "xtoolkit.data", "xtoolkit.prepare.sample")
-FOLDER = Path(__file__).resolve().parents[2] / "plugins"
+PACKAGE = "xtoolkit.plugins"  # what the plugins that come with the toolkit are imported under
+PREFIX = "xtoolkit_plugin_"  # of the module's name of a plugin that a recipe names by its path
 
 
-def import_components(plugins=(), where: str = "plugins", relative_to: str = ".") -> None:
-    """Imports everything that a recipe may name.
+def builtin_folder() -> Path:
+    """The plugins that come with the toolkit: ``plugins/`` in a checkout, ``xtoolkit/plugins/`` where it is installed."""
+    installed = Path(__file__).resolve().parents[1] / "plugins"
+    return installed if installed.is_dir() else installed.parents[1] / "plugins"
 
-    Args:
-        plugins: paths of Python files or packages (relative to ``relative_to``, else to the working folder), or installed
-            modules.
-        where: the place of the list, for messages.
-        relative_to: folder of the configuration file.
 
-    Raises:
-        ConfigError: a plugin that is missing or that fails to import, named, with the reason.
+@dataclass(frozen=True)
+class Plugin:
+    """An entry of a recipe's ``plugins:`` list, found but not imported.
+
+    Attributes:
+        entry: as the recipe names it.
+        name: of the file or package, without a suffix; dotted where it is an installed module's.
+        path: the file or package, whole; None: part of Python itself.
+        digest: hash of the content.
+        root: the folder that an installed module's name begins in, if Python does not search it; else None.
+        by_path: named by a path, not as a module.
     """
+
+    entry: str
+    name: str
+    path: Path | None
+    digest: str
+    root: Path | None
+    by_path: bool
+
+    @property
+    def copy(self) -> Path:
+        """Where a run's copy lies, in its folder of plugins."""
+        if self.by_path:
+            return Path(Path(self.entry).name or self.path.name)
+        return Path(*self.name.split(".")).with_suffix(self.path.suffix if self.path.is_file() else "")
+
+    def imported(self) -> bool:
+        """Whether a module of this content is imported already."""
+        return self.path is None or any(content == self.digest for _, _, content in self._modules())
+
+    def load(self) -> None:
+        """Imports it, once. Raises ConfigError where another content of this name is imported, and whatever it raises."""
+        if self.imported():
+            if not self.by_path and (self.path is None or self.name in sys.modules):
+                importlib.import_module(self.entry)  # perhaps another module of the same package
+            return
+        if others := [path for name, path, _ in self._modules() if not (self.by_path and name == self.name)]:
+            raise ConfigError(f"plugin {self.entry}: {self.path} is not the `{self.name}` that is imported already from "
+                              f"{others[0]}: rename one of them, or start Python anew")
+        if self.by_path:
+            _import_path(f"{PREFIX}{self.name}_{self.digest}", self.path)
+            return
+        if self.root is not None:
+            sys.path.insert(0, str(self.root))
+        try:
+            importlib.import_module(self.entry)
+        finally:
+            if self.root is not None:
+                sys.path.remove(str(self.root))
+
+    def _modules(self) -> list[tuple[str, Path, str]]:
+        """Modules in memory of this name or content: what each is called, where it lies, and the hash of its content."""
+        found = []
+        for name, module in list(sys.modules.items()):
+            ours, file = name.startswith(PREFIX) and "." not in name, getattr(module, "__file__", None)
+            if file and ours and (name.startswith(f"{PREFIX}{self.name}_") or name.endswith(f"_{self.digest}")):
+                found.append((name, _whole(Path(file)), name.rpartition("_")[2]))  # as it was when it was imported
+            elif file and name in (self.name, f"{PACKAGE}.{self.name}") and Path(file).exists():
+                found.append((name, _whole(Path(file)), digest(_whole(Path(file)))))
+        return found
+
+
+def import_components() -> None:
+    """Imports the toolkit's own components and the plugins that come with it."""
     for module in BUILTIN:
         importlib.import_module(module)
-    for path in sorted(FOLDER.iterdir()) if FOLDER.is_dir() else ():
+    folder = builtin_folder()
+    if PACKAGE not in sys.modules:
+        sys.modules[PACKAGE] = types.ModuleType(PACKAGE)
+        sys.modules[PACKAGE].__path__ = [str(folder)]
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix == ".py" and path.stem != "__init__" or (path / "__init__.py").is_file():
-            _import(str(path), where, relative_to)
-    for plugin in plugins:
-        _import(plugin, where, relative_to)
+            importlib.import_module(f"{PACKAGE}.{path.stem}")
 
 
-def _import(plugin: str, where: str, relative_to: str) -> None:
-    path = next((p for p in (Path(relative_to, plugin), Path(plugin)) if p.exists()), None)
-    try:
-        if path is not None:
-            _import_path(path.resolve())
-        elif plugin.endswith(".py") or "/" in plugin:
-            raise ConfigError(f"{where}: plugin {plugin}: no such file")
-        else:
-            importlib.import_module(plugin)
-    except ConfigError:
-        raise
-    except BaseException as e:  # a plugin is anybody's code: whatever stops it must name it
-        if isinstance(e, KeyboardInterrupt):
+def find(entry: str, relative_to=".", copies: Path | None = None) -> Plugin:
+    """Finds a plugin; runs none of its code.
+
+    Args:
+        entry: the path of a Python file or package, or an installed module.
+        relative_to: folder of the recipe; a path is relative to it, else to the working folder.
+        copies: a run's folder of plugins, where copies are looked for first.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    by_path = entry.endswith(".py") or "/" in entry
+    if copies is not None:
+        if by_path and (copies / Path(entry).name).exists():
+            return _plugin(entry, copies / Path(entry).name, Path(entry).stem, by_path=True)
+        if not by_path and (found := _unit(entry, [str(copies)])):
+            return _plugin(entry, found[1], found[0], copies)
+    if path := next((p for p in (Path(relative_to, entry), Path(entry)) if p.exists()), None):
+        if path.is_dir() and not (path / "__init__.py").is_file():
+            raise ConfigError(f"plugin {entry}: {path} is a folder without __init__.py: name a file or a package")
+        return _plugin(entry, path, path.stem, by_path=True)
+    if by_path:
+        raise ConfigError(f"plugin {entry}: no such file")
+    if found := _unit(entry):
+        return _plugin(entry, found[1], found[0])
+    raise ConfigError(f"plugin {entry}: no such file, and no module of this name is installed")
+
+
+def import_plugins(entries, where: str = "plugins", relative_to=".", copies: Path | None = None) -> tuple[list[Plugin], list[str]]:
+    """Imports what a recipe's list names: each that can be.
+
+    Args:
+        where: the place of the list, for messages.
+        relative_to, copies: see ``find``.
+
+    Returns:
+        those that are imported now, and a line for each that is missing or fails, with the reason.
+    """
+    plugins, problems = [], []
+    for entry in entries:
+        try:
+            plugin = find(entry, relative_to, copies)
+            plugin.load()
+        except KeyboardInterrupt:
             raise
-        raise ConfigError(f"{where}: plugin {plugin} fails to import: {type(e).__name__}: {e}") from e
+        except ConfigError as e:
+            problems += [f"{where}: {problem}" for problem in e.problems]
+        except BaseException as e:  # a plugin is anybody's code: whatever stops it must name it
+            problems.append(f"{where}: plugin {entry} fails to import: {type(e).__name__}: {e}")
+        else:
+            plugins.append(plugin)
+    return plugins, problems
 
 
-def _import_path(path: Path) -> None:
-    """Imports a file or package under a name of its own; a second import of the same path is the first."""
-    own = f"xtoolkit_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    name = f"plugins.{path.stem}" if path.parent == FOLDER else own
-    if name in sys.modules:
-        return
-    target = path / "__init__.py" if path.is_dir() else path
+def copy_plugins(plugins: list[Plugin], folder: Path) -> None:
+    """Puts a copy of each plugin, packages whole, into a run's folder of plugins."""
+    for plugin in plugins:
+        if plugin.path is None:
+            continue
+        target = folder / plugin.copy
+        if target.exists() and digest(target) == plugin.digest:
+            continue
+        if target.is_dir():
+            shutil.rmtree(target)
+        for file in _files(plugin.path):
+            to = target / file.relative_to(plugin.path) if plugin.path.is_dir() else target
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, to)
+
+
+def digest(path: Path) -> str:
+    """Hash of a file's content, or of all files of a package with their names."""
+    found = hashlib.sha256()
+    for file in _files(path):
+        content = file.read_bytes()
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        found.update(f"{name}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()[:16]
+
+
+def _files(path: Path) -> list[Path]:
+    """What belongs to a plugin: not what Python compiled, nor what is hidden."""
+    strange = lambda part: part.startswith(".") or part == "__pycache__" or part.endswith(".pyc")
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [file for file in found if file == path or not any(map(strange, file.relative_to(path).parts))]
+
+
+def _plugin(entry, path, name, root=None, by_path=False) -> Plugin:
+    path = None if path is None else path.resolve()
+    return Plugin(entry, name, path, "" if path is None else digest(path), root, by_path)
+
+
+def _whole(file: Path) -> Path:
+    return file.parent if file.name == "__init__.py" else file
+
+
+def _unit(module: str, search: list[str] | None = None) -> tuple[str, Path | None] | None:
+    """The first regular package on the way to a module, or the module's own file: its dotted name and path; None: no such
+    module. Imports nothing, so an `__init__.py` that runs code does not."""
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        name = ".".join(parts[:end])
+        try:
+            spec = importlib.util.find_spec(name) if search is None else importlib.machinery.PathFinder.find_spec(name, search)
+        except ValueError:  # a module without a spec, such as __main__
+            return None
+        if spec is None:
+            return None
+        if spec.has_location:
+            return name, _whole(Path(spec.origin))
+        if spec.submodule_search_locations is None:
+            return name, None
+        search = list(spec.submodule_search_locations)
+    return None
+
+
+def _import_path(name: str, path: Path) -> None:
     spec = importlib.util.spec_from_file_location(
-        name, target, submodule_search_locations=[str(path)] if path.is_dir() else None)
+        name, path / "__init__.py" if path.is_dir() else path, submodule_search_locations=[str(path)] if path.is_dir() else None)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -1,13 +1,15 @@
-"""Reads a recipe: YAML, plugins, checks."""
+"""Reads a recipe: YAML or a mapping, plugins, checks."""
 
+import functools
 import os
+from pathlib import Path
 
 from xtoolkit.recipe import config
 from xtoolkit.recipe.checks import Checker
 from xtoolkit.recipe.config import Config
-from xtoolkit.recipe.plugins import import_components
+from xtoolkit.recipe.plugins import import_components, import_plugins
 from xtoolkit.recipe.recipe import Purpose, Recipe
-from xtoolkit.registry import ConfigError, fits
+from xtoolkit.registry import DATASET_REGISTRY, ConfigError, fits
 
 
 def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose = "train") -> Recipe:
@@ -25,20 +27,61 @@ def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose =
     return checked(config.load(path, overrides), os.path.dirname(os.path.abspath(path)), missing_files, purpose)
 
 
-def checked(source: Config, folder: str, missing_files: bool = True, purpose: Purpose = "train") -> Recipe:
+def checked(source: Config, folder: str, missing_files: bool = True, purpose: Purpose = "train",
+            copies: Path | None = None) -> Recipe:
     """The recipe of a resolved configuration.
 
     Args:
         folder: what relative paths of ``plugins`` are relative to, before the working folder.
         missing_files: also report files that are not there and that ``purpose`` needs.
         purpose: ``evaluate`` reads a checkpoint, so it needs neither the streams' data nor weights to start from;
-            ``resume`` needs weights to start from only where its folder has no checkpoint.
+            ``resume`` needs weights to start from only where its folder has no checkpoint; ``build`` needs no data yet.
+        copies: a run's folder of plugins, where they are looked for first.
 
     Raises:
         ConfigError: every mistake, one line each with its place.
     """
-    plugins = source.data.get("plugins") or []
-    if not fits(plugins, list[str]):
+    import_components()
+    entries = named_plugins(source)
+    plugins, lacking = import_plugins(entries, source.where("plugins"), folder, copies)
+    recipe = Checker(source, missing_files, purpose, lacking).recipe()
+    recipe.plugins = plugins
+    return recipe
+
+
+def named_plugins(source: Config) -> list[str]:
+    """The ``plugins:`` list of a configuration. Raises ConfigError for what is none."""
+    entries = source.data.get("plugins") or []
+    if not fits(entries, list[str]):
         raise ConfigError(f"{source.where('plugins')}: `plugins` must be a list of paths and modules")
-    import_components(plugins, source.where("plugins"), folder)
-    return Checker(source, missing_files, purpose).recipe()
+    return entries
+
+
+def read(source: Config, folder: str) -> Recipe:
+    """A recipe for ``build``: the paths in it are relative to ``folder``, its data need not be there yet.
+
+    Raises:
+        ConfigError: every mistake, one line each with its place.
+    """
+    from xtoolkit.data.paths import REMOTE  # only here: a file with mistakes is answered without it
+
+    data, here = source.data, lambda path: os.path.normpath(os.path.join(folder, os.path.expanduser(path)))
+    there = lambda name: here(name) if isinstance(name, str) and os.path.exists(here(name)) else name
+    for block, key in [(data, "tokenizer"), (data, "init"), (data.get("init"), "path"),  # these may be names of a hub
+                       *((encoder, "init") for encoder in _values(data.get("encoders")))]:
+        if isinstance(block, dict) and key in block:
+            block[key] = there(block[key])
+    if isinstance(data.get("train"), dict) and isinstance(data["train"].get("output"), str):
+        data["train"]["output"] = here(data["train"]["output"])
+    recipe = checked(source, folder, purpose="build")
+    for block in [*_values(data["streams"]), *recipe.evaluate.values()]:
+        for key in dict(DATASET_REGISTRY.get(block["data"]["type"]).paths(block["data"])):
+            *above, last = key.split(".")
+            inner = functools.reduce(dict.__getitem__, above, block["data"])
+            local = lambda path: path if REMOTE.match(path) else here(path)
+            inner[last] = local(inner[last]) if isinstance(inner[last], str) else [local(path) for path in inner[last]]
+    return recipe
+
+
+def _values(block) -> list:
+    return list(block.values()) if isinstance(block, dict) else []

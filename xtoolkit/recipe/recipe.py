@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import Literal
 
 from xtoolkit.recipe.config import Config
+from xtoolkit.recipe.plugins import Plugin
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
-from xtoolkit.registry import ENCODER_REGISTRY, LOSS_REGISTRY
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY
 
-Purpose = Literal["train", "resume", "evaluate"]
+Purpose = Literal["train", "resume", "evaluate", "build"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Recipe:
         streams: {name: Stream}, those with an active loss.
         idle: streams that were left out because no loss of theirs is active.
         init: a whole model's weights to start from; the encoders' own `init:` keys then do not count.
+        plugins: what the recipe's `plugins:` list named.
     """
 
     source: Config
@@ -47,6 +49,7 @@ class Recipe:
     train: Train
     idle: list[str] = field(default_factory=list)
     init: Init | None = None
+    plugins: list[Plugin] = field(default_factory=list)
 
     @property
     def config(self) -> dict:
@@ -79,12 +82,19 @@ class Recipe:
     def marks(self, needs: list[Need], fields: frozenset) -> frozenset:
         """The marks of ``fields`` under which something is read: they decide what a loader draws."""
         asked = frozenset().union(*(Ref.parse(n.ref).marks for n in needs))
-        return frozenset(m for m in asked for f in fields if m in self.graph.fields[f].MARKS)
+        return frozenset(m for m in asked if self.graph.marks[m] in fields and m in self.graph.fields[self.graph.marks[m]].MARKS)
 
     def views(self, stream: str) -> frozenset:
         """The marks that the losses of a stream read."""
         s = self.streams[stream]
         return self.marks([n for loss in s.losses for n in self.needs[loss]], s.fields)
+
+    def task_views(self, name: str) -> frozenset:
+        """The marks under which an evaluation may read, as far as its data say how they are drawn."""
+        data = self.evaluate[name]["data"]
+        cls = DATASET_REGISTRY.get(data["type"])
+        read = self.marks(self.task_needs[name], frozenset(cls.FIELDS))
+        return frozenset(m for m in read if m in cls.MARKS and data.get(cls.MARKS[m]) is not None)
 
     def contrasts(self, stream: str) -> bool:
         """Whether a loss of the stream learns from rows that do not belong together."""

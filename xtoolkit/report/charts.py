@@ -1,8 +1,7 @@
-"""Line charts as inline SVG: curves over steps, a faint raw line under a smooth one, ticks that people can read."""
+"""Where the lines and ticks of charts stand: curves over steps, a faint raw line under a smooth one. Templates draw them."""
 
 import math
 from dataclasses import dataclass, field
-from html import escape
 
 WIDTH, HEIGHT = 360, 214
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 26
@@ -39,11 +38,16 @@ class Chart:
     linear: bool = False
 
 
-def draw(chart: Chart) -> str:
-    """A ``<figure>`` with the chart; an empty text where no curve has a point."""
+def layout(chart: Chart) -> dict | None:
+    """What a template draws of a chart, in units of the SVG; None where no curve has a point.
+
+    Returns:
+        ``title``, ``unit``, ``log``; ``grid`` [(y, label)], ``steps`` [(x, label)], ``levels`` [(colour, y)]; ``curves``
+        [{name, colour, last, raw, line, dots}], points as the text of a polyline, ``dots`` [(x, y)].
+    """
     curves = [c for c in chart.curves if c.points]
     if not curves:
-        return ""
+        return None
     values = [v for c in curves for v in shown_values(c, chart.smooth)]
     values += [c.level for c in curves if c.level is not None]
     steps = [s for c in curves for s, _ in c.points]
@@ -51,40 +55,20 @@ def draw(chart: Chart) -> str:
     first, last = min(steps), max(steps)
     place_x = lambda s: LEFT + (WIDTH - LEFT - RIGHT) * ((s - first) / (last - first) if last > first else 0.5)
     place_y = lambda v: TOP + (HEIGHT - TOP - BOTTOM) * (1 - axis.share(v))
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">']
-    for tick in axis.ticks:
-        y = place_y(tick)
-        parts += [_rule("grid", y), _text(LEFT - 6, y + 3.5, "end", label(tick) + chart.unit)]
-    parts += [_text(place_x(tick), HEIGHT - 8, "middle", label(tick)) for tick in step_ticks(first, last)]
-    parts += [_rule(f"level c{c.colour}", place_y(c.level)) for c in curves if c.level is not None]
-    for curve in curves:
-        parts.append(_line(curve, chart.smooth, place_x, place_y, axis))
-    legend = "".join(f'<span class="key c{c.colour}"><i></i>{escape(c.name)} '
-                     f"<b>{number(c.points[-1][1])}{chart.unit}</b></span>" for c in curves)
-    log = " <small>log</small>" if axis.log else ""
-    return (f'<figure class="chart"><figcaption>{escape(chart.title)}{log}</figcaption>'
-            f'{"".join(parts)}</svg><div class="legend">{legend}</div></figure>')
+    at = lambda points: [(place_x(s), place_y(axis.clip(v))) for s, v in points]
+    return {"title": chart.title, "unit": chart.unit, "log": axis.log,
+            "grid": [(place_y(tick), label(tick) + chart.unit) for tick in axis.ticks],
+            "steps": [(place_x(tick), label(tick)) for tick in step_ticks(first, last)],
+            "levels": [(c.colour, place_y(c.level)) for c in curves if c.level is not None],
+            "curves": [_curve(c, chart.smooth, at) for c in curves]}
 
 
-def _rule(kind, y):
-    return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-
-
-def _text(x, y, anchor, words):
-    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
-
-
-def _line(curve, smooth, place_x, place_y, axis):
-    path = lambda points: " ".join(f"{place_x(s):.1f},{place_y(axis.clip(v)):.1f}" for s, v in points)
+def _curve(curve, smooth, at):
+    path = lambda points: " ".join(f"{x:.1f},{y:.1f}" for x, y in at(points))
     strong = smoothed(curve.points) if smooth else curve.points
-    drawn = ""
-    if smooth and len(curve.points) > 2:
-        drawn = f'<polyline class="raw c{curve.colour}" points="{path(curve.points)}"/>'
-    drawn += f'<polyline class="line c{curve.colour}" points="{path(strong)}"/>'
-    if len(curve.points) <= 12:
-        drawn += "".join(f'<circle class="dot c{curve.colour}" cx="{place_x(s):.1f}" '
-                         f'cy="{place_y(axis.clip(v)):.1f}" r="2.4"/>' for s, v in strong)
-    return drawn
+    return {"name": curve.name, "colour": curve.colour, "last": number(curve.points[-1][1]),
+            "raw": path(curve.points) if smooth and len(curve.points) > 2 else None, "line": path(strong),
+            "dots": at(strong) if len(curve.points) <= 12 else []}
 
 
 def smoothed(points: list) -> list:

@@ -1,31 +1,26 @@
-"""report.html: a run on one self-contained page, from the files in its folder and a gallery."""
+"""report.html: a run on one self-contained page, from the files in its folder."""
 
 from datetime import datetime, timezone
-from html import escape
 from pathlib import Path
 
-from xtoolkit.report import sections as show
-from xtoolkit.report.charts import Chart, Curve, draw, number
+from xtoolkit.report.charts import Chart, Curve, layout, number
+from xtoolkit.report.figures import COLOURS, drawn
 from xtoolkit.report.record import Run, read_run
-from xtoolkit.report.style import CSS
-from xtoolkit.report.tables import figure, format_table, result_tables
-
-__all__ = ["format_table", "write_report"]
+from xtoolkit.report.rendering import render, write
+from xtoolkit.report.tables import result_tables
 
 NAME = "report.html"
-COLOURS = 8
 # What a logged number beside the losses is called, by the last part of its name.
 TITLES = {"lr": "Learning rate", "norm": "Gradient norm", "samples_per_s": "Samples a second",
           "memory_gb": "Peak memory (GB)", "data_share": "Share of time spent waiting for data"}
 
 
-def write_report(output, gallery: dict) -> Path:
+def write_report(output) -> Path:
     """Writes ``report.html`` into a run's folder: no script, nothing fetched, every picture in the page.
 
     Args:
-        output: the folder, with ``config.yaml``, ``metrics.jsonl`` and ``environment.json``; ``results.json`` once the
-            run is done.
-        gallery: see ``report_gallery``; ``{}`` leaves the pictures and floors out.
+        output: the folder, with ``config.yaml``; and, as far as the run has come, ``metrics.jsonl``, ``environment.json``,
+            ``results.json``, ``samples.json`` and ``evaluations/*.json``.
 
     Returns:
         Its path.
@@ -34,77 +29,52 @@ def write_report(output, gallery: dict) -> Path:
         FileNotFoundError: the folder holds no run.
     """
     folder = Path(output)
-    run = read_run(folder, gallery)
-    path = folder / NAME
-    unfinished = path.with_suffix(".html.unfinished")
-    unfinished.write_text(page(run, folder.resolve().name), encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    run = read_run(folder)
+    return write(folder / NAME, render(
+        "report.html", name=folder.resolve().name, facts=_facts(run), tiles=_tiles(run),
+        results=result_tables({name: one.table for name, one in run.evaluations.items()}),
+        curves=_groups([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]),
+        behind=_groups([("", _part_charts(run)), ("The run", _health_charts(run))]),
+        examples={name: (one.step, figures) for name, one in run.evaluations.items() if (figures := _drawn(one.figures))},
+        samples={stream: found for stream, figures in run.samples.items() if (found := _drawn(figures))},
+        text=run.text, stops=run.config.get("stop_gradient") or {}, version=_version(run),
+        **_recipe(run), data=_data(run), environment=_environment(run)))
 
 
-def page(run: Run, name: str) -> str:
-    """The whole document."""
-    parts = (_results, _curves, _retrieved, _boxes, _masked, _behind, _recipe, _data, _record)
-    return document(name, f"{_header(run, name)}{''.join(part(run) for part in parts)}"
-                    f"<footer>Written by xtoolkit {escape(_version(run))}. Hold the pointer over a hidden word to read "
-                    "it.</footer>")
-
-
-def document(title: str, body: str, css: str = "") -> str:
-    """A page in the report's look: no script, nothing fetched.
-
-    Args:
-        title: plain.
-        body: HTML, escaped already.
-        css: rules beyond the report's own.
-    """
-    return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            '<meta name="color-scheme" content="light dark">'
-            f"<title>{escape(title)} · xtoolkit</title><style>{CSS}{css}</style></head><body><main>{body}"
-            "</main></body></html>\n")
-
-
-def section(title: str, lead: str, body: str) -> str:
-    return f'<h2>{escape(title)}</h2><p class="lead">{escape(lead)}</p>{body}' if body else ""
+def _drawn(figures):
+    return [one for figure in figures if (one := drawn(figure))["items"] or one["text"]]
 
 
 # ---- the top of the page
 # ---------------------------------------------------------------------------------------------------
-def _header(run, name):
-    steps = run.lines[-1]["step"] if run.lines else 0
-    of = run.config["train"]["steps"]
+def _facts(run: Run) -> list[str]:
+    steps, of = run.lines[-1]["step"] if run.lines else 0, run.config["train"]["steps"]
     facts = [f"{steps:,} steps" if steps >= of else f"{steps:,} of {of:,} steps"]
     if seconds := run.points("seconds"):
         facts.append(f"{duration(seconds[-1][1])} of training")
     machine = run.environment.get("machine") or {}
     facts += [str(machine[k]) for k in ("gpu", "cpu") if machine.get(k)][:1]
     facts += [run.environment["precision"]] if run.environment.get("precision") else []
-    facts += [when(run.environment["started"])] if run.environment.get("started") else []
-    return (f'<header><p class="over">xtoolkit run</p><h1>{escape(name)}</h1>'
-            f'<p class="sub">{escape(" · ".join(facts))}</p>{_tiles(run)}</header>')
+    return facts + ([when(run.environment["started"])] if run.environment.get("started") else [])
 
 
-def _tiles(run):
+def _tiles(run: Run) -> list[dict]:
+    """A tile for each headline of each evaluation, of the whole or of the first part, and one for the loss."""
     tiles = []
-    for name, metrics in run.evaluations.items():
-        floor = run.floors.get(name, {})
-        ways = [m.removesuffix(".t2i_r10") for m in metrics if m.endswith(".t2i_r10")]
-        named = {"t2i_r10": "Text to image, R@10", "i2t_r10": "Image to text, R@10"}
-        shown = [(f"{ways[0]}.{r}", title, "chance") for r, title in named.items()] if ways else []
-        if "mean_iou" in metrics:
-            shown.append(("accuracy", "Boxes found", "floor"))
-        for metric, title, word in shown:
-            beside = f"{word} {figure(floor[metric])}" if metric in floor else ""
-            tiles.append(_tile(title, f"{figure(metrics[metric])}<small> %</small>",
-                               " · ".join(filter(None, [name, beside]))))
+    for name, one in run.evaluations.items():
+        for headline, title in one.headlines.items():
+            metric = next((m for m in one.of_headline(headline) if one.metrics[m] is not None), None)
+            if metric is None:
+                continue
+            title, per_cent, _ = title.partition(", %")
+            floor, part = one.floor.get(metric), metric.removesuffix(headline).rstrip(".")
+            beside = f"{name} {part}".rstrip() + ("" if floor is None else f" · floor {figure(floor)}")
+            tiles.append({"title": title, "value": figure(one.metrics[metric]), "unit": "%" if per_cent else "",
+                          "beside": beside})
     if losses := run.points("loss"):
-        tiles.append(_tile("Weighted sum of losses", number(losses[-1][1]), f"from {number(losses[0][1])}"))
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
-
-
-def _tile(title, value, beside):
-    return f'<div class="tile"><span>{escape(title)}</span><b>{value}</b><em>{escape(beside)}</em></div>'
+        tiles.append({"title": "Weighted sum of losses", "value": number(losses[-1][1]), "unit": "",
+                      "beside": f"from {number(losses[0][1])}"})
+    return tiles
 
 
 def when(started: str) -> str:
@@ -119,38 +89,35 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-# ---- results and curves
-# ----------------------------------------------------------------------------------------------------
-def _results(run):
-    body = "".join(f"<h3>{escape(name)}</h3>{show.table(rows)}"
-                   for name, rows in result_tables(run.evaluations, run.floors))
-    return section("Results", "Each figure stands beside what a model that has learnt nothing would get: chance for "
-                   "retrieval, and for boxes the answer that is always the biggest true box of the picture.", body)
+def figure(value) -> str:
+    """A headline: per cents with one place, shares with three."""
+    return number(value) if abs(value) < 1 else f"{value:.1f}"
 
 
-def _curves(run):
-    return section("Learning curves", "Strong lines are the trend of the faint ones; figures are the last values; "
-                   "dashed lines are chance or the floor. The horizontal axis counts steps.",
-                   _charts([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]))
-
-
-def _behind(run):
-    return section("Behind the curves",
-                   "Parts of losses and what they log, gradients by encoder before clipping, rates.",
-                   _charts([("", _part_charts(run)), ("The run", _health_charts(run))]))
-
-
-def _charts(groups):
-    return "".join(f'{f"<h3>{title}</h3>" if title else ""}<div class="charts">{drawn}</div>'
-                   for title, charts in groups if (drawn := "".join(map(draw, charts))))
+# ---- curves
+# ----------------------------------------------------------------------------------------------------------------
+def _groups(groups) -> list[tuple[str, list]]:
+    """[(title, what is drawn of its charts)], without charts that have no curve and groups that have no chart."""
+    laid = [(title, [one for chart in charts if (one := layout(chart))]) for title, charts in groups]
+    return [(title, charts) for title, charts in laid if charts]
 
 
 def _loss_charts(run):
-    colours = {stream: i for i, stream in enumerate(run.streams)}
+    colours = {stream: i % COLOURS for i, stream in enumerate(run.streams)}
     losses = dict.fromkeys(loss for block in run.streams.values() for loss in block.get("losses") or {})
-    charts = [Chart(loss, [Curve(s, run.points(f"{s}.{loss}"), c % COLOURS) for s, c in colours.items()])
-              for loss in losses]
+    charts = [Chart(loss, [Curve(s, run.points(f"{s}.{loss}"), c) for s, c in colours.items()]) for loss in losses]
     return [Chart("all losses, weighted", [Curve("sum", run.points("loss"), 6)]), *charts]
+
+
+def _evaluation_charts(run):
+    """What an evaluation gave over the steps: its headlines, those of parts of the data beside them; all without any."""
+    charts = []
+    for name, one in run.evaluations.items():
+        wanted = [m for headline in one.headlines for m in one.of_headline(headline)] or list(one.metrics)
+        curves = [Curve(m, run.points(f"{name}.{m}"), i % COLOURS, one.floor.get(m)) for i, m in enumerate(wanted)]
+        if any(len(c.points) > 1 for c in curves):
+            charts.append(Chart(name, curves, smooth=False))
+    return charts
 
 
 def _part_charts(run):
@@ -164,17 +131,6 @@ def _part_charts(run):
     return [charts[name] for name in sorted(charts)]
 
 
-def _evaluation_charts(run):
-    charts = []
-    for name, metrics in run.evaluations.items():
-        floor = run.floors.get(name, {})
-        wanted = [m for m in metrics if m.endswith(("_r10", "accuracy"))] or list(metrics)
-        curves = [Curve(m, run.points(f"{name}.{m}"), i % COLOURS, floor.get(m)) for i, m in enumerate(wanted)]
-        if any(len(c.points) > 1 for c in curves):
-            charts.append(Chart(name, curves, smooth=False))
-    return charts
-
-
 def _health_charts(run):
     norms = [k for k in run.keys if k.startswith("norm.")]
     encoders = Chart("Gradient norm by encoder", [Curve(k.removeprefix("norm."), run.points(k), i % COLOURS)
@@ -183,85 +139,44 @@ def _health_charts(run):
                          for key, title in TITLES.items()]
 
 
-# ---- pictures
-# --------------------------------------------------------------------------------------------------------------
-def _several(parts, render):
-    """Each evaluation's or stream's own heading only where there are several."""
-    return "".join((f"<h3>{escape(name)}</h3>" if len(parts) > 1 else "") + render(examples)
-                   for name, examples in parts.items())
-
-
-def _retrieved(run):
-    return section("What a text brings up", "Texts spread evenly over the test set, not picked, each with the five "
-                   "pictures ranked first. The picture that the text was written for is framed; where it is not among "
-                   "the five it stands at the end.",
-                   _several(run.gallery.get("retrieval") or {}, show.retrieval))
-
-
-def _boxes(run):
-    return section("Where it looks", "Expressions spread evenly over the evaluation set, not picked.",
-                   _several(run.gallery.get("boxes") or {}, show.boxes))
-
-
-def _masked(run):
-    return section("What it is asked to fill in", "Training samples as the model reads them: masked patches are grey, "
-                   "masked words are blocks, and underlined words are random replacements or words that masking left "
-                   "as they are.",
-                   _several(run.gallery.get("masked") or {}, show.masked))
-
-
 # ---- the record
 # ------------------------------------------------------------------------------------------------------------
-def _recipe(run):
+def _recipe(run) -> dict:
+    """Rows of the recipe's encoders, losses and streams."""
     short = lambda value: ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-    encoders = [["encoder", "type", "reads", "keys"]]
-    for name, block in (run.config.get("encoders") or {}).items():
-        rest = {k: v for k, v in block.items() if k not in ("type", "inputs")}
-        encoders.append([name, block.get("type", ""), short(block.get("inputs") or {}), short(rest)])
-    streams = [["stream", "batch", "data", "losses and weights"]]
-    for name, block in run.streams.items():
-        streams.append([name, f"{block.get('batch_size', ''):,}" if isinstance(block.get("batch_size"), int) else "",
-                        str((block.get("data") or {}).get("type", "")), short(block.get("losses") or {})])
-    losses = [["loss", "type", "keys"]]
-    for name, block in (run.config.get("losses") or {}).items():
-        losses.append([name, block.get("type", ""), short({k: v for k, v in block.items() if k != "type"})])
-    stops = run.config.get("stop_gradient") or {}
-    cut = "".join(f"<p class=lead>Gradients stop at <code>{escape(edge)}</code> for {escape(', '.join(names))}.</p>"
-                  for edge, names in stops.items())
-    body = (f'{show.table(encoders, text_columns=(1, 2, 3))}<br><div class="pair">'
-            f"{show.table(losses, text_columns=(1, 2))}{show.table(streams, text_columns=(2, 3))}</div><br>{cut}"
-            f"<details><summary>The resolved configuration</summary><pre>{escape(run.text)}</pre></details>")
-    return section("Recipe", "What was wired to what, and what each stream was asked.", body)
+    rest = lambda block, *known: short({k: v for k, v in block.items() if k not in known})
+    blocks = lambda kind: (run.config.get(kind) or {}).items()
+    size = lambda block: f"{block['batch_size']:,}" if isinstance(block.get("batch_size"), int) else ""
+    return {
+        "encoders": [[name, block.get("type", block.get("shares", "")), short(block.get("inputs") or {}),
+                      rest(block, "type", "shares", "inputs")] for name, block in blocks("encoders")],
+        "losses": [[name, block.get("type", ""), rest(block, "type")] for name, block in blocks("losses")],
+        "streams": [[name, size(block), str((block.get("data") or {}).get("type", "")), short(block.get("losses") or {})]
+                    for name, block in blocks("streams")]}
 
 
-def _data(run):
-    reports = run.results.get("data") or {}
-    rows = [["stream", "samples seen", "epochs", "read", "bad", "what was wrong", "worst shard"]]
-    for name, report in reports.items():
+def _data(run) -> list[list[str]]:
+    rows = []
+    for name, report in (run.results.get("data") or {}).items():
         bad = report.get("bad") or {}
         seen = [number_or_dash(run.results.get(k, {}).get(name), d) for k, d in (("samples", 0), ("epochs", 1))]
-        kinds = "; ".join(f"{kind} {n}" for kind, n in bad.items())
         rows.append([name, *seen, number_or_dash(report.get("read"), 0), number_or_dash(sum(bad.values()), 0),
-                     kinds or "nothing", report.get("worst_shard") or "–"])
-    return section("Data", "Samples that could not be read were skipped, counted and replaced by others.",
-                   show.table(rows, text_columns=(5, 6)) if reports else "")
+                     "; ".join(f"{kind} {n}" for kind, n in bad.items()) or "nothing", report.get("worst_shard") or "–"])
+    return rows
 
 
 def number_or_dash(value, places: int) -> str:
     return "–" if value is None else f"{value:,.{places}f}"
 
 
-def _record(run):
-    env = run.environment
-    known = ("command", "git", "kernels", "ranks", "precision", "started")
-    facts = [["what", ""]] + [[k, str(env[k])] for k in known if env.get(k)]
-    facts += [[f"time in {what}", duration(run.results[key])]
-              for key, what in (("seconds", "steps"), ("seconds_all", "all")) if run.results.get(key)]
+def _environment(run) -> dict:
+    """Rows of facts and of versions; both empty where nothing is known."""
+    env, times = run.environment, (("seconds", "steps"), ("seconds_all", "all"))
+    facts = [[k, str(env[k])] for k in ("command", "git", "kernels", "ranks", "precision", "started") if env.get(k)]
+    facts += [[f"time in {what}", duration(run.results[key])] for key, what in times if env and run.results.get(key)]
     facts += [[k, str(v)] for k, v in (env.get("machine") or {}).items() if v is not None]
-    versions = [["package", "version"]] + [[k, v or "not installed"] for k, v in (env.get("versions") or {}).items()]
-    body = f'<div class="pair">{show.table(facts, text_columns=(1,))}{show.table(versions)}</div>' if env else ""
-    return section("Environment", "Where and with what it ran.", body)
+    return {"facts": facts, "versions": [[k, v or "not installed"] for k, v in (env.get("versions") or {}).items()]}
 
 
-def _version(run):
+def _version(run) -> str:
     return str((run.environment.get("versions") or {}).get("xtoolkit") or "")

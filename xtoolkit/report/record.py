@@ -1,11 +1,40 @@
 """What is known of a run, read from the files in its folder."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.engine.figures import Samples
 from xtoolkit.recipe import config
+from xtoolkit.recipe.folder import RESULTS, evaluated
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The newest result of an evaluation, as ``evaluations/<name>.json`` has it.
+
+    Attributes:
+        step: after which it was made; ``time``: when, in ISO's form.
+        metrics: {name: number or None}.
+        floor: likewise, what a model that has learnt nothing gets.
+        table: (heading, rows) as the task lays them out, cells as text.
+        headlines: {metric: title} of the metrics that matter most.
+        figures: see ``report.figures``.
+    """
+
+    step: int
+    time: str
+    metrics: dict
+    floor: dict
+    table: tuple
+    headlines: dict
+    figures: list
+
+    def of_headline(self, metric: str) -> list[str]:
+        """The metrics that a headline names: ``metric``, then ``<part>.<metric>`` of parts of what was evaluated."""
+        return [m for m in (metric,) if m in self.metrics] + [m for m in self.metrics if m.partition(".")[2] == metric]
 
 
+@dataclass(frozen=True)
 class Run:
     """What is known of a run.
 
@@ -14,25 +43,17 @@ class Run:
         lines: the objects of ``metrics.jsonl``.
         results: ``results.json``, empty while the run goes on.
         environment: ``environment.json``.
-        gallery: see ``report_gallery``.
-        evaluations: {name: {metric: number}}, the newest of each.
+        evaluations: {name: Evaluation}, in the order of the recipe.
+        samples: {stream: figures} of what training reads, ``samples.json``.
     """
 
-    def __init__(self, config, text, lines, results, environment, gallery):
-        self.config, self.text, self.lines, self.gallery = config, text, lines, gallery
-        self.results, self.environment = results, environment
-        self.floors = gallery["floors"] if "floors" in gallery else {}
-        self.evaluations = results["evaluations"] if "evaluations" in results else self._newest()
-
-    def _newest(self):
-        found: dict[str, dict] = {}
-        for name in self.config.get("evaluate") or {}:
-            for line in self.lines:
-                metrics = {k.removeprefix(f"{name}."): v for k, v in line.items() if k.startswith(f"{name}.")}
-                metrics.pop("seconds", None)
-                if metrics:
-                    found[name] = metrics
-        return found
+    config: dict
+    text: str
+    lines: list
+    results: dict
+    environment: dict
+    evaluations: dict
+    samples: dict
 
     def points(self, key: str) -> list[tuple[int, float]]:
         """(step, value) wherever a number was logged and finite."""
@@ -47,7 +68,7 @@ class Run:
         return self.config.get("streams") or {}
 
 
-def read_run(folder: Path, gallery: dict) -> Run:
+def read_run(folder: Path) -> Run:
     """Reads a run's folder.
 
     Raises:
@@ -56,11 +77,13 @@ def read_run(folder: Path, gallery: dict) -> Run:
     path = folder / "config.yaml"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: it has no config.yaml; name the `train.output` of a run")
-    return Run(config.load(str(path)).data, path.read_text(encoding="utf-8"), read_lines(folder / "metrics.jsonl"),
-               _json(folder / "results.json"), _json(folder / "environment.json"), gallery)
+    known, found = config.load(str(path)).data, evaluated(folder)
+    order = [*(name for name in known.get("evaluate") or () if name in found), *found]
+    return Run(known, path.read_text(encoding="utf-8"), read_lines(folder / "metrics.jsonl"), _json(folder / RESULTS),
+               _json(folder / "environment.json"), {name: Evaluation(**found[name]) for name in order},
+               _json(folder / Samples.NAME))
 
 
-# ---------------------------------------------------------------------------------------------------------------
 def read_lines(path: Path) -> list[dict]:
     """The objects of a JSON Lines file; a last line that was cut short is left out."""
     found = []

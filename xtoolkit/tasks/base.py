@@ -1,40 +1,68 @@
-"""The base class of tasks: what an evaluation reads, how it runs over a loader, and what it returns."""
+"""The base class of tasks: what an evaluation reads, how it runs over a loader, what it returns and what it shows."""
 
 import contextlib
+import math
 from itertools import chain
 
 import torch
 from torch import Tensor
 
 from xtoolkit.graph import Need
-from xtoolkit.registry import schema
+
+
+class Alone:
+    """The ranks of one process: it does everything itself. Several processes bring an object with the same two methods."""
+
+    def part(self, count: int) -> range:
+        """Which of ``count`` things, in order, are this process's: the parts of all, in rank order, are ``range(count)``."""
+        return range(count)
+
+    def gather(self, mine: list) -> list:
+        """The lists of all processes, joined in rank order, on every process. What they hold lies on the host."""
+        return mine
 
 
 class Task:
     """An evaluation: predicts batch by batch, then scores what it has gathered.
 
-    A subclass takes its YAML keys in ``__init__`` and keeps them; keys that name encoders and losses stay strings
-    there. ``evaluate`` puts the modules that they name into ``self.parts``.
+    A subclass takes its YAML keys in ``__init__`` and keeps them; keys that name encoders and losses stay strings there.
+    The keys `type`, `data`, `every` and `batch_size` (pictures a batch) of an `evaluate:` block are the toolkit's own.
 
     Attributes:
-        ENCODER_KEYS: keys whose value names an encoder.
-        LOSS_KEYS: keys whose value names a loss (or null). What that loss needs is built too, trained or not.
-        LOSS_METHODS: {key: the method that this loss must have}.
-        FIELDS: the batch fields that its data must have, exactly; empty: any.
-        parts: {key: built encoder or loss, or None}; there from the start of ``evaluate`` on.
+        GIVEN: what the toolkit gives to a constructor that asks for it by name. ``tokenizer``: of the run's texts, has
+            ``decode(ids)``. ``output``: pathlib.Path of a folder for files of the task's own, which the task makes if it
+            writes any.
+        HEADS: {key: method}: keys of the block that name a loss (or null), and the method which that loss must have (None:
+            no particular one). What that loss needs is built too, and some stream must train it.
+        FIELDS: the batch fields that its data must have, among others; empty: any.
+        HEADLINES: {metric: title}: the figures that matter most, for tiles and curves; also of a part of what is evaluated,
+            ``<part>.<metric>``: a tile shows the whole, or else the first part. A title that ends in `, %` says the unit.
+        ABILITIES: {ability: what a recipe needs for it}, for whoever asks a model for one that it lacks.
+        heads: {key: built loss, or None}; there from the start of ``evaluate`` on.
     """
 
-    ENCODER_KEYS: tuple = ()
-    LOSS_KEYS: tuple = ()
-    LOSS_METHODS: dict = {}
+    GIVEN: frozenset = frozenset({"tokenizer", "output"})
+    HEADS: dict = {}
     FIELDS: frozenset = frozenset()
+    HEADLINES: dict = {}
+    ABILITIES: dict = {}
 
     @classmethod
     def needs(cls, **block) -> list[Need]:
-        """What the task reads beside what its losses need, from its YAML block alone: only what is reached is built."""
-        block = {k.name: k.default for k in schema(cls).values()} | block
-        return [Need(block[key], grad=False) for key in cls.ENCODER_KEYS if block[key] is not None]
+        """What the task reads beside what its heads need, from its YAML block alone, defaults filled in."""
+        return []
 
+    @classmethod
+    def suggest(cls, encoders: dict, losses: dict) -> dict | None:
+        """A block with which the task would serve a model whose recipe does not evaluate it; None: it would not.
+
+        Args:
+            encoders: {name: class} of the model.
+            losses: likewise.
+        """
+        return None
+
+    # ---- what is computed -----------------------------------------------------------------------------------------------
     def predict(self, f, batch) -> dict:
         """What is kept of one batch: tensors (rows first) and lists, by name. ``f`` reads freely; nothing is cut.
 
@@ -53,34 +81,59 @@ class Task:
         return {}
 
     def examples(self, outputs: dict) -> list[dict]:
-        """A few predictions for the report; pictures are named by their ``image_id``."""
+        """A few predictions, plain; pictures are named by their ``image_id``."""
         return []
 
-    def evaluate(self, model, loader) -> dict:
-        """Runs the model over the loader.
+    def evaluate(self, model, loader, ranks=Alone()) -> dict:
+        """Runs the model over the loader. Several processes call it at the same time, and each returns the same.
 
         Args:
-            model: has ``encoders``, ``losses``, ``features(batch)``, ``graph`` and ``recipe``, whose precision it
-                runs in.
-            loader: yields Batches, on the host.
+            model: has ``encoders``, ``losses``, ``features(batch)``, ``graph`` and ``recipe``, whose precision it runs in.
+            loader: ``len(loader)`` batches; ``loader.batches(numbers)`` yields some of them, on the host.
+            ranks: has ``part(count)`` and ``gather(list)``, as ``Alone`` has them.
 
         Returns:
             ``metrics`` {name: float}, ``floor`` {name: float}, ``examples`` [dict]; all on the host.
+
+        Raises:
+            ValueError: the loader gave no batch.
         """
-        self.parts = named_parts(self, model)
+        self.heads = heads(self, model)
         with evaluating(model) as device:
-            outputs = gather([self.predict(model.features(batch), batch) for batch in on(device, loader)])
+            mine = [on_host(self.predict(model.features(batch), batch)) for batch in share(loader, ranks, device)]
+        return self.result(joined(ranks.gather(mine)))
+
+    def result(self, outputs: dict) -> dict:
+        """What ``evaluate`` returns, from all outputs."""
         return {"metrics": self.score(outputs), "floor": self.floor(outputs), "examples": self.examples(outputs)}
 
+    # ---- what is shown --------------------------------------------------------------------------------------------------
+    def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
+        """The figures as a heading and rows of text, for the console and the report. Equal headings share a table there;
+        a row whose first cell begins with `floor` is set back."""
+        return ["metric", "value", "floor"], [[name, cell(value, 3), cell(floor.get(name), 3)]
+                                              for name, value in metrics.items()]
 
-def named_parts(task: Task, model) -> dict:
-    """{key: module} for the encoder and loss keys of a task; None where a key is null."""
-    parts = {}
-    for keys, modules in ((task.ENCODER_KEYS, model.encoders), (task.LOSS_KEYS, model.losses)):
-        for key in keys:
-            name = getattr(task, key)
-            parts[key] = None if name is None else modules[name]
-    return parts
+    def figures(self, examples: list[dict]) -> list[dict]:
+        """What the report shows of examples: [{``title``, ``text``, ``items``}], every key optional.
+
+        An item may have: ``image``, an image_id, a uint8 tensor (3, H, W) or a PIL image; ``caption``; ``note``; ``right``,
+        it is framed; ``apart``, it stands apart from the others; ``mask``, a row-major list of bool, True where a patch is
+        hidden; ``boxes`` [{``box``: [cx, cy, w, h] in [0, 1], ``kind``: `true`, `predicted` or another word}]; ``words``
+        [(as read, whether it is to be predicted, what it was)].
+        """
+        return []
+
+    # ---- what xtoolkit.load can then do ---------------------------------------------------------------------------------
+    def abilities(self) -> dict:
+        """{name: function(loaded, ...)}, or a property of ``loaded``, the loaded model (``inference.Pretrained``)."""
+        return {}
+
+
+def heads(task: Task, model) -> dict:
+    """{key: loss} of a task's ``HEADS``; None where a key is null."""
+    names = {key: getattr(task, key) for key in task.HEADS}
+    return {key: None if name is None else model.losses[name] for key, name in names.items()}
 
 
 @contextlib.contextmanager
@@ -101,23 +154,40 @@ def evaluating(model):
             module.training = True
 
 
-def on(device, loader):
-    """The batches of a loader, on the device."""
-    for batch in loader:
+def share(loader, ranks, device):
+    """This process's batches of a loader, on the device."""
+    for batch in loader.batches(ranks.part(len(loader))):
         yield batch.to(device, non_blocking=True)
 
 
-def gather(outputs: list[dict]) -> dict:
-    """The outputs of all batches as one dict on the host: tensors concatenated, lists joined."""
+def on_host(output: dict) -> dict:
+    """What ``predict`` returned, its tensors on the host: other processes may read them."""
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in output.items()}
+
+
+def joined(outputs: list[dict]) -> dict:
+    """The outputs of all batches as one dict: tensors concatenated, lists joined.
+
+    Raises:
+        ValueError: there are none.
+    """
     if not outputs:
         raise ValueError("the evaluation has no data: its loader gave no batch")
-    joined = {}
-    for name, first in outputs[0].items():
-        several = [o[name] for o in outputs]
-        joined[name] = torch.cat([s.cpu() for s in several]) if isinstance(first, Tensor) else list(chain(*several))
-    return joined
+    several = {name: [output[name] for output in outputs] for name in outputs[0]}
+    return {name: torch.cat(values) if isinstance(values[0], Tensor) else list(chain(*values))
+            for name, values in several.items()}
 
 
 def token_ids(text) -> list[list[int]]:
     """The token ids of each row of a TextField, padding left off: what an example shows is decoded from them."""
     return [ids[mask].tolist() for ids, mask in zip(text.ids.cpu(), text.mask.cpu())]
+
+
+def decoded(tokenizer, ids: list[int]) -> str:
+    """Token ids as a person reads them: the text, or the numbers where a task has no tokenizer."""
+    return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids).strip()
+
+
+def cell(value: float | None, places: int = 1) -> str:
+    """A number for a table; a dash for what is not there or not finite."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{places}f}"

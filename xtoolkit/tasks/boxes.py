@@ -6,8 +6,9 @@ Shape letters: R expressions, each with a box.
 import torch
 from torch import Tensor
 
-from xtoolkit.registry import TASK_REGISTRY
-from xtoolkit.tasks.base import Task, token_ids
+from xtoolkit.batch import Batch, RegionField
+from xtoolkit.registry import TASK_REGISTRY, Share
+from xtoolkit.tasks.base import Task, cell, decoded, evaluating, token_ids
 
 
 @TASK_REGISTRY.register()
@@ -30,15 +31,21 @@ class BoxAccuracy(Task):
     than they are; here areas are plain floats.
     """
 
-    LOSS_KEYS = ("loss",)
-    LOSS_METHODS = {"loss": "boxes"}
+    HEADS = {"loss": "boxes"}
     FIELDS = frozenset({"image", "text", "region"})
+    HEADLINES = {"accuracy": "Boxes found, %"}
+    ABILITIES = {"ground": "a loss that predicts boxes, `losses.bbp: {type: BBP, feature: fusion@whole}`"}
 
-    def __init__(self, loss: str = "bbp", threshold: float = 0.5):
-        self.loss, self.threshold = loss, threshold
+    def __init__(self, loss: str = "bbp", threshold: Share = 0.5, *, tokenizer=None):
+        self.loss, self.threshold, self.tokenizer = loss, threshold, tokenizer
+
+    @classmethod
+    def suggest(cls, encoders: dict, losses: dict) -> dict | None:
+        loss = next((name for name, kind in losses.items() if hasattr(kind, "boxes")), None)
+        return None if loss is None else {"type": cls.__name__, "loss": loss}
 
     def predict(self, f, batch) -> dict:
-        loss, region = self.parts["loss"], batch.region
+        loss, region = self.heads["loss"], batch.region
         rows = region.image_index.tolist()
         return {"predicted": loss.boxes(f[loss.feature]).float(), "true": region.box.float(), "is_box": region.is_box,
                 **({"biggest": batch["biggest"].float()} if "biggest" in batch else {}),
@@ -46,10 +53,10 @@ class BoxAccuracy(Task):
                 "source": list(batch["source"]) if "source" in batch else ["all"] * len(rows)}
 
     def score(self, outputs: dict) -> dict[str, float]:
-        return self._figures(outputs, iou(outputs["predicted"], outputs["true"]))
+        return self._shares(outputs, iou(outputs["predicted"], outputs["true"]))
 
     def floor(self, outputs: dict) -> dict[str, float]:
-        return self._figures(outputs, iou(outputs["biggest"], outputs["true"])) if "biggest" in outputs else {}
+        return self._shares(outputs, iou(outputs["biggest"], outputs["true"])) if "biggest" in outputs else {}
 
     def examples(self, outputs: dict, shown: int = 12) -> list[dict]:
         """Expressions spread evenly over the set: [{``ids``, ``image_id``, ``predicted``, ``true``, ``iou``}]."""
@@ -59,19 +66,61 @@ class BoxAccuracy(Task):
                  "predicted": outputs["predicted"][r].tolist(), "true": outputs["true"][r].tolist()}
                 for r in rows[::-(-len(rows) // shown)]]
 
-    def _figures(self, outputs, overlap) -> dict[str, float]:
+    def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
+        """A row for all expressions, and one for each source."""
+        parts = [name.removesuffix("accuracy") for name in metrics if name.endswith("accuracy")]
+        rows = [[part.rstrip(".") or "all", *(cell(side.get(f"{part}{name}"), places) for name, places in
+                                              (("accuracy", 1), ("mean_iou", 3)) for side in (metrics, floor))]
+                for part in parts]
+        return ["expressions", "accuracy %", "floor %", "mean IoU", "floor"], rows
+
+    def figures(self, examples: list[dict]) -> list[dict]:
+        items = [{"image": e["image_id"], "caption": decoded(self.tokenizer, e["ids"]), "note": f"IoU {e['iou']:.2f}",
+                  "boxes": [{"box": e["true"], "kind": "true"}, {"box": e["predicted"], "kind": "predicted"}]}
+                 for e in examples]
+        return [{"title": "Where it looks", "items": items}] if items else []
+
+    def abilities(self) -> dict:
+        return {"ground": self.ground}
+
+    def ground(self, loaded, images, texts, normalized: bool = False, batch_size: int = 64) -> Tensor:
+        """(B, 4) float32, the box of what each text says: x, y (upper left), w, h in pixels of the picture as given.
+
+        Pair by pair; one picture goes with every text, one text with every picture. (4,) for one of both. The box is
+        the model's own, as the evaluations measure it: it may reach over the picture's edge.
+
+        Args:
+            normalized: cx, cy (centre), w, h in shares of the picture's width and height instead.
+        """
+        loss, pairs, found = loaded.model.losses[self.loss], loaded.pairs(images, texts), []
+        sides = loaded.model.sizes(self.FIELDS)
+        with evaluating(loaded.model):
+            for image, text, shown, sizes in pairs.batches(batch_size):
+                if sizes is None and not normalized:
+                    raise ValueError("an ImageField does not say how large its pictures were: ask with normalized=True")
+                # A region stream that asks for boxes: each text with a box that is the whole of its picture.
+                whole = torch.tensor([0.5, 0.5, 1, 1], device=shown.device).expand(len(shown), 4)
+                patches = torch.ones(len(shown), (sides["image_size"] // sides["patch_size"]) ** 2, dtype=torch.bool, device=shown.device)
+                batch = Batch(text, image, RegionField(shown, whole, patches, patches[:, 0]))
+                box = loss.boxes(loaded.model.features(batch)[loss.feature]).float()
+                if not normalized:
+                    box = torch.cat([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], 1) * sizes.repeat(1, 2)
+                found.append(box)
+        return pairs.result(torch.cat(found))
+
+    def _shares(self, outputs, overlap) -> dict[str, float]:
         groups = {"": outputs["is_box"]}
         names = sorted(set(outputs["source"]))
         for source in names if len(names) > 1 else ():
             groups[source] = outputs["is_box"] & torch.tensor([s == source for s in outputs["source"]])
-        figures = {}
+        shares = {}
         for source, rows in groups.items():
             prefix = f"{source}." if source else ""
             if not bool(rows.any()):
                 raise ValueError(f"BoxAccuracy: no expression of {source or 'the evaluation data'} has a box")
-            figures[f"{prefix}accuracy"] = 100 * (overlap[rows] >= self.threshold).double().mean().item()
-            figures[f"{prefix}mean_iou"] = overlap[rows].double().mean().item()
-        return figures
+            shares[f"{prefix}accuracy"] = 100 * (overlap[rows] >= self.threshold).double().mean().item()
+            shares[f"{prefix}mean_iou"] = overlap[rows].double().mean().item()
+        return shares
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Recall at k, honest about ties.
+"""Recall at k, honest about ties; the best candidates of a query, and a ranking of which only they were scored.
 
-Shape letters: Q queries, C candidates.
+Shape letters: Q queries, C candidates, I images, T texts.
 """
 
 import torch
@@ -68,6 +68,19 @@ def chance(images: int, owner: Tensor) -> dict[str, float]:
     """What ``both_ways`` gives a model that scores everything alike."""
     same = torch.zeros(1, 1, device=owner.device).expand(images, owner.numel())
     return both_ways(same, same, owner)
+
+
+def best(similarity: Tensor, k: int, dim: int) -> Tensor:
+    """(I, T) bool, True at the k largest along ``dim``; of equal ones those that stand first."""
+    order = similarity.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, min(k, similarity.shape[dim]))
+    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(dim, order, True)
+
+
+def below_scored(logits: Tensor, scored: Tensor, similarity: Tensor) -> Tensor:
+    """``logits`` where ``scored``, and below all of them the others, in the order of ``similarity``; float64 (I, T)."""
+    logits, similarity = logits.double(), similarity.double()
+    lowest = logits.masked_fill(~scored, torch.inf).min()
+    return torch.where(scored, logits, similarity - similarity.max() + lowest - 1)
 
 
 def _recalls(scores, relevant_of, chunk):

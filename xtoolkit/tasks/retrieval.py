@@ -3,28 +3,34 @@
 Shape letters: I images, T texts, K candidates a query, P pairs to match, D width.
 """
 
+import typing
+
 import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch
-from xtoolkit.features import Encoded
-from xtoolkit.registry import TASK_REGISTRY
-from xtoolkit.tasks.base import Task, evaluating, gather, named_parts, on, token_ids
-from xtoolkit.tasks.ranking import both_ways, chance
+from xtoolkit.features import Encoded, full_precision
+from xtoolkit.graph import Need
+from xtoolkit.registry import TASK_REGISTRY, Count
+from xtoolkit.tasks.base import Alone, Task, cell, decoded, evaluating, heads, joined, share, token_ids
+from xtoolkit.tasks.comparing import Comparing, matched, sides, summary
+from xtoolkit.tasks.ranking import below_scored, best, both_ways, chance
 
 DUAL, MATCHED = "dual", "matched"
+WAYS = {DUAL: "dual encoder", MATCHED: "re-ranked by fusion"}
+RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "r_mean")
 
 
 @TASK_REGISTRY.register()
 class Retrieval(Task):
     """Recall of images by text and of texts by image, from the dual encoder alone and re-ranked by the fusion encoder.
 
-    YAML: {type: Retrieval, sim: sim, match: itm, k: 256, batch_size: 64}
+    YAML: {type: Retrieval, sim: sim, match: itm, k: 256, pairs_per_pass: 64}
 
     Every picture and every text is encoded once. For each text the k most similar images, and for each image the k most
     similar texts, are scored by the matching head; the rest stay below them, in the order of the dual encoder. A pair
     that is wanted from both sides is scored once, and pairs go picture by picture, so that the keys and values of a
-    picture are projected once in all.
+    picture are projected once in all. Of several processes each matches the pairs of the pictures that it has encoded.
 
     Metrics are per cent: ``dual.t2i_r1`` ... ``dual.i2t_r10``, ``dual.r_mean``, and the same under ``matched.``; the
     floor is chance. Ties are taken at their expectation (``ranking.recall_at``).
@@ -33,19 +39,34 @@ class Retrieval(Task):
         sim: the similarity encoder; its two inputs are the dual encoder's features, its scores have ``image_to_text``.
         match: the loss whose fusion encoder and head re-rank (it has ``fusion``, a name, and ``match``); null: none do.
         k: candidates a query that are re-ranked.
-        batch_size: pairs a pass through the fusion encoder.
+        pairs_per_pass: pairs a pass through the fusion encoder.
 
     Source: the released X-FM ``Retrieval.py``. There as here the score of a pair is the matching head's raw logit of
     class 1, not added to the similarity; there the candidates that are not re-ranked tie at -100.
     """
 
-    ENCODER_KEYS = ("sim",)
-    LOSS_KEYS = ("match",)
-    LOSS_METHODS = {"match": "match"}
+    HEADS = {"match": "match"}
     FIELDS = frozenset({"image", "text"})
+    HEADLINES = {"t2i_r10": "Text to image R@10, %", "i2t_r10": "Image to text R@10, %"}
+    ABILITIES = {"match": "a loss that matches, `losses.itm: {type: ITM, fusion: fusion, negatives: sim}`"} | dict.fromkeys(
+        ("encode_image", "encode_text", "similarity", "temperature"),
+        "a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`")
 
-    def __init__(self, sim: str = "sim", match: str | None = None, k: int = 256, batch_size: int = 64):
-        self.sim, self.match, self.k, self.batch_size = sim, match, k, batch_size
+    def __init__(self, sim: str = "sim", match: str | None = None, k: Count = 256, pairs_per_pass: Count = 64, *,
+                 tokenizer=None):
+        self.sim, self.match, self.k, self.pairs_per_pass, self.tokenizer = sim, match, k, pairs_per_pass, tokenizer
+
+    @classmethod
+    def needs(cls, *, sim: str, **block) -> list[Need]:
+        return [Need(sim, grad=False)]
+
+    @classmethod
+    def suggest(cls, encoders: dict, losses: dict) -> dict | None:
+        """With the first encoder whose ``forward`` says that it returns scores with ``image_to_text``."""
+        gives = lambda kind: getattr(typing.get_type_hints(kind.forward).get("return"), "__annotations__", {})
+        sim = next((name for name, kind in encoders.items() if "image_to_text" in gives(kind)), None)
+        matching = next((name for name, kind in losses.items() if hasattr(kind, "match")), None)
+        return None if sim is None else {"type": cls.__name__, "sim": sim, "match": matching}
 
     def predict(self, f, batch) -> dict:
         """The dual encoder's features, and those that the fusion encoder reads, of pictures with their texts.
@@ -53,27 +74,31 @@ class Retrieval(Task):
         ``batch["image_index"]`` (T,) int64 names the row of the picture that each text describes.
         """
         inputs = self._graph.encoders[self.sim].inputs
-        kept = {f"sim.{slot}": [_plain(f[source])] for slot, source in inputs.items()}
+        kept = {f"sim.{slot}": [summary(f[source]).cpu()] for slot, source in inputs.items()}
         if self.match is not None:
-            fusion = self._graph.encoders[self.parts["match"].fusion].inputs
-            kept |= {f"fusion.{slot}": [f[source]] for slot, source in fusion.items()}
-        return kept | {"owner": [batch["image_index"]], "images": [batch.image.pixels.shape[0]],
+            fusion = self._graph.encoders[self.heads["match"].fusion].inputs
+            kept |= {f"fusion.{slot}": [_on(f[source], "cpu")] for slot, source in fusion.items()}
+        return kept | {"owner": [batch["image_index"].cpu()], "images": [batch.image.pixels.shape[0]],
                        "image_id": list(batch.image.image_id), "ids": token_ids(batch.text)}
 
-    def evaluate(self, model, loader) -> dict:
+    def evaluate(self, model, loader, ranks=Alone()) -> dict:
         """Encodes all, then scores all pairs, then re-ranks. See ``Task.evaluate``."""
-        self.parts, self._graph = named_parts(self, model), model.graph
+        self.heads, self._graph, self._sim = heads(self, model), model.graph, model.encoder(self.sim)
         with evaluating(model) as device:
-            outputs = gather([self.predict(model.features(batch), batch) for batch in on(device, loader)])
+            mine = [self.predict(model.features(batch), batch) for batch in share(loader, ranks, device)]
+            pictures = self._own_pictures(mine)
+            place = (ranks.part(len(loader)).start, sum(sum(output["images"]) for output in mine))
+            before = sum(count for start, count in ranks.gather([place]) if start < place[0])
+            own = slice(before, before + place[1])
+            outputs = joined(ranks.gather(mine))
             starts = torch.tensor([0] + outputs["images"]).cumsum(0)
-            owner = torch.cat([index + start.to(device) for index, start in zip(outputs["owner"], starts)])
-            image_slot, text_slot = sides(model.graph, self.sim)
-            images, texts = torch.cat(outputs[f"sim.{image_slot}"]), torch.cat(outputs[f"sim.{text_slot}"])
+            owner = torch.cat([index + start for index, start in zip(outputs["owner"], starts)]).to(device)
+            image_slot, text_slot = sides(self._graph, self.sim)
+            images, texts = (torch.cat(outputs[f"sim.{slot}"]).to(device) for slot in (image_slot, text_slot))
             ways = {DUAL: [self._similarity(images, texts, image_slot, text_slot)] * 2}
             if self.match is not None:
-                ways[MATCHED] = self._rerank(model, outputs, ways[DUAL][0])
-        outputs = {"ways": ways, "owner": owner, "image_id": outputs["image_id"], "ids": outputs["ids"]}
-        return {"metrics": self.score(outputs), "floor": self.floor(outputs), "examples": self.examples(outputs)}
+                ways[MATCHED] = self._rerank(model, pictures, own, outputs, ways[DUAL][0], ranks)
+        return self.result({"ways": ways, "owner": owner, "image_id": outputs["image_id"], "ids": outputs["ids"]})
 
     def score(self, outputs: dict) -> dict[str, float]:
         return {f"{way}.{name}": value for way, (t2i, i2t) in outputs["ways"].items()
@@ -98,78 +123,81 @@ class Retrieval(Task):
                           "pictures": [names[i] for i in order[:top]], "rank": order.index(owner[text]) + 1})
         return shown
 
+    def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
+        """A row for each way of ranking, and one for chance."""
+        ways = [way for way in WAYS if f"{way}.r_mean" in metrics]
+        rows = [[WAYS[way], *(cell(metrics[f"{way}.{recall}"]) for recall in RECALLS)] for way in ways]
+        rows += [["floor: chance", *(cell(floor.get(f"{ways[0]}.{recall}")) for recall in RECALLS)]] if floor else []
+        return ["% of queries", "text to image R@1", "R@5", "R@10", "image to text R@1", "R@5", "R@10", "mean"], rows
+
+    def figures(self, examples: list[dict]) -> list[dict]:
+        """A figure for each text: what is ranked first, the right picture framed; where it is missing it stands apart."""
+        return [{"title": f"“{decoded(self.tokenizer, e['ids'])}”",
+                 "text": "right picture first" if e["rank"] == 1 else f"right picture at place {e['rank']}",
+                 "items": [{"image": name, "right": name == e["right"]} for name in e["pictures"]]
+                 + ([] if e["right"] in e["pictures"] else [{"image": e["right"], "apart": True}])} for e in examples]
+
+    def abilities(self) -> dict:
+        return Comparing(self.sim, self.match).abilities()
+
+    def _own_pictures(self, mine: list[dict]) -> Encoded | None:
+        """Takes what the fusion encoder reads of pictures out of this process's outputs: no other process needs it."""
+        if self.match is None or not mine:
+            return None
+        slot = sides(self._graph, self.heads["match"].fusion)[0]
+        return Encoded.cat([part for output in mine for part in output.pop(f"fusion.{slot}")])
+
     def _similarity(self, images: Tensor, texts: Tensor, image_slot: str, text_slot: str, chunk: int = 1024) -> Tensor:
         """(I, T) float32 from the similarity encoder, in full precision: in bf16 many scores would tie."""
-        sim, texts = self.parts["sim"], texts.float()
-        with torch.autocast(images.device.type, enabled=False):
+        sim, texts = self._sim, texts.float()
+        with full_precision(images):
             return torch.cat([sim(view=None, **{image_slot: rows.float(), text_slot: texts}).image_to_text.float()
                               for rows in images.split(chunk)])
 
-    def _rerank(self, model, outputs: dict, similarity: Tensor) -> list[Tensor]:
-        """The scores of both directions, (I, T) float32 each, the k best of each query matched and above all others."""
-        image_slot, text_slot = sides(model.graph, self.parts["match"].fusion)
-        images, texts = Encoded.cat(outputs[f"fusion.{image_slot}"]), Encoded.cat(outputs[f"fusion.{text_slot}"])
-        wanted = [_best(similarity, self.k, dim) for dim in (0, 1)]
+    def _rerank(self, model, pictures, own: slice, outputs: dict, similarity: Tensor, ranks) -> list[Tensor]:
+        """The scores of both directions, (I, T) float64 each, the k best of each query matched and above all others.
+
+        Args:
+            pictures: what the fusion encoder reads of this process's pictures, which are the rows ``own`` of all.
+        """
+        device = similarity.device
+        wanted = [best(similarity, self.k, dim) for dim in (0, 1)]
         logits = torch.zeros_like(similarity)
         rows, columns = (wanted[0] | wanted[1]).nonzero(as_tuple=True)
-        logits[rows, columns] = self._match(model, images, texts, rows, columns, image_slot, text_slot)
-        return [below_scored(logits, w, similarity) for w in wanted]
+        asked = (rows >= own.start) & (rows < own.stop)
+        found = []
+        if bool(asked.any()):
+            texts = Encoded.cat(outputs[f"fusion.{sides(self._graph, self.heads['match'].fusion)[1]}"])
+            pairs = rows[asked] - own.start, columns[asked]
+            found = [self._match(model, _on(pictures, device), _on(texts, device), *pairs).cpu()]
+        logits[rows, columns] = torch.cat(ranks.gather(found)).to(device)
+        return [below_scored(logits, scored, similarity) for scored in wanted]
 
-    def _match(self, model, images, texts, rows, columns, image_slot, text_slot) -> Tensor:
+    def _match(self, model, images: Encoded, texts: Encoded, rows: Tensor, columns: Tensor) -> Tensor:
         """(P,) float32, the matching logits of pairs (``rows`` ascending), whole pictures after whole pictures."""
-        f, loss = model.features(Batch()), self.parts["match"]
+        f, loss = model.features(Batch()), self.heads["match"]
+        image_slot, text_slot = sides(self._graph, loss.fusion)
         lengths = texts.mask.sum(1)
         ends = torch.bincount(rows, minlength=len(images)).cumsum(0).tolist()
         logits, first, start = [], 0, 0
         while start < len(rows):
             last = first + 1
-            while last < len(images) and ends[last] - start <= self.batch_size:
+            while last < len(images) and ends[last] - start <= self.pairs_per_pass:
                 last += 1
             group = Encoded.of(images.tokens[first:last], images.mask[first:last])
             pairs = torch.arange(start, ends[last - 1], device=rows.device)
             pairs = pairs[lengths[columns[pairs]].argsort(stable=True)]
             found = []
-            for some in pairs.split(self.batch_size):
+            for some in pairs.split(self.pairs_per_pass):
                 longest = int(lengths[columns[some]].max())
                 text = Encoded.of(texts.tokens[columns[some], :longest], texts.mask[columns[some], :longest])
                 fused = f.run(loss.fusion, **{image_slot: group.select(rows[some] - first), text_slot: text})
-                # The head in full precision: bf16 has so few logits that candidates would tie.
-                with torch.autocast(rows.device.type, enabled=False):
-                    found.append(loss.match(Encoded.of(fused.tokens.float(), fused.mask))[:, 1].float())
+                found.append(matched(loss, fused)[:, 1])
             logits.append(torch.cat(found)[pairs.argsort()])
             first, start = last, ends[last - 1]
         return torch.cat(logits)
 
 
-def sides(graph, encoder: str) -> tuple[str, str]:
-    """The slots of a two-input encoder that come from the image and from the text.
-
-    Raises:
-        ValueError: it does not have exactly one of each.
-    """
-    found = {"image": [], "text": []}
-    for slot, source in graph.encoders[encoder].inputs.items():
-        for field in graph.sources(source) & found.keys():
-            found[field].append(slot)
-    if any(len(slots) != 1 for slots in found.values()) or found["image"] == found["text"]:
-        raise ValueError(f"retrieval reads encoder `{encoder}`, which must have one input that comes from $image and "
-                         f"one that comes from $text; it has {dict(graph.encoders[encoder].inputs)}")
-    return found["image"][0], found["text"][0]
-
-
-def below_scored(logits: Tensor, scored: Tensor, similarity: Tensor) -> Tensor:
-    """``logits`` where ``scored``, and below all of them the others, in the order of ``similarity``; float64 (I, T)."""
-    logits, similarity = logits.double(), similarity.double()
-    lowest = logits.masked_fill(~scored, torch.inf).min()
-    return torch.where(scored, logits, similarity - similarity.max() + lowest - 1)
-
-
-def _best(similarity: Tensor, k: int, dim: int) -> Tensor:
-    """(I, T) bool, True at the k largest along ``dim``; of equal ones those that stand first."""
-    order = similarity.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, min(k, similarity.shape[dim]))
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(dim, order, True)
-
-
-def _plain(feature) -> Tensor:
-    """(B, D): a projection gives it as it is; of token features it is the summary."""
-    return feature.pooled if isinstance(feature, Encoded) else feature
+def _on(encoded: Encoded, device) -> Encoded:
+    """The same values on a device, without what layers have made of them."""
+    return Encoded.of(encoded.tokens.to(device), encoded.mask.to(device))

@@ -1,4 +1,8 @@
-"""BEiT's parameters: Hugging Face's names put under those of unilm and timm, and its tables of relative positions."""
+"""BEiT's parameters: Hugging Face's names put under those of unilm and timm, and its tables of relative positions.
+
+Hugging Face has two sets: ``encoder.layer.N.`` in files of ``save_pretrained`` and in transformers before 5, ``layers.N.`` in
+``state_dict()`` since.
+"""
 
 import re
 import warnings
@@ -9,27 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TABLE = "relative_position_bias_table"
-LAYER = r"encoder\.layer\.(\d+)\."
+LAYER = r"(?:encoder\.layer|layers)\.(\d+)\."
 # Patterns over names without the prefix `beit.`, in the order in which they are tried.
 RENAMES = [(re.compile(old), new) for old, new in (
     (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"embeddings\.position_embeddings$", "pos_embed"),
     (r"embeddings\.(cls_token|mask_token)$", r"\1"),
-    (LAYER + r"attention\.attention\.query\.bias$", r"blocks.\1.attn.q_bias"),
-    (LAYER + r"attention\.attention\.value\.bias$", r"blocks.\1.attn.v_bias"),
-    (LAYER + r"attention\.attention\.relative_position_bias\.", r"blocks.\1.attn."),
-    (LAYER + r"attention\.output\.dense\.", r"blocks.\1.attn.proj."),
-    (LAYER + r"intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
-    (LAYER + r"output\.dense\.", r"blocks.\1.mlp.fc2."),
+    (LAYER + r"attention\.(?:attention\.query|q_proj)\.bias$", r"blocks.\1.attn.q_bias"),
+    (LAYER + r"attention\.(?:attention\.value|v_proj)\.bias$", r"blocks.\1.attn.v_bias"),
+    (LAYER + r"(?:attention\.attention\.)?relative_position_bias\.", r"blocks.\1.attn."),
+    (LAYER + r"attention\.(?:output\.dense|o_proj)\.", r"blocks.\1.attn.proj."),
+    (LAYER + r"(?:intermediate\.dense|mlp\.fc1)\.", r"blocks.\1.mlp.fc1."),
+    (LAYER + r"(?:output\.dense|mlp\.fc2)\.", r"blocks.\1.mlp.fc2."),
     (LAYER + r"layernorm_before\.", r"blocks.\1.norm1."),
     (LAYER + r"layernorm_after\.", r"blocks.\1.norm2."),
     (LAYER + r"lambda_([12])$", r"blocks.\1.gamma_\2"),
-    (r"encoder\.relative_position_bias\.", "rel_pos_bias."),
+    (r"(?:encoder\.relative|shared)_position_bias\.", "rel_pos_bias."),
     (r"pooler\.layernorm\.", "fc_norm."),
     (r"layernorm\.", "norm."),
     (r"classifier\.", "head."),
 )]
-MATRIX = re.compile(LAYER + r"attention\.attention\.(query|key|value)\.weight")
+MATRIX = re.compile(LAYER + r"attention\.(?:attention\.)?(query|key|value|q_proj|k_proj|v_proj)\.weight")
 
 
 def from_hugging_face(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -47,9 +51,10 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     for name, given in short.items():
         new, tensor = _renamed(name), state[given]
         if found := MATRIX.fullmatch(name):
-            parts = [name.replace(found[2], part) for part in ("query", "key", "value")]
+            own = ("q_proj", "k_proj", "v_proj") if found[2].endswith("_proj") else ("query", "key", "value")
+            parts = [name.replace(found[2], part) for part in own]
             if all(part in short for part in parts):
-                if found[2] != "query":
+                if found[2] != own[0]:
                     continue
                 new, tensor = f"blocks.{found[1]}.attn.qkv.weight", torch.cat([state[short[part]] for part in parts])
                 given = ", ".join(short[part] for part in parts)

@@ -7,10 +7,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
+from xtoolkit.weights.beit import TABLE, from_hugging_face, resize_position_table
+from xtoolkit.weights.parts import block_of, only
 from xtoolkit.weights.report import ConversionError, Report
-from xtoolkit.weights.roles import part
-from xtoolkit.weights.beit import TABLE, resize_position_table
-from xtoolkit.weights.beit import from_hugging_face
 
 SHARED = f"rel_pos_bias.{TABLE}"
 FUSED = re.compile(r"blocks\.\d+\.attn\.qkv\.bias")
@@ -39,12 +38,12 @@ def from_beitv2(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor],
         recipe: checked; says how many blocks and patches there are.
 
     Returns:
-        (state, report). Unknown names are taken over: whether all fit the encoder is for ``convert.files.verify`` to ask.
+        (state, report). Unknown names are taken over: whether all fit the encoder is for ``writing.verify`` to ask.
 
     Raises:
         ConversionError: the recipe builds no BEiTv2, or there are two kinds of bias tables.
     """
-    block = part(recipe, "vision")
+    block = block_of(recipe, only(recipe, "BEiTv2"))
     state, sources = from_hugging_face(state)
     grid, report, result = block["image_size"] // block["patch_size"], Report(), {}
 
@@ -99,9 +98,9 @@ def to_timm(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor], dic
     Raises:
         ConversionError: the encoder has what timm's does not.
     """
-    from xtoolkit.data.images import CLIP_MEAN, CLIP_STD
+    from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # those of `xtoolkit.data.images`
 
-    block = part(recipe, "vision")
+    block = block_of(recipe, only(recipe, "BEiTv2"))
     if block["absolute_positions"]:
         raise ConversionError("timm's BEiTv2 has no fixed absolute positions: only an encoder with "
                               "`absolute_positions: 0` fits")
@@ -119,7 +118,7 @@ def to_timm(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor], dic
                        "depth": block["layers"], "num_heads": block["heads"], "mlp_ratio": block["mlp_ratio"],
                        "init_values": block["layer_scale"]},
         "pretrained_cfg": {"num_classes": 0, "input_size": [3, size, size], "fixed_input_size": True, "pool_size": None,
-                           "crop_pct": 1.0, "interpolation": "bicubic", "mean": list(CLIP_MEAN), "std": list(CLIP_STD),
-                           "first_conv": "patch_embed.proj", "classifier": "head"},
+                           "crop_pct": 1.0, "interpolation": "bicubic", "mean": list(OPENAI_CLIP_MEAN),
+                           "std": list(OPENAI_CLIP_STD), "first_conv": "patch_embed.proj", "classifier": "head"},
     }
     return result, config, report

@@ -1,8 +1,10 @@
 """Reading pretrained weights from a file or folder, and loading them so that no name is lost in silence."""
 
 import argparse
+import os
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from xtoolkit.weights.formats import recognise
 
 WRAPPERS = ("model", "module", "state_dict")
+# What DataParallel, torch.compile and training scripts put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.")
 TORCH = (".bin", ".pt", ".pth", ".th")
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 MEND = "check width, layers, heads, patch_size and vocab_size of the encoder against these weights"
@@ -99,12 +103,33 @@ def _reason(error) -> str:
     return str(error).splitlines()[0][:120] if damaged and str(error) else "it is none, or a pickle of other things"
 
 
-def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, ignore=(), may_miss=(), mend: str = MEND) -> None:
+def unwrap(state: Mapping[str, Tensor], origin: str, own=()) -> dict[str, Tensor]:
+    """``state`` without the prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``) that all its names carry.
+
+    What is taken off is said on stderr, by the first process.
+
+    Args:
+        origin: where the tensors come from, for that line.
+        own: names that are wanted; nothing is taken off where one of them is there already.
+    """
+    state, taken = dict(state), ""
+    while state and not any(name in own for name in state):
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state, taken = {name.removeprefix(prefix): tensor for name, tensor in state.items()}, taken + prefix
+    if taken and os.environ.get("RANK", "0") == "0":
+        print(f"{origin}: all names begin with `{taken}`, a wrapper's prefix; read without it", file=sys.stderr)
+    return state
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, ignore=(), may_miss=(),
+                  mend: str = MEND) -> None:
     """Copies ``state`` into ``module``; every name that does not match is listed, and then nothing is loaded.
 
     Args:
         module: its parameters and persistent buffers are what must be filled.
-        state: tensors by name.
+        state: tensors by name; a wrapper's prefix before all of them is taken off.
         origin: where they come from, for messages.
         ignore: patterns (``head.*``) of names in ``state`` that are left out if they have no place in the module, or not
             with that shape.
@@ -115,6 +140,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, igno
         WeightsError: with all missing, unexpected and mis-shaped names.
     """
     own = module.state_dict()
+    state = unwrap(state, origin, own)
     state = {k: v for k, v in state.items() if not matches(k, ignore) or k in own and own[k].shape == v.shape}
     if found := mismatches(own, state, may_miss):
         raise WeightsError("\n".join([f"{origin} does not fit {type(module).__name__}:", *(f"  {line}" for line in found),
@@ -130,7 +156,7 @@ def _advice(own, state, mend):
 
 
 def mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor], may_miss=()) -> list[str]:
-    """A line for every name that keeps ``state`` from filling ``own``: missing, unexpected, of another shape or kind of number."""
+    """A line for each name that keeps ``state`` from filling ``own``: missing, unexpected, of another shape or number type."""
     missing = [f"missing: {k}" for k in own if k not in state and not matches(k, may_miss)]
     unexpected = [f"unexpected: {k}" for k in state if k not in own]
     shapes = [f"other shape: {k} {tuple(v.shape)} there, {tuple(own[k].shape)} here" for k, v in state.items()

@@ -49,7 +49,7 @@ def missing_model(path: str) -> str | None:
     """
     place = Path(path).expanduser()
     if not place.exists():
-        return (f"{path}: no such file or folder; `init` names a file that tools/convert_checkpoint.py wrote, or the output "
+        return (f"{path}: no such file or folder; `init` names a file that `xtoolkit convert` wrote, or the output "
                 "folder of a run (a name on a hub belongs on an encoder: encoders.X.init); or start without it: init=null")
     weights = (".safetensors", ".bin", ".pt", ".pth", ".th")
     if place.is_dir() and not ((place / ".metadata").is_file() or any(place.glob("checkpoints/step_*"))

@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from xtoolkit.weights.report import ConversionError, Report
-from xtoolkit.weights.roles import ROLES, part, roles
 from xtoolkit.weights.files import matches
+from xtoolkit.weights.parts import block_of, only, output_layer_read
+from xtoolkit.weights.report import ConversionError, Report
 
 DROPPED = {
     "roberta.pooler.*": "a pooler that nothing here reads",
@@ -34,13 +34,13 @@ def from_roberta(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
         allow: patterns of second copies of a tied tensor that are dropped where they differ from the first.
 
     Returns:
-        (state, report). Unknown names are taken over: whether all fit the encoder is for ``convert.files.verify`` to ask.
+        (state, report). Unknown names are taken over: whether all fit the encoder is for ``writing.verify`` to ask.
 
     Raises:
         ConversionError: the recipe builds no RoBERTa, or tied tensors differ.
     """
-    part(recipe, "text")
-    with_head, report, result, problems = "lm_head" in roles(recipe), Report(), {}, []
+    with_head = output_layer_read(recipe, only(recipe, "RoBERTa"))
+    report, result, problems = Report(), {}, []
     full = {name if name.startswith(("roberta.", "lm_head.", "classifier.")) else f"roberta.{name}": name for name in state}
     for name, given in full.items():
         tensor, first = state[given], TIED.get(name)
@@ -48,7 +48,7 @@ def from_roberta(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
         if why is not None:
             report.dropped[given] = why
         elif name.startswith("lm_head.") and not with_head:
-            report.dropped[given] = f"this recipe builds no {ROLES['lm_head']}"
+            report.dropped[given] = "this recipe builds no loss that reads the output layer (MLM)"
         elif first in full:
             if torch.equal(tensor, state[full[first]]):
                 report.dropped[given] = f"the same tensor as {first}, to which RoBERTa ties it"
@@ -74,7 +74,7 @@ def to_roberta(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor], 
         state: the encoder's own names.
         recipe: says its sizes.
     """
-    block = part(recipe, "text")
+    block = block_of(recipe, only(recipe, "RoBERTa"))
     head = any(name.startswith("lm_head.") for name in state)
     config = {
         "model_type": "roberta", "architectures": ["RobertaForMaskedLM" if head else "RobertaModel"],

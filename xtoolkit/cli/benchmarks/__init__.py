@@ -1,1 +1,1 @@
-"""The benchmarks of tools/benchmark.py, one file each."""
+"""The benchmarks of `xtoolkit benchmark`, one file each."""

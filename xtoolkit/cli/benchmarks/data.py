@@ -33,7 +33,6 @@ def add_arguments(parser) -> None:
 def main(args) -> int:
     """Measures, prints, writes. Returns 0, or 2 for what cannot be done."""
     from xtoolkit.data.errors import BadDataError
-    from xtoolkit.registry import ConfigError
 
     if min(args.workers) < 0 or args.batches < 1 or args.steps < 0:
         print("--workers and --steps must be 0 or more, --batches at least 1", file=sys.stderr)
@@ -41,7 +40,7 @@ def main(args) -> int:
     try:
         found = measure(setting.read_recipe(args), args.stream, args.workers, args.batches, args.steps,
                         args.step_seconds)
-    except (ConfigError, BadDataError) as e:
+    except BadDataError as e:
         print(e, file=sys.stderr)
         return 2
     print(as_text(found))
@@ -57,7 +56,7 @@ def measure(recipe, streams, workers, batches, steps, step_seconds) -> dict:
     from xtoolkit.engine.run import Run
     from xtoolkit.engine.trainer import pick_device
 
-    run, device = Run(recipe), pick_device(recipe.train.device)
+    run, device = Run(recipe, init=False), pick_device(recipe.train.device)
     take = _sleeper(step_seconds) if step_seconds is not None else _trainer(run, device) if steps else None
     found = {"machine": environment.machine(device), "torch": environment.versions()["torch"],
              "git": environment.git_hash(), "batches": batches, "steps": steps, "step_seconds": step_seconds,

@@ -30,15 +30,15 @@ def read_recipe(args):
     Raises:
         ConfigError: every mistake of the recipe or the options.
     """
-    from xtoolkit import recipe as recipes
+    from xtoolkit.cli import recipes
     from xtoolkit.registry import ConfigError, nearest
 
     changes = [*args.overrides, "evaluate=null"]
     if args.threads is not None:
         changes.append(f"train.threads={args.threads}")
-    recipe = recipes.load(args.config, changes, missing_files=False)
+    recipe = recipes.read(args.config, changes, missing_files=False)
     if args.synthetic:
-        recipe = recipes.load(args.config, changes + made_up(recipe), missing_files=False)
+        recipe = recipes.read(args.config, changes + made_up(recipe), missing_files=False)
     for name in args.stream or ():
         if name not in recipe.streams:
             raise ConfigError(f"--stream: no stream `{name}` with an active loss{nearest(name, recipe.streams)}")

@@ -37,7 +37,6 @@ def add_arguments(parser) -> None:
 def main(args) -> int:
     """Measures, prints, writes. Returns 0, or 2 for what cannot be done."""
     from xtoolkit.data.errors import BadDataError
-    from xtoolkit.registry import ConfigError
 
     small, large = args.sizes
     if not 2 <= small < large or args.repeats < 1:
@@ -46,7 +45,7 @@ def main(args) -> int:
     try:
         found = measure(setting.read_recipe(args), args.stream, args.sizes, args.precision, args.repeats,
                         args.operators)
-    except (ConfigError, BadDataError) as e:
+    except BadDataError as e:
         print(e, file=sys.stderr)
         return 2
     print(as_text(found))
@@ -75,7 +74,7 @@ def measure(recipe, streams, sizes, precisions, repeats, operators) -> dict:
 
     from xtoolkit.cli.benchmarks.step import Stepper, matmul_rate, useful_gflops
 
-    run, device = Run(recipe), pick_device(recipe.train.device)
+    run, device = Run(recipe, init=False), pick_device(recipe.train.device)
     stepper = Stepper(run.model, device)
     streams = list(streams or recipe.streams)
     loaders = {(name, size): Loader(name, run.loaders[name].dataset, size, recipe.train.seed, 0)

@@ -1,7 +1,11 @@
 """xtoolkit.load: the evaluations' figures, item by item; any kind of picture; a moved folder; clear refusals."""
 
+import copy
+import inspect
 import io
 import json
+import pydoc
+import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +24,11 @@ from xtoolkit.weights.files import WeightsError
 from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.checkpoint import CheckpointError
-from xtoolkit.engine.run import Run, train
+from xtoolkit.engine.run import Run
 from xtoolkit.model import Model
 from xtoolkit.inference.pretrained import Pretrained
-from xtoolkit.registry import ConfigError
+from xtoolkit.registry import TASK_REGISTRY, ConfigError
+from xtoolkit.tasks import Task
 
 CONFIG = """
 tokenizer: {folder}/words
@@ -49,7 +54,7 @@ streams:
           data: {{type: SyntheticPairs, size: 20, image_mask: {{patches: 3}}}}}}
   region: {{batch_size: 4, losses: {{itc: 1, bbp: 1}}, data: {{type: SyntheticRegions, size: 20, max_per_image: 2}}}}
 evaluate:
-  retrieval: {{type: Retrieval, sim: sim, match: itm, k: 99, batch_size: 7,
+  retrieval: {{type: Retrieval, sim: sim, match: itm, k: 99, pairs_per_pass: 7,
               data: {{type: Pairs, path: {folder}/data/*.tar, max_tokens: 9}}}}
   boxes: {{type: BoxAccuracy, loss: bbp, data: {{type: Regions, path: {folder}/data/*.tar, max_tokens: 9}}}}
 optim: {{lr: 1e-3}}
@@ -94,14 +99,14 @@ def made(tmp_path_factory):
                 tar.addfile(info, io.BytesIO(content))
     path = folder / "recipe.yaml"
     path.write_text(CONFIG.format(folder=folder))
-    train(recipes.load(str(path)), say=lambda text: None)
+    Run(recipes.load(str(path))).train(say=lambda text: None)
     return SimpleNamespace(folder=folder, run=folder / "runs" / "one", recipe=path, evaluated=evaluations(path),
                            pictures=[str(folder / "pictures" / f"{n}.jpg") for n in range(4)])
 
 
 def evaluations(path):
     """Each item as the tasks compute it: vectors, similarities, both logits of every pair, boxes."""
-    run, kept, logits = Run(recipes.load(str(path)), streams=False), {}, []
+    run, kept, logits = Run(recipes.load(str(path)), init=False), {}, []
     checkpoint.load(latest(run.recipe.train.output), run.model)
     run.model.losses["itm"].head.register_forward_hook(lambda module, given, found: logits.append(found.detach()))
     for name, task in run.tasks.items():
@@ -109,7 +114,7 @@ def evaluations(path):
         predict, score = task.predict, task.score
         task.predict = lambda f, batch, to=kept[name], inner=predict: to.append(inner(f, batch)) or to[-1]
         task.score = lambda all, name=name, inner=score: kept.update({name + " all": all}) or inner(all)
-        run.evaluator(name)()
+    run.evaluate(say=lambda text: None)
     of_class_1 = {float(one): float(zero) for zero, one in torch.cat(logits)}  # no two pairs have an equal float
     kept["temperature"] = float(run.model.encoders["sim"].temperature.detach())
     matched = kept["retrieval all"]["ways"]["matched"][0]
@@ -433,24 +438,75 @@ def test_a_tokenizer_of_another_model_is_refused(made, tmp_path):
 
 @pytest.mark.parametrize("without, method, said", [
     (["losses.bbp=null", "evaluate.boxes=null", "streams.region=null"], "ground",
-     "cannot find what a text says: it was trained without BBP"),
+     "no `ground`: BoxAccuracy gives it, where a recipe has a loss that predicts boxes, `losses.bbp: {type: BBP, "
+     "feature: fusion@whole}`; it has: encode_image, encode_text, match, similarity, temperature"),
     (["losses.itm=null", "evaluate.retrieval.match=null"], "match",
-     r"without ITM \(it has: MIM, ITC, BBP\); its recipe needs `losses.itm"),
+     "no `match`: Retrieval gives it, where a recipe has a loss that matches, `losses.itm: "),
+    ([], "macth", "no `macth`; did you mean `match`?; it has: encode_image, encode_text, ground, match, "),
 ])
-def test_what_a_model_was_not_trained_for_names_the_loss(made, without, method, said):
+def test_what_a_model_cannot_is_named_with_what_it_needs(made, without, method, said):
     loaded = Pretrained(Model(recipes.load(str(made.recipe), without)), xtoolkit.load(made.run).tokenizer)
     assert loaded.encode_image(made.pictures[0]).shape == (8,)
-    with pytest.raises(ValueError, match=said):
-        getattr(loaded, method)(made.pictures[0], "a cat")
+    assert not hasattr(loaded, method) and method not in dir(loaded)
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        getattr(loaded, method)
+
+
+def test_a_model_that_nothing_evaluates_can_what_its_losses_say(made):
+    loaded = Pretrained(Model(recipes.load(str(made.recipe), ["evaluate=null"])), xtoolkit.load(made.run).tokenizer)
+    assert loaded.abilities == ["encode_image", "encode_text", "ground", "match", "similarity", "temperature"]
+    assert loaded.match(made.pictures[0], "a cat").shape == () and 0 < loaded.temperature < 1
 
 
 def test_a_model_without_contrast_has_no_vectors_and_finds_boxes(made):
     alone = ["losses.itc=null", "losses.itm=null", "losses.mim=null", "evaluate.retrieval=null", "streams.pairs=null"]
     loaded = Pretrained(Model(recipes.load(str(made.recipe), alone)), xtoolkit.load(made.run).tokenizer)
     assert loaded.ground(made.pictures[0], "a cat").shape == (4,)
-    for method, given in (("encode_image", made.pictures[0]), ("encode_text", "a cat")):
-        with pytest.raises(ValueError, match="cannot compare pictures with texts: it was trained without ITC"):
-            getattr(loaded, method)(given)
+    for method in ("encode_image", "encode_text", "similarity"):
+        with pytest.raises(AttributeError, match=f"no `{method}`: Retrieval gives it, where a recipe has a Similarity "
+                                                 r"encoder and `losses.itc: .*; it has: ground"):
+            getattr(loaded, method)
+
+
+def test_it_says_what_it_is_and_how_it_is_asked(loaded):
+    said = repr(loaded)
+    assert said.startswith("one: ") and "fp32 on cpu" in said and "fusion (CrossAttention)" in said and "itm (ITM)" in said
+    assert said.endswith("abilities: encode_image, encode_text, ground, match, similarity, temperature")
+    assert list(inspect.signature(loaded.match).parameters) == ["images", "texts", "batch_size", "logits"]
+    assert "probability that each text belongs to its picture" in pydoc.render_doc(loaded.match)
+    assert "upper left" in pydoc.render_doc(loaded.ground) and {"match", "ground", "tokenizer"} <= set(dir(loaded))
+    copy.copy(loaded).encode_text("a cat")
+
+
+class Longest(Task):
+    """Of a plugin: which text is the longest. It needs nothing of the model but what every model has."""
+
+    @classmethod
+    def suggest(cls, encoders, losses):
+        return {"type": "Longest"} if "text" in encoders else None
+
+    def __init__(self, more: int = 0, *, tokenizer, output):
+        self.more, self.tokenizer, self.output = more, tokenizer, output
+
+    def abilities(self):
+        return {"longest": self.longest, "words": property(lambda loaded: self.tokenizer.vocab_size)}
+
+    def longest(self, loaded, texts):
+        """The number of tokens of the longest text."""
+        batches = loaded.texts(texts).batches(2)
+        return max(int(text.mask.sum(1).max()) for text in batches) + self.more
+
+
+def test_an_ability_of_a_plugins_task(made, monkeypatch):
+    monkeypatch.setitem(TASK_REGISTRY._obj_map, "Longest", Longest)
+    loaded = xtoolkit.load(made.run)
+    assert loaded.longest("a cat") == len(loaded.tokenizer.encode("a cat"))
+    assert loaded.longest(["a", "a cat", "a red cat under the tree"]) > loaded.longest("a cat")
+    assert loaded.words == loaded.tokenizer.vocab_size and "longest" in repr(loaded)
+    # What the recipe says comes before what a task suggests.
+    block = "evaluate.mine={type: Longest, more: 100, data: {type: SyntheticPairs}}"
+    asked = Pretrained(Model(recipes.load(str(made.recipe), [block])), loaded.tokenizer)
+    assert asked.longest("a cat") == 100 + loaded.longest("a cat")
 
 
 def test_importing_the_package_is_light():

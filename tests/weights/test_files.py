@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from xtoolkit.weights.files import WeightsError, load_strictly, read_weights
+from xtoolkit.cli.releases import releases
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 
 
 @pytest.fixture
@@ -72,6 +73,25 @@ def test_torch_shards_read_as_one_model_and_other_pairs_of_files_do_not(tmp_path
         read_weights(tmp_path)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module."])
+def test_a_wrapper_s_prefix_before_all_names_is_taken_off_and_told(state, prefix, capsys):
+    module = nn.Linear(3, 2)
+    load_strictly(module, {f"{prefix}{name}": tensor for name, tensor in state.items()}, "init x")
+    assert torch.equal(module.weight, state["weight"]) and torch.equal(module.bias, state["bias"])
+    assert capsys.readouterr().err == f"init x: all names begin with `{prefix}`, a wrapper's prefix; read without it\n"
+
+
+def test_a_prefix_that_is_the_module_s_own_or_that_not_all_names_carry_stays(state, capsys):
+    module = nn.ModuleDict({"model": nn.Linear(3, 2)})
+    named = {f"model.{name}": tensor for name, tensor in state.items()}
+    load_strictly(module, named, "x")
+    load_strictly(module, {f"module.{name}": tensor for name, tensor in named.items()}, "x")
+    assert torch.equal(module["model"].weight, state["weight"])
+    assert capsys.readouterr().err.count("\n") == 1
+    mixed = {"module.weight": state["weight"], "bias": state["bias"]}
+    assert unwrap(mixed, "x").keys() == mixed.keys() and not capsys.readouterr().err
+
+
 class Code:
     def __reduce__(self):
         return os.system, ("exit 1",)
@@ -113,14 +133,19 @@ def test_an_allowed_name_of_another_shape_keeps_its_own_values(state):
 
 
 @pytest.mark.parametrize("names, what", [
-    (["vision_encoder.cls_token", "text_encoder.roberta.x"], "the X-FM release; convert it: python tools/convert_checkpoint.py"),
+    (["vision_encoder.cls_token", "text_encoder.roberta.x"], "the X-FM release; convert it: xtoolkit convert"),
     (["encoders.vision.cls_token"], "a model of this toolkit; give it to a recipe's top-level `init`"),
     (["text_encoder.bert.x"], "the X2-VLM release; nothing here reads it"),
+    (["beit.layers.0.lambda_1", "beit.embeddings.cls_token"], "BEiT as Hugging Face's transformers store it"),
+    (["layers.0.attention.q_proj.bias", "layers.0.lambda_1"], "BEiT as Hugging Face's transformers store it"),
+    (["encoder.layer.0.attention.attention.query.bias", "embeddings.patch_embeddings.projection.bias"],
+     "a vision transformer that is no BEiT"),
     (["blocks.0.gamma_1", "patch_embed.proj.weight"], "BEiT as unilm or timm store it"),
     (["blocks.0.norm1.weight", "patch_embed.proj.weight"], "a vision transformer that is no BEiT"),
     (["embeddings.word_embeddings.weight", "encoder.layer.0.output.dense.bias"], "RoBERTa as Hugging Face stores it"),
 ])
 def test_weights_of_another_format_are_told_what_they_are(names, what):
+    releases()
     with pytest.raises(WeightsError) as error:
         load_strictly(nn.Linear(3, 2), {n: torch.zeros(1) for n in names}, "x")
     assert f"these names are those of {what}" in str(error.value).splitlines()[-1]

@@ -12,10 +12,11 @@ from release_names import BASE, LISTING_SHA256, listing, release_shapes, release
 from xtoolkit import recipe as recipes
 from xtoolkit.weights.writing import verify
 from xtoolkit.weights.report import ConversionError
-from xtoolkit.weights.xfm import from_release, to_release
 from xtoolkit.encoders.beit import resize_position_table
+from xtoolkit.cli.releases import releases
 from xtoolkit.model import Model
 
+from_release, to_release = releases()["xfm"].from_release, releases()["xfm"].to_release
 HEAD = ("bias", "dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "decoder.weight", "decoder.bias")
 DEAD = {f"{e}.lm_cap_head.{n}" for e in ("text_encoder", "fusion_encoder") for n in HEAD} | \
     {f"fusion_encoder.roberta.embeddings.{n}" for n in
@@ -74,6 +75,13 @@ def test_parts_are_found_by_type_and_wiring_not_by_name(tmp_path):
     assert report.renamed["vision_proj.weight"] == "encoders.eyes_proj.linear.weight"
     assert report.renamed["bbox_head.3.bias"] == "losses.where.head.3.bias"
     assert verify(meta(recipe), state, "x").keys() == state.keys()
+
+
+def test_a_second_wiring_of_a_module_changes_nothing(tmp_path):
+    wiring = ("encoders.words={shares: text, inputs: {text: $text}}", "losses.mlm.feature=words@mask_text")
+    state, _ = from_release(release_state(), tiny(tmp_path))
+    again, _ = from_release(release_state(), tiny(tmp_path, *wiring))
+    assert again.keys() == state.keys() == meta(tiny(tmp_path, *wiring)).keys()
 
 
 def test_what_the_recipe_does_not_build_is_dropped_with_that_reason(tmp_path):

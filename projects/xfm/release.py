@@ -1,4 +1,6 @@
-"""The released X-FM checkpoint: its names to ours, and ours to its.
+"""The released X-FM checkpoint: its names to ours, and ours to its. Read by the tool that converts weights.
+
+A recipe may call its parts as it likes: which plays which role of X-FM is found from types and wiring.
 
 Source: the names and shapes of the released model's ``state_dict()``: 771 tensors at base size.
 """
@@ -9,11 +11,27 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from xtoolkit.weights.report import ConversionError, Report
-from xtoolkit.weights.roles import ROLES, part, roles
+from xtoolkit.weights import formats
 from xtoolkit.weights.beit import TABLE, relative_position_index, resize_position_table
 from xtoolkit.weights.files import matches
+from xtoolkit.weights.parts import block_of, output_layer_read, types
+from xtoolkit.weights.report import ConversionError, Report
 
+formats.add(formats.Format("the X-FM release", ("vision_encoder.", "text_encoder.", "fusion_encoder."), "xfm"))
+
+# What each role is, for messages.
+ROLES = {
+    "vision": "BEiTv2 encoder of $image",
+    "text": "RoBERTa encoder of $text",
+    "lm_head": "loss that reads the text encoder's output layer (MLM)",
+    "fusion": "CrossAttention encoder",
+    "vision_proj": "Projection of the image encoder",
+    "text_proj": "Projection of the text encoder",
+    "sim": "Similarity encoder",
+    "itm": "ITM loss",
+    "imlm": "IMLM loss",
+    "bbp": "BBP loss",
+}
 # (prefix in the release, role, prefix inside that part). The first that fits counts.
 PARTS = (
     ("temp", "sim", "temperature"),
@@ -52,7 +70,7 @@ def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
 
     Tensors are taken over bit for bit, without a copy; the scalar temperature becomes (1,), and position bias tables of
     another picture size are resized by the rule of the BEiTv2 encoder. Whether the model has further names that the release
-    cannot fill is not asked here: ``convert.files.verify`` does.
+    cannot fill is not asked here: ``weights.writing.verify`` does.
 
     Args:
         state: {name in the release: tensor}.
@@ -69,7 +87,7 @@ def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
     """
     parts, report, result, problems = roles(recipe), Report(), {}, []
     if "vision" in parts:
-        block = part(recipe, "vision")
+        block = block_of(recipe, parts["vision"].split(".")[1])
         grid = block["image_size"] // block["patch_size"]
     for name, tensor in state.items():
         first = TIED.get(name)
@@ -163,6 +181,47 @@ def to_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[str,
             result[ids] = torch.arange(result[positions].shape[0])[None]
             report.made[ids] = "a count from 0"
     return result, report
+
+
+def roles(recipe) -> dict[str, str]:
+    """{role: prefix of its names in the model}, ``encoders.vision.`` or ``losses.itm.``; roles that nobody plays are absent.
+
+    Raises:
+        ConversionError: two parts play one role.
+    """
+    found: dict[str, list[str]] = {}
+    losses = recipe.config["losses"]
+
+    def play(role, kind, name):
+        found.setdefault(role, []).append(f"{kind}.{name}.")
+
+    plain = {"CrossAttention": "fusion", "Similarity": "sim", "ITM": "itm", "IMLM": "imlm", "BBP": "bbp"}
+    readers = {"BEiTv2": ("$image", "vision"), "RoBERTa": ("$text", "text")}
+    names = {}
+    kinds = types(recipe)
+    for name, kind in kinds.items():
+        sources = recipe.graph.encoders[name].inputs.values()
+        if kind in readers and readers[kind][0] in sources:
+            play(readers[kind][1], "encoders", name)
+            names[name] = readers[kind][1]
+        elif kind in plain:
+            play(plain[kind], "encoders", name)
+    for name, kind in kinds.items():
+        if kind == "Projection":
+            for source in recipe.graph.encoders[name].inputs.values():
+                if source in names:
+                    play(f"{names[source]}_proj", "encoders", name)
+    for name in recipe.needs:
+        if losses[name]["type"] in plain:
+            play(plain[losses[name]["type"]], "losses", name)
+    if any(kind == "text" and output_layer_read(recipe, name) for name, kind in names.items()):
+        found["lm_head"] = found["text"]
+    double = [f"{' and '.join(p.rstrip('.') for p in parts)} both are the {ROLES[role]}" for role, parts in found.items()
+              if len(parts) > 1]
+    if double:
+        raise ConversionError(f"{recipe.source.where()}: " + "; ".join(double) + ": a converted file has one of each; use a "
+                              "recipe with one")
+    return {role: parts[0] for role, parts in found.items()}
 
 
 def _wrong_index(name, tensor) -> list[str]:

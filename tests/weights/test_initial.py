@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from test_tools import tool
 
 from xtoolkit import recipe as recipes
+from xtoolkit.cli.releases import releases
 from xtoolkit.weights.files import WeightsError
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.checkpoint import CheckpointError
@@ -105,8 +106,9 @@ def test_a_teacher_that_the_file_lacks_copies_its_student(tmp_path, source):
 
 
 def test_other_formats_are_told_how_to_come_in(tmp_path):
+    releases()
     path = save(release_state(), tmp_path / "xfm.safetensors")
-    with pytest.raises(WeightsError, match="those of the X-FM release; convert it: python tools/convert_checkpoint.py"):
+    with pytest.raises(WeightsError, match="those of the X-FM release; convert it: xtoolkit convert"):
         started(tiny(tmp_path, f"init={path}"))
 
 

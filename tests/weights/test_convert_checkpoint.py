@@ -13,6 +13,7 @@ from test_tools import tool
 from test_xfm import DEAD
 
 from xtoolkit.batch import ImageField, TextField
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD
 from xtoolkit.encoders.beit import relative_position_index
 from xtoolkit.engine.initial import load_model_weights
 from xtoolkit.model import Model
@@ -123,6 +124,7 @@ def test_timm_goes_in_and_out_bit_for_bit_and_computes_the_same(tmp_path, config
     assert equal(load_file(tmp_path / "out/vision/model.safetensors"), dict(theirs.state_dict()))
     reopened = timm.create_model(f"local-dir:{tmp_path / 'out/vision'}", pretrained=True).eval()
     assert equal(dict(reopened.state_dict()), dict(theirs.state_dict()))
+    assert [list(reopened.pretrained_cfg[k]) for k in ("mean", "std")] == [list(CLIP_MEAN), list(CLIP_STD)]
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(reopened(pixels), theirs(pixels))
@@ -211,7 +213,7 @@ def test_a_wrong_file_is_one_clear_error(tmp_path, config, capsys, case):
     torch.save(make(), tmp_path / "wrong.pth")
     assert convert("--config", config, "--from", source, tmp_path / "wrong.pth", tmp_path / "out.safetensors") == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("convert_checkpoint.py: ") and message in captured.err and "Traceback" not in captured.err
+    assert captured.err.startswith("xtoolkit convert: ") and message in captured.err and "Traceback" not in captured.err
     assert str(tmp_path / "wrong.pth") in captured.err or case in ("unknown",)
     assert not captured.out and not (tmp_path / "out.safetensors").exists()
 
@@ -262,29 +264,56 @@ def test_patterns_allow_what_may_differ(tmp_path, config):
     assert "losses.itm.head.3.bias" not in written and "losses.itm.head.3.weight" in written
 
 
+@pytest.mark.parametrize("kind", ["BeitModel", "BeitForMaskedImageModeling"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_transformers_beit_converts_and_computes_the_same(tmp_path, config, shared):
-    from transformers import BeitConfig, BeitModel
+@pytest.mark.parametrize("saved", ["hf", "hf.pt"])
+def test_transformers_beit_converts_and_computes_the_same(tmp_path, config, saved, shared, kind):
+    """By ``save_pretrained`` and by ``torch.save(model.state_dict())``, whose names differ since transformers 5."""
+    import transformers
 
     torch.manual_seed(5)
-    theirs = BeitModel(BeitConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8,
-        use_mask_token=True, use_absolute_position_embeddings=False, use_relative_position_bias=not shared,
+    theirs = getattr(transformers, kind)(transformers.BeitConfig(
+        vocab_size=11, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32,
+        patch_size=8, use_mask_token=True, use_absolute_position_embeddings=False, use_relative_position_bias=not shared,
         use_shared_relative_position_bias=shared, use_mean_pooling=True, layer_norm_eps=1e-6)).eval()
     for parameter in theirs.parameters():
         parameter.data.normal_(std=0.3)
     theirs.save_pretrained(tmp_path / "hf")
-    assert convert("--config", config, "--from", "beitv2", tmp_path / "hf", tmp_path / "vision.safetensors") == 0
+    torch.save(theirs.state_dict(), tmp_path / "hf.pt")
+    assert convert("--config", config, "--from", "beitv2", tmp_path / saved, tmp_path / "vision.safetensors") == 0
+    # A file of pretraining has no norm over patches: ours starts at 1 and 0.
+    norm = theirs.pooler.layernorm if kind == "BeitModel" else torch.nn.LayerNorm(16, eps=1e-6)
+    layers = theirs if kind == "BeitModel" else theirs.beit
     vision = Model(tiny(tmp_path)).encoders["vision"].eval()
-    for place in ("vision.safetensors", "hf"):
+    for place in ("vision.safetensors", saved):
         vision.init_weights()
         vision.init = str(tmp_path / place)
         vision.load_init()
         pixels = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
             tokens = vision(view=None, image=ImageField(pixels, image_id=[0, 1])).tokens
-            expected = theirs.pooler.layernorm(theirs(pixels).last_hidden_state[:, 1:])
+            expected = norm(layers(pixels).last_hidden_state[:, 1:])
         torch.testing.assert_close(tokens[:, 1:], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_wrapper_s_prefix_is_taken_off_and_told(tmp_path, config, capsys):
+    torch.save({f"module._orig_mod.{n}": t for n, t in release_state().items()}, tmp_path / "xfm.th")
+    save_file({f"model.{n}": t.clone() for n, t in timm_beit().state_dict().items()}, tmp_path / "timm.safetensors")
+    assert convert("--config", config, "--from", "xfm", tmp_path / "xfm.th", tmp_path / "xfm.safetensors") == 0
+    assert f"{tmp_path / 'xfm.th'}: all names begin with `module._orig_mod.`, a wrapper's prefix; read without it" \
+        in capsys.readouterr().err
+    assert convert("--config", config, "--from", "beitv2", tmp_path / "timm.safetensors", tmp_path / "v.safetensors") == 0
+    assert equal(load_file(tmp_path / "v.safetensors"), dict(timm_beit().state_dict()))
+    vision = Model(tiny(tmp_path)).encoders["vision"]
+    vision.init = str(tmp_path / "timm.safetensors")
+    vision.load_init()
+    assert torch.equal(vision.cls_token, timm_beit().cls_token)
+    whole = {f"module.{n}": t.clone() for n, t in load_file(tmp_path / "xfm.safetensors").items()}
+    save_file(whole, tmp_path / "whole.safetensors")
+    model = Model(tiny(tmp_path))
+    load_model_weights(model, tmp_path / "whole.safetensors")
+    assert equal(model.state_dict(), load_file(tmp_path / "xfm.safetensors"))
+    assert convert("--config", config, "--to", "xfm", tmp_path / "whole.safetensors", tmp_path / "back.th") == 0
 
 
 @pytest.mark.slow

@@ -28,9 +28,10 @@ from release_names import release_state
 
 from xtoolkit import recipe as recipes
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
-from xtoolkit.weights.xfm import from_release, to_release
+from xtoolkit.cli.releases import releases
 from xtoolkit.model import Model
 
+from_release, to_release = releases()["xfm"].from_release, releases()["xfm"].to_release
 BASE = Path(__file__).resolve().parents[2] / "projects/xfm/base.yaml"
 SIZES = dict(width=24, layers=2, patch=8, grid=4, heads=3, vocab=50, positions=20, dim=8)
 SMALL = ["encoders.vision.patch_size=8", "encoders.vision.image_size=32", "encoders.vision.drop_path=0",

@@ -1,0 +1,69 @@
+"""What all commands share: how they are called, how they answer mistakes, how they end."""
+
+import argparse
+import functools
+import os
+import select
+import sys
+
+from xtoolkit.registry import ConfigError
+
+HINT = "xfm/tiny.yaml runs as it is, its data come with the toolkit: xtoolkit train --config xfm/tiny.yaml"
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of ``xtoolkit NAME``."""
+    return argparse.ArgumentParser(prog=f"xtoolkit {name}", description=description,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def recipe_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a command on a recipe: ``--config`` and overrides. Read with ``parse_intermixed_args``."""
+    found = parser(name, description)
+    found.add_argument("--config", required=True, metavar="F", help="the recipe (YAML): a file, or one of `xtoolkit list recipes`")
+    found.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
+    return found
+
+
+def command(main):
+    """Decorates ``main(argv) -> exit code``: 0 all done, 1 stopped on the way, 2 mistakes of the caller.
+
+    A ConfigError is answered with all its lines. A reader that has gone (``| head``) ends a command without a word.
+    """
+    @functools.wraps(main)
+    def run(argv=None) -> int:
+        try:
+            try:
+                return main(argv)
+            finally:
+                sys.stdout.flush()  # here, where a reader that has gone can still be answered
+        except ConfigError as e:
+            return answer(e)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            if not _reader_has_gone():
+                raise  # another pipe than the output's
+            # What is still buffered goes nowhere, so that Python does not complain at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+    return run
+
+
+def _reader_has_gone() -> bool:
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def answer(error: ConfigError) -> int:
+    """Prints every mistake; returns the exit code for them."""
+    from xtoolkit.recipe.checks import FilesMissing
+
+    count = len(error.problems)
+    print(f"{count} problem{'s' * (count > 1)}, nothing was started", file=sys.stderr)
+    print("\n".join(f"  {p}" for p in error.problems), file=sys.stderr)
+    if error.hint or isinstance(error, FilesMissing):
+        print(error.hint or HINT, file=sys.stderr)
+    return 2

@@ -1,0 +1,39 @@
+"""The command `xtoolkit`: hands over to the command named."""
+
+import argparse
+import importlib
+import sys
+
+from xtoolkit.cli.command import command
+from xtoolkit.registry import nearest
+
+COMMANDS = {
+    "train": "train a recipe and evaluate it; go on with --resume",
+    "evaluate": "run a recipe's evaluations on its newest checkpoint",
+    "plan": "print what a recipe will do: passes, cuts, parameters, GFLOPs",
+    "list": "list recipes and components, with keys, types, defaults and needs",
+    "prepare": "turn a dataset's official release into shards",
+    "show": "draw what the model will see of a stream",
+    "convert": "convert weights into the toolkit and out of it",
+    "benchmark": "measure kernels, the training step or the data",
+}
+
+
+@command
+def main(argv=None) -> int:
+    """Runs ``xtoolkit COMMAND ...``; nothing is imported for a command that is not run."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return importlib.import_module(f"xtoolkit.cli.{argv[0]}").main(argv[1:])
+    from xtoolkit import __version__
+
+    width = max(map(len, COMMANDS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="xtoolkit", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Pretrain, fine-tune and ablate vision-language models.\n\ncommands:\n"
+                    + "\n".join(f"  {name:<{width}}{what}" for name, what in COMMANDS.items()),
+        epilog="`xtoolkit COMMAND --help` says more.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", metavar="COMMAND", help="one of these")
+    named = parser.parse_args(argv[:1]).command
+    parser.error(f"no command `{named}`{nearest(named, COMMANDS)}")

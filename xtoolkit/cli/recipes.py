@@ -1,0 +1,57 @@
+"""Finds recipes: files, and those of the projects that come with the toolkit. Nothing below this room knows a project."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from xtoolkit.registry import ConfigError, nearest
+
+CHECKOUT = "projects"
+
+
+def folder() -> Path:
+    """The projects that come with the toolkit: ``projects/`` in a checkout, ``xtoolkit/recipes/`` where it is installed."""
+    installed = Path(__file__).resolve().parents[1] / "recipes"
+    return installed if installed.is_dir() else installed.parents[1] / CHECKOUT
+
+
+def names() -> list[str]:
+    """The recipes of these projects, as ``find`` takes them: ``PROJECT/FILE.yaml``."""
+    return sorted(path.relative_to(folder()).as_posix() for path in folder().glob("*/**/*.yaml"))
+
+
+def find(name: str) -> str:
+    """The path of a recipe: a file, or, where there is none, that of the toolkit's (``PROJECT/FILE.yaml``).
+
+    Raises:
+        ConfigError: neither is there; with the nearest name.
+    """
+    ours = folder() / name.removeprefix(f"{CHECKOUT}/")
+    if os.path.exists(name):
+        return name
+    if ours.is_file():
+        return str(ours)
+    beside = [str(path) for path in Path(name).parent.glob("*.yaml")]
+    raise ConfigError(f"{name}: no such recipe{nearest(name, {*beside, *names()})}")
+
+
+def read(name: str, overrides=(), missing_files: bool = True, purpose: str = "train"):
+    """``xtoolkit.recipe.load`` of the recipe that is found."""
+    from xtoolkit import recipe as recipes
+
+    return recipes.load(find(name), overrides, missing_files, purpose)
+
+
+def build(recipe, base="."):
+    """See ``xtoolkit.build``."""
+    from xtoolkit import recipe as recipes
+    from xtoolkit.engine.run import Run
+    from xtoolkit.recipe import config
+
+    if not isinstance(recipe, (Mapping, str, os.PathLike)):
+        raise TypeError(f"recipe: a {type(recipe).__name__} is none; give a mapping, the path of a YAML file, or its text")
+    if isinstance(recipe, Mapping) or isinstance(recipe, str) and ("\n" in recipe or recipe.lstrip().startswith("{")):
+        source = config.read(recipe, os.fspath(base))
+    else:
+        source = config.load(find(os.fspath(recipe)))
+    return Run(recipes.read(source, os.fspath(base)))

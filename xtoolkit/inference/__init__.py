@@ -1,0 +1,1 @@
+"""A trained model that answers: ``xtoolkit.load`` and what it returns."""
