@@ -25,15 +25,13 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return importlib.import_module(f"xtoolkit.cli.{argv[0]}").main(argv[1:])
-    from xtoolkit import __version__
-
     width = max(map(len, COMMANDS)) + 2
     parser = argparse.ArgumentParser(
         prog="xtoolkit", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Pretrain, fine-tune and ablate vision-language models.\n\ncommands:\n"
                     + "\n".join(f"  {name:<{width}}{what}" for name, what in COMMANDS.items()),
         epilog="`xtoolkit COMMAND --help` says more.")
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=sys.modules["xtoolkit"].__version__)
     parser.add_argument("command", metavar="COMMAND", help="one of these")
     named = parser.parse_args(argv[:1]).command
     parser.error(f"no command `{named}`{nearest(named, COMMANDS)}")
