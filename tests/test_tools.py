@@ -67,7 +67,7 @@ def test_list_prints_every_component_with_its_keys(capsys):
             assert re.search(rf"^{name}: \S", out, re.M), f"{name} has no first docstring line"
     itm = out[out.index("\nITM: "):].split("\n\n")[0]
     assert "runs it on 3x the batch" in itm and "no gradient" in itm
-    assert re.search(r"width +an integer; default 768", out)
+    assert re.search(r"width +an integer of at least 1; default 768", out)
     assert "its head lm_logits" in out and "xfm/tiny.yaml" in out
 
 

@@ -32,8 +32,10 @@ def start(config: str, overrides, purpose: str) -> int:
     except BrokenPipeError:
         raise
     except OSError as e:
+        if e.errno is None:  # none of the operating system's own: its traceback is wanted
+            raise
         from xtoolkit.engine.storage import explain
-        print(f"{config}: {explain(e, output or 'nothing was written')}", file=sys.stderr)
+        print(f"{config}: {explain(e, output or '.')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         last = output and latest(output)

@@ -61,8 +61,16 @@ def not_saved(output, step: int, size: int, error: BaseException) -> StorageErro
     why = (f"files of more than {amount(file_limit())} may not be written (ulimit -f)" if file_limit() < size else
            "the disk is full" if free < size or getattr(error, "errno", None) in FULL else reason(error))
     return StorageError(f"{output}: the checkpoint of step {step} could not be written: {why}; it needs {amount(size)}, "
-                        f"{amount(free)} are free. " + (f"The last one, {last}, is whole: mend that, then go on with --resume"
-                                                        if last else "There is no earlier one"))
+                        f"{amount(free)} are free. " + (f"The last one, {last}, is whole: go on with --resume"
+                                                        if last else "No checkpoint was written yet"))
+
+
+def stopped(error: OSError, output) -> Exception:
+    """A StorageError, if it is the disk that a run was stopped by, with what is left of the run; else the error itself."""
+    last = latest(output)
+    return error if error.errno not in (*FULL, *REFUSED, errno.EFBIG) else StorageError(
+        f"{explain(error, output)}. " + (f"The last checkpoint, {last}, is whole: go on with --resume" if last
+                                         else "No checkpoint was written yet"))
 
 
 def explain(error: OSError, folder) -> str:
@@ -74,7 +82,7 @@ def explain(error: OSError, folder) -> str:
     path = error.filename if isinstance(error.filename, (str, os.PathLike)) else folder
     known = nearest_existing(path)
     if error.errno in FULL:
-        return f"{path}: {reason(error)}: {amount(free_bytes(known))} are free; make room there, or name another folder"
+        return f"{path}: {reason(error)}: {amount(free_bytes(known))} are free; make room there"
     if error.errno == errno.EFBIG:
         return f"{path}: {reason(error)}: this process may write files of {amount(file_limit())} at most (ulimit -f)"
     if error.errno in REFUSED and known.exists() and not os.access(known, os.W_OK):

@@ -11,7 +11,7 @@ from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
 from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
 from xtoolkit.engine.schedule import Schedule
-from xtoolkit.engine.storage import check_room, checkpoint_bytes
+from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
 from xtoolkit.registry import ConfigError
 
 
@@ -94,16 +94,25 @@ class Trainer:
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def fit(self) -> None:
-        """Takes the steps that are left, with hooks around them."""
+        """Takes the steps that are left, with hooks around them.
+
+        Raises:
+            NonFiniteError: a loss or a gradient was none.
+            StorageError: the disk is full, or refuses.
+            Stopped: a signal came, and a checkpoint is written.
+        """
         try:
-            self._call("before_train")
-            while self.done < self.train.steps:
-                self._call("before_step")
-                self.step()
-                self._call("after_step")
-            self._call("after_train")
-        finally:
-            self._call("close")
+            try:
+                self._call("before_train")
+                while self.done < self.train.steps:
+                    self._call("before_step")
+                    self.step()
+                    self._call("after_step")
+                self._call("after_train")
+            finally:
+                self._call("close")
+        except OSError as error:  # also of a file that cannot be closed, as its last lines cannot be written
+            raise stopped(error, self.output) from error
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step: every group of the schedule, one update each. Returns ``values``."""

@@ -27,11 +27,13 @@ def _all(several, key):
 
 
 def _lead(samples) -> str:
-    several = [items for _, items in samples]
-    told = ["In the order in which training draws them."]
-    if _all(several, "mask"):
+    all_items = [item for _, items in samples for item in items]
+    told, masked = ["In the order in which training draws them."], [item for item in all_items if item.get("mask")]
+    if any(not item.get("words") for item in masked):
         told.append("Hidden patches are grey.")
-    if any(chosen for text in _all(several, "words") for _, chosen, _ in text):
+    if any(item.get("words") for item in masked):
+        told.append("In the small pictures those patches are dark that do not belong to a row's text.")
+    if any(chosen for item in all_items for _, chosen, _ in item.get("words") or ()):
         told.append("A token to be predicted has its original below: hidden by the mask, replaced by another, or left "
                     "as it is.")
     return " ".join(told)
