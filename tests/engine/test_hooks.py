@@ -6,6 +6,9 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from datetime import datetime
 
 import pytest
@@ -194,6 +197,63 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path):
         Trainer(ToyModel(), recipe(tmp_path / name, steps=3), loaders(), hooks=hooks).fit()
         shown[name] = bar.getvalue()
     assert "1/3" in shown["terminal"] and shown["terminal"].endswith("\r\033[K") and shown["file"] == ""
+
+
+def test_steps_that_wait_for_the_processors_are_said_once_in_a_while(tmp_path):
+    out = io.StringIO()
+    console = Console(out, io.StringIO())
+    trainer = Trainer(ToyModel(), recipe(tmp_path), loaders(), hooks=[console])
+    console.before_train(trainer)
+    for seconds, share in ((4, 0.3), (9, 0.5), (12, 0.2), (30, 0.1), (50, 0.9)):
+        console._held(seconds, share)
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("steps take 2.8 times what their processor time explains: other processes hold the processors")
+    quiet = io.StringIO()
+    console = Console(quiet, io.StringIO())
+    console.before_train(trainer)
+    console._held(60, 0.9)
+    assert quiet.getvalue() == ""
+
+
+def test_the_share_that_the_thread_computed_is_logged(tmp_path):
+    class Slow(ToyModel):
+        def forward(self, stream, batch, **given):
+            time.sleep(0.05)
+            return super().forward(stream, batch, **given)
+
+    Trainer(Slow(), recipe(tmp_path, steps=2), loaders(), hooks=[JsonLines(), Log()]).fit()
+    assert all(0 <= line["cpu_share"] < 0.6 for line in lines(tmp_path))
+
+
+@pytest.mark.parametrize("steps, said", [(20, True), (5, False)])
+def test_more_steps_than_before_are_said_to_bend_the_schedule(tmp_path, capsys, steps, said):
+    run = lambda steps, **more: Trainer(ToyModel(), recipe(tmp_path, steps=steps), loaders(), hooks=default_hooks(), **more).fit()
+    run(5)
+    run(steps, resume=True)
+    line = ("train.steps was 5 and is 20, which bends the schedule: the learning rate was 0.00e+00 at step 5 and becomes "
+            "8.24e-03")
+    assert (line in capsys.readouterr().out.splitlines()) == said
+
+
+def test_a_constant_rate_bends_nothing(tmp_path, capsys):
+    optim = Optim(lr=1e-2, decay="constant")
+    for steps, resume in ((3, False), (6, True)):
+        Trainer(ToyModel(), recipe(tmp_path, steps=steps, optim=optim), loaders(), hooks=default_hooks(), resume=resume).fit()
+    assert "bends the schedule" not in capsys.readouterr().out
+
+
+def test_openmp_is_told_to_share_before_torch_is_there_and_the_user_has_the_last_word():
+    code = "import os; from xtoolkit.engine.environment import share_processors as f; {}f(); print(os.environ.get('GOMP_SPINCOUNT'))"
+    plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for before, given, expected in (("", {}, "1000"), ("import torch; ", {}, "None"), ("", {"GOMP_SPINCOUNT": "7"}, "7"),
+                                    ("", {"OMP_WAIT_POLICY": "active"}, "None")):
+        said = subprocess.run([sys.executable, "-c", code.format(before)], env={**plain, **given}, capture_output=True, text=True)
+        assert said.stdout.strip() == expected, said.stderr
+
+
+def test_a_command_tells_openmp_before_it_imports_torch():
+    code = "import sys, xtoolkit.cli.main, xtoolkit.cli.train; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_hooks_are_closed_when_a_run_fails(tmp_path):

@@ -38,14 +38,22 @@ class Task:
         return [{"title": "words", "items": [{"caption": e["text"]} for e in examples]}]
 
 
-def a_run(task=None, data=(1, 2, 3, 4, 5)):
-    made = run.Run.__new__(run.Run)
-    made.tasks, made.eval_loaders, made._eval_data, made.model = {"sums": task or Task()}, {"sums": data}, {"sums": None}, None
-    return made
+class ARun(run.Run):
+    """A run of a recipe that has one evaluation, without a model and data of its own."""
+
+    def __init__(self, output, steps=2, task=None, data=(1, 2, 3, 4, 5)):
+        self.recipe = recipe(output, steps=steps, evaluate={"sums": {"type": "X", "data": {}}})
+        self.tasks, self.model, self.data = {"sums": task or Task()}, ToyModel(), data
+
+    def _dataset(self, kind, name):
+        return None
+
+    def eval_loader(self, name):
+        return self.data
 
 
 def test_a_record_has_what_the_report_reads(tmp_path):
-    evaluate = a_run().evaluator("sums", last=4)
+    evaluate = ARun(tmp_path).evaluator("sums", last=4)
     records.write_evaluation(tmp_path, "sums", 4, evaluate(4))
     found = evaluated(tmp_path)["sums"]
     assert found.pop("time").endswith("+00:00")
@@ -68,16 +76,28 @@ def test_results_merge_by_name(tmp_path):
 
 def test_a_run_is_complete_once_it_has_its_steps_its_evaluations_and_its_results(tmp_path):
     made = lambda steps=2: recipe(tmp_path, steps=steps, evaluate={"sums": {"type": "X", "data": {}}})
-    sums = {"sums": a_run().evaluator("sums", last=2)}
+    sums = {"sums": ARun(tmp_path).evaluator("sums", last=2)}
     assert not is_complete(tmp_path, 2, ["sums"])
     Trainer(ToyModel(), made(), loaders(), {}, default_hooks()).fit()
     assert is_complete(tmp_path, 2, []) and not is_complete(tmp_path, 2, ["sums"]) and not is_complete(tmp_path, 3, [])
     Trainer(ToyModel(), made(), loaders(), sums, default_hooks(), resume=True).fit()
     assert is_complete(tmp_path, 2, ["sums"])
     said = []
-    assert run.train(made(), resume=True, say=said.append, report=lambda output, names: said.append((output, names))) == {
+    assert ARun(tmp_path).train(resume=True, say=said.append, report=lambda *given: said.append(given)) == {
         "sums": {"sum": 15, "order": True}}
     assert "is finished: all 2 steps are taken and evaluated" in said[0] and said[1:] == [(str(tmp_path), ["sums"])]
+
+
+def test_evaluating_alone_writes_what_it_found_and_leaves_the_rest(tmp_path):
+    records.write_evaluation(tmp_path, "other", 1, {"metrics": {"x": 1.0}, "floor": {}})
+    said = []
+    assert ARun(tmp_path).evaluate(say=said.append) == {"sums": {"sum": 15, "order": True}}
+    assert evaluated(tmp_path).keys() == {"other"}, "weights of no step leave no record"
+    ARun(tmp_path).evaluate(step=2, say=said.append, report=lambda *given: said.append(given))
+    assert said[-1] == (str(tmp_path), ["sums"]) and evaluated(tmp_path)["sums"]["figures"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["step"] == 2 and results["evaluations"].keys() == {"other", "sums"}
+    assert not is_complete(tmp_path, 2, ["sums"])
 
 
 def test_a_start_that_cannot_be_is_answered_with_every_reason(tmp_path, monkeypatch):
@@ -162,7 +182,7 @@ def two_ranks(output):
             return super().evaluate(model, loader, ranks)
 
     made = recipe(output, steps=1, evaluate={"sums": {"type": "X", "data": {}}})
-    trainer = Trainer(ToyModel(), made, loaders(rank=rank, world=2), {"sums": a_run(Counting()).evaluator("sums", 1)},
+    trainer = Trainer(ToyModel(), made, loaders(rank=rank, world=2), {"sums": ARun(output, task=Counting()).evaluator("sums", 1)},
                       [JsonLines(), Evaluate()])
     trainer.fit()
     tensors = [float(t["x"][0]) for t in Ranks().gather([{"x": torch.full((2,), float(rank))}])]

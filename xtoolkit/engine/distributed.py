@@ -107,6 +107,23 @@ def mean(values: torch.Tensor) -> torch.Tensor:
     return total(values) / world() if world() > 1 else values
 
 
+def share(batches: list, part: int):
+    """How much a part's mean counts for the mean over all parts and ranks, as a function of what it is a mean over.
+
+    None where this part is the whole step's. Counted on the host, where the batches are.
+    """
+    parts = len(batches) * world()
+    if parts == 1:
+        return None
+
+    def of(count) -> float:
+        counts = [float(count(batch)) for batch in batches]
+        whole = float(total(torch.tensor(sum(counts), dtype=torch.float64)))
+        return counts[part] * parts / whole if whole else 1.0
+
+    return of
+
+
 def reduce_gradients(parameters: list) -> None:
     """Averages gradients over processes, in buckets of one type; called once after the last backward of a group.
 

@@ -1,8 +1,8 @@
 """What the report shows of evaluations and of training batches: figures as plain data, their pictures as JPEG in base64.
 
 A figure is ``{"title": str, "text": str, "items": [item]}``; an item has any of ``image``, ``caption``, ``note``,
-``right``, ``apart``, ``mask``, ``boxes`` and ``words``; every key is optional. Where a task or a dataset makes it, ``image`` is a picture or an
-image id, which is looked up in the evaluation's data; in a file it is base64.
+``right``, ``apart``, ``mask``, ``boxes`` and ``words``; every key is optional. Where a task or a dataset makes it,
+``image`` is a picture or an image id, which is looked up in the evaluation's data; in a file it is base64.
 """
 
 import base64
@@ -61,7 +61,8 @@ def with_pictures(figures: list[dict], dataset=None, loader=()) -> list[dict]:
                 item["image"] = found[picture]
         return item
 
-    return [figure | {"items": [shown(item) for item in figure["items"]]} if "items" in figure else figure for figure in figures]
+    return [figure | {"items": [shown(item) for item in figure["items"]]} if "items" in figure else figure
+            for figure in figures]
 
 
 def find_pictures(dataset, loader, names: set) -> dict[str, str]:

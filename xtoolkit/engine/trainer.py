@@ -137,7 +137,7 @@ class Trainer:
         for part, batch in enumerate(batches):
             torch.manual_seed(_seed(self.train.seed, step, stream, distributed.rank(), part))
             with autocast(self.device, self.train.precision):
-                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=_share(batches, part))
+                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=distributed.share(batches, part))
             total = sum(spec.losses[name] * value.float() for name, value in losses.items()) / parts
             total.backward()
             whole = whole + total.detach()
@@ -285,23 +285,6 @@ def autocast(device: torch.device, precision: str):
 def _seed(*parts) -> int:
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _share(batches: list, part: int):
-    """How much a part's mean counts for the mean over all parts and ranks, as a function of what it is a mean over.
-
-    None where this part is the whole step's. Counted on the host, where the batches are.
-    """
-    parts = len(batches) * distributed.world()
-    if parts == 1:
-        return None
-
-    def share(count) -> float:
-        counts = [float(count(batch)) for batch in batches]
-        whole = float(distributed.total(torch.tensor(sum(counts), dtype=torch.float64)))
-        return counts[part] * parts / whole if whole else 1.0
-
-    return share
 
 
 def _by_encoder(used, encoders):

@@ -24,15 +24,16 @@ class Console(Hook):
     BAR_RATE = 10
     # Numbers of a line that a recipe's hook writes: they may be many.
     SHOWN = 6
-    # Below this share of its time a step computes so little that something else must hold the processors; seconds between
-    # two lines that say so.
-    HELD, AGAIN = 0.65, 600
+    # Below this share of its time a step computes so little that something else must hold the processors; the seconds of
+    # steps that are judged together, and between two lines that say so.
+    HELD, SPAN, AGAIN = 0.65, 10, 600
 
     def __init__(self, out=None, bar=None):
         self._out, self._bar = out or sys.stdout, bar or sys.stderr
         self._drawn, self._said = 0.0, -math.inf
 
     def before_train(self, trainer):
+        self._until, self._computed, self._span = trainer.seconds, 0.0, 0.0
         if trainer.resumed_from:
             self._line(f"resumed from {trainer.resumed_from}: step {trainer.done} of {trainer.train.steps}")
             self._bent(trainer)
@@ -70,11 +71,20 @@ class Console(Hook):
                    f"lr {values['lr']:.2e}  norm {values['norm']:.3g}  {values['samples_per_s']:.1f} samples/s  "
                    f"data {values['data_share']:.0%}  eta {eta}  {values['memory_gb']:.2f} GB"
                    + (f"  bad samples {bad}" if bad else ""))
-        if "cpu_share" in values and values["cpu_share"] < self.HELD and time.monotonic() - self._said > self.AGAIN:
+        if "cpu_share" in values:
+            self._held(values["seconds"], values["cpu_share"])
+
+    def _held(self, seconds, share):
+        """Says it where steps take far longer than they compute, over spans of ``SPAN`` seconds at least."""
+        self._computed, self._span = self._computed + share * (seconds - self._until), self._span + seconds - self._until
+        self._until = seconds
+        if self._span < self.SPAN:
+            return
+        share, self._computed, self._span = self._computed / self._span, 0.0, 0.0
+        if share < self.HELD and time.monotonic() - self._said > self.AGAIN:
             self._said = time.monotonic()
-            times = 1 / max(values["cpu_share"], 0.01)
-            self._line(f"these steps took {times:.1f} times what their processor time explains: other processes hold the "
-                       f"processors (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
+            self._line(f"steps take {1 / max(share, 0.01):.1f} times what their processor time explains: other processes hold "
+                       f"the processors (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
 
     def after_train(self, trainer):
         """What was wrong with the data, a line a stream that had bad samples."""
