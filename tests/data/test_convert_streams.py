@@ -190,5 +190,5 @@ def test_the_tool_says_what_it_did_and_what_is_wrong(tmp_path, capsys):
     assert "train: 2 samples, 4 captions" in said and "left out: 1 wrong records (the first: dataset_coco.json" in said
     assert prepare_data.main([*command, "--skip-bad"]) == 1
     assert "is there already" in capsys.readouterr().err
-    assert prepare_data.main(["text", "--input", str(tmp_path / "none*.txt"), "--out", str(tmp_path / "t")]) == 1
+    assert prepare_data.main(["text", "--input", str(tmp_path / "none*.txt"), "--out", str(tmp_path / "t")]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -190,7 +190,7 @@ def main(argv=None) -> int:
         return 1
     except (OSError, WorkerDied) as error:
         print(f"xtoolkit prepare: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, FileNotFoundError) else 1
     except KeyboardInterrupt:
         print("xtoolkit prepare: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
