@@ -13,7 +13,7 @@ INSIDE = {"plugins": "xtoolkit/plugins", "projects": "xtoolkit/recipes"}
 def inside() -> dict[str, str]:
     """{file of the checkout: its place in a wheel}: plugins whole; of projects those that have recipes."""
     files = {path: path.relative_to(HERE) for name in INSIDE for path in sorted((HERE / name).rglob("*"))
-             if path.is_file() and path.suffix in (".py", ".yaml", ".md") and "__pycache__" not in path.parts}
+             if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(HERE).parts)}
     with_recipes = {path.parts[:2] for path in files.values() if path.suffix == ".yaml"}
     return {str(path): str(Path(INSIDE[path.parts[0]], *path.parts[1:])) for path in files.values()
             if path.parts[0] == "plugins" or path.parts[:2] in with_recipes}

@@ -1,5 +1,7 @@
 """The worked example of a plugin: one loss in one file. docs/plugins.md walks through it line by line."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -7,6 +9,7 @@ from torch.nn.functional import logsigmoid
 from xtoolkit.batch import Batch
 from xtoolkit.features import Features
 from xtoolkit.graph import Need
+from xtoolkit.hints import Range
 from xtoolkit.losses.base import Loss
 from xtoolkit.registry import LOSS_REGISTRY
 
@@ -29,7 +32,7 @@ class SigLIP(Loss):
 
     CONTRASTS = True
 
-    def __init__(self, sim: str, bias: float = -10.0):
+    def __init__(self, sim: str, bias: Annotated[float, Range(high=0)] = -10.0):
         super().__init__()
         self.sim = sim
         self.bias = nn.Parameter(torch.tensor([bias]))

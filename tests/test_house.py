@@ -23,8 +23,8 @@ PARTS = ("encoders", "losses", "tasks", "hooks", "data")  # what a recipe names;
 FOR_PARTS = {"registry", "batch", "graph", "features", "kernels", "weights"}
 # Rooms that know no field, mark, task or ability by name.
 NAMELESS = {"graph", "features", "model", "plan", "recipe", "engine", "report", "inference"}
-# Open keywords that are names of somebody's own: of fields, of an encoder's slots, of a block's keys.
-OPEN = {"fields", "others", "slots", "block", "nested", "given"}
+# Open keywords that are names of somebody's own: of fields, an encoder's slots, a block's keys, a template's values.
+OPEN = {"fields", "others", "slots", "block", "nested", "given", "values"}
 WIDTH, LENGTH = 130, 300
 LONG = {"kernels/box_loss.py"}  # one kernel, forward and backward
 
@@ -61,7 +61,8 @@ def imports(path: Path) -> list[tuple[str, ast.AST]]:
             base = ".".join((*package, *([node.module] if node.module else [])))
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                found.append((inner if base.startswith("xtoolkit") and file_of(inner) else base, node))
+                if inner != "xtoolkit.__version__":  # which anyone may read
+                    found.append((inner if base.startswith("xtoolkit") and file_of(inner) else base, node))
     return found
 
 

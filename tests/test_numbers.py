@@ -12,9 +12,9 @@ from xtoolkit.registry import (
 )
 
 import_components()
-COMPONENTS = [registry.get(name) for registry in (DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY)
-              for name in registry.names() if registry.get(name).__module__.startswith("xtoolkit.")]
-
+REGISTRIES = (DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY)
+CLASSES = [registry.get(name) for registry in REGISTRIES for name in registry.names()]
+COMPONENTS = [c for c in CLASSES if c.__module__.startswith("xtoolkit.") and ".plugins." not in c.__module__]
 BASE = str(Path(__file__).resolve().parent.parent / "projects/xfm/tiny.yaml")
 KEYS = ("optim.lr", "optim.clip", "optim.warmup", "optim.lr_mult.itm", "train.steps", "train.max_bad", "encoders.vision.dropout",
         "encoders.vision.layers", "encoders.sim.temperature", "streams.pairs.losses.itc", "streams.pairs.batch_size",

@@ -106,7 +106,7 @@ def test_base_on_a_bare_machine_says_what_is_missing_and_what_prepares_it(tmp_pa
     ("streams: {region: {losses: {mim: 1}}}", "`@mask_image` is not defined where $region are parts of $image"),
     ("streams: {pairs: {losses: {itc: -1}}}", "the weight of `itc` must be a number of at least 0, not -1"),
     ("streams: {pairs: {batch_size: 0}}", "`batch_size` of stream `pairs` must be a whole number above 0, not 0"),
-    ("streams: {pairs: {data: {mask: null}}}", "losses read `@mask_text` of this stream, which needs `mask:"),
+    ("streams: {pairs: {data: {mask: null}}}", "losses or a task read `@mask_text` of this stream, which needs `mask:"),
     ("streams: {pairs: {data: {mask: {porb: 0.5}}}}", "did you mean `prob`?"),
     ("schedule: {every_step: [[text, piars]]}", "did you mean `pairs`?"),
     ("evaluate: {boxes: {loss: bpb}}", "unknown loss `bpb`; did you mean `bbp`?"),

@@ -11,7 +11,7 @@ import pytest
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.main import COMMANDS
-from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {path.stem: path for path in sorted((ROOT / "tools").glob("*.py"))}
@@ -67,7 +67,7 @@ def test_list_prints_every_component_with_its_keys(capsys):
             assert re.search(rf"^{name}: \S", out, re.M), f"{name} has no first docstring line"
     itm = out[out.index("\nITM: "):].split("\n\n")[0]
     assert "runs it on 3x the batch" in itm and "no gradient" in itm
-    assert re.search(r"width +an integer; default 768", out)
+    assert re.search(r"width +an integer of at least 1; default 768", out)
     assert "its head lm_logits" in out and "xfm/tiny.yaml" in out
 
 
@@ -92,6 +92,16 @@ def test_recipes_are_found_by_name_from_anywhere_a_file_comes_first(tmp_path, mo
     (tmp_path / "xfm").mkdir()
     (tmp_path / "xfm" / "tiny.yaml").touch()
     assert recipes.find("xfm/tiny.yaml") == "xfm/tiny.yaml"
+
+
+def test_a_recipe_inherits_from_those_of_the_toolkit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("_BASE_: xfm/tiny.yaml\ntrain: {steps: 7}\n")
+    found = recipes.read("mine.yaml", missing_files=False)
+    assert found.train.steps == 7 and found.tokenizer == "sample://picturebook/tokenizer"
+    (tmp_path / "mine.yaml").write_text("_BASE_: xfm/tyni.yaml\n")
+    with pytest.raises(ConfigError, match="mine.yaml:1: `_BASE_` xfm/tyni.yaml: no such file"):
+        recipes.read("mine.yaml", missing_files=False)
 
 
 def test_what_is_missing_is_answered_with_a_recipe_that_runs(tmp_path, monkeypatch, capsys):

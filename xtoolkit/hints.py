@@ -11,7 +11,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Range:
-    """What a number must lie in, as metadata of its type: ``Annotated[int, Range(1)]``. An ``open`` end is left out itself."""
+    """What a number must lie in, as metadata of its type: ``Annotated[int, Range(1)]``. An ``open`` end is itself out."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -60,7 +60,8 @@ def fits(value, hint, ranges: bool = True) -> bool:
         return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return fits(value, args[0], ranges) and not (ranges and any(value not in r for r in args[1:] if isinstance(r, Range)))
+        limits = [r for r in args[1:] if isinstance(r, Range)] if ranges else []
+        return fits(value, args[0], ranges) and all(value in limit for limit in limits)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, a, ranges) for a in args)
     if origin is typing.Literal:
@@ -101,7 +102,9 @@ def describe(hint) -> str:
     if origin is tuple:
         if not args or args[-1] is ...:
             return f"a list of {_several(args[0])}" if args else "a list"
-        return f"a list of {len(args)} {_several(args[0])}" if len(set(args)) == 1 else f"[{', '.join(map(describe, args))}]"
+        if len(set(args)) > 1:
+            return f"[{', '.join(map(describe, args))}]"
+        return f"a list of {len(args)} {_several(args[0])}"
     if origin is dict:
         return f"a mapping of names, each {describe(args[1])}" if args else "a mapping"
     if nested(hint):

@@ -1,8 +1,8 @@
 """The registries, and the one place where a YAML block becomes an object.
 
-A component's ``__init__`` signature is its configuration schema: names, types, ranges and defaults live there and nowhere
-else. A key whose type is a dataclass is a nested block, and that dataclass its schema; what one key alone cannot show, its
-``problems()`` returns as (key, what is wrong). Arguments that the toolkit supplies itself (``GIVEN`` below) are no keys.
+A component's ``__init__`` signature is its configuration schema: names, types, ranges and defaults live there and
+nowhere else. A key whose type is a dataclass is a nested block, and that dataclass its schema; what one key alone cannot
+show, its ``problems()`` returns as (key, what is wrong). What the toolkit supplies itself (``GIVEN`` below) are no keys.
 """
 
 import dataclasses

@@ -199,6 +199,7 @@ def test_evaluation_of_boxes_knows_their_source_and_the_biggest_box(tokenizer, t
 @pytest.mark.parametrize("kind, block, views, key, message", [
     ("Pairs", {}, (), "path", "give either `path` or `sources"),
     ("Pairs", {"path": "x", "sources": {"a": {"path": "y"}}}, (), "path", "give either"),
+    ("Pairs", {"sources": {"a": None}}, (), "sources", "must be a mapping: {name: {path, weight}}"),
     ("Pairs", {"sources": {"a": {"path": "x", "wieght": 2}}}, (), "sources.a.wieght", "did you mean `weight`"),
     ("Pairs", {"sources": {"a": {"weight": 2}}}, (), "sources.a", "missing key `path`"),
     ("Pairs", {"sources": {"a": {"path": "x", "weight": 0}}}, (), "sources.a.weight", "above 0"),

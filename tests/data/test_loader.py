@@ -275,6 +275,7 @@ def test_ranks_read_parts_of_a_pass(datasets, tokenizer, broken):
         loader = EvalLoader(data, 4, workers, max_bad=1.0)
         whole, first, last = list(loader), list(loader.batches(range(0, 2))), list(loader.batches(range(2, len(loader))))
         assert loader.report()["read"] == len(data) - 8
+        assert list(loader.batches(range(3, 3))) == [], "a rank with nothing to do"
         assert all(same(a, b) for a, b in zip(whole, first + last, strict=True))
 
 

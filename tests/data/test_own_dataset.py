@@ -119,7 +119,7 @@ def test_pictures_and_captions_of_a_csv(table, tokenizer):
     made = Captioned.example(filled, 4, SIZES, marks)
     assert set(made) == {"image", "text", "title"} and made["title"].ids.shape == (4, 16)
     assert Captioned.check({"file": table}, marks) == [
-        ("mask", "losses read `@mask_text` of this stream, which needs `mask: {prob: 0.15, max: 20}`")]
+        ("mask", "losses or a task read `@mask_text` of this stream, which needs `mask: {prob: 0.15, max: 20}`")]
     assert "did you mean `ngram`" in check(Captioned, {"file": table, "mask": {"prob": 0.5, "max": 3, "ngrm": 2}}, "here")[0]
     test, = EvalLoader(OWN.build(block, "here", tokenizer=tokenizer, **SIZES, train=False), 9)
     assert test["image_index"].tolist() == list(range(9)), "as Retrieval reads them"

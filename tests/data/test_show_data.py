@@ -12,6 +12,7 @@ import torch
 from xtoolkit import recipe as recipes
 from xtoolkit.data.loader import Loader
 from xtoolkit.registry import ENCODER_REGISTRY, ConfigError
+from xtoolkit.report.samples import samples_page
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -84,13 +85,13 @@ class Page(HTMLParser):
 def test_it_shows_the_batch_that_training_would_get(tool, file, stream):
     recipe = recipes.load(str(file), missing_files=False)
     spec, visit = recipe.streams[stream], 3
-    dataset, tokenizer, _ = tool.open_dataset(recipe, stream)
+    dataset, tokenizer = tool.open_dataset(recipe, stream)
     batch = Loader(stream, dataset, spec.batch_size, recipe.train.seed, 0).at(visit)
-    examples, bad = tool.collect(recipe, stream, visit, count=99 if stream == "region" else spec.batch_size)
+    samples, bad = tool.collect(recipe, stream, visit, count=99 if stream == "region" else spec.batch_size)
     assert not bad
     if batch.image is not None:
-        examples = examples[:len(batch.image.pixels)]
-    texts = [text for e in examples for text in e.texts]
+        samples = samples[:len(batch.image.pixels)]
+    texts = [item["words"] for _, items in samples for item in items if "words" in item]
     if batch.text is not None:
         decode = lambda ids: [tokenizer.decode([i]) for i in ids.tolist() if i not in tokenizer.special]
         assert [[was for _, _, was in t] for t in texts] == [decode(ids) for ids in batch.text.ids]
@@ -98,13 +99,16 @@ def test_it_shows_the_batch_that_training_would_get(tool, file, stream):
             == [tokenizer.decode([i]) for i in batch.text.labels.tolist()]
         assert any(chosen and not read for t in texts for read, chosen, _ in t)
     if stream in ("image", "pairs"):
-        assert [e.hidden for e in examples] == batch.image.patch_mask.tolist() and sum(examples[0].hidden) == 6
+        hidden = [item["mask"] for _, items in samples for item in items if "mask" in item]
+        assert hidden == batch.image.patch_mask.tolist() and sum(hidden[0]) == 6
     if stream == "region":
-        boxes = [box for e in examples for box in e.boxes]
-        assert torch.equal(torch.tensor([b for b, _, _ in boxes]), batch.region.box)
-        assert [p for _, p, _ in boxes] == batch.region.box_patches.tolist()
-        assert [real for *_, real in boxes] == batch.region.is_box.tolist() and not all(batch.region.is_box)
-        assert len(texts) == len(boxes)
+        rows = [item for _, items in samples for item in items if "words" in item]
+        real = batch.region.is_box.tolist()
+        assert [[not hidden for hidden in row["mask"]] for row in rows] == batch.region.box_patches.tolist()
+        assert [len(row["boxes"]) for row in rows] == real and not all(real) and len(texts) == len(rows)
+        boxes = [box["box"] for _, items in samples for box in items[0]["boxes"]]
+        assert torch.equal(torch.tensor(boxes), batch.region.box[batch.region.is_box])
+        assert boxes == [box["box"] for row in rows for box in row["boxes"]]
 
 
 def test_the_page_holds_boxes_masks_phrases_and_places(tool, file, tmp_path, capsys):
@@ -113,22 +117,25 @@ def test_the_page_holds_boxes_masks_phrases_and_places(tool, file, tmp_path, cap
         out = tmp_path / "new" / f"{stream}.html"
         assert tool.main(["--config", str(file), "--stream", stream, "--count", "4", "--out", str(out)]) == 0
         assert f"{stream}: 4 samples" in capsys.readouterr().out
-        html, (examples, _) = out.read_text(), tool.collect(recipe, stream, 0, 4)
+        html, (samples, _) = out.read_text(), tool.collect(recipe, stream, 0, 4)
         page = Page(html)
         sources = [a["src"] for t, a in page.tags if t == "img"]
         assert all(s.startswith("data:image/jpeg;base64,") for s in sources)
         assert not re.search(r"<(script|link|iframe)|url\(|@import", html)
         assert len(page.having("card")) == 4
-        assert all(e.place in html for e in examples) and re.search(r"data: \S+, (\d{6}|text \d+)", examples[0].place)
-        chosen = [(read, was) for e in examples for t in e.texts for read, chosen, was in t if chosen]
+        assert all(place in html for place, _ in samples) and re.search(r"data: \S+, (\d{6}|text \d+)", samples[0][0])
+        items = [item for _, several in samples for item in several]
+        chosen = [(read, was) for item in items for read, chosen, was in item.get("words", ()) if chosen]
         assert len(page.having("mask")) == sum(not read for read, _ in chosen)
         assert len(page.having("other")) == sum(bool(read) and read != was for read, was in chosen)
-        boxes = [b for e in examples for b in e.boxes]
-        assert len(page.having("halo")) == sum(real for *_, real in boxes)
-        assert len(page.having("dim")) == sum(not t for _, touched, _ in boxes for t in touched)
-        assert len(page.having("patch")) == sum(sum(e.hidden or []) for e in examples)
-        if stream == "region":
-            assert "the whole picture: no box to predict" in html and len(sources) == 4 + len(boxes)
+        assert len(page.having("halo")) == sum(len(item.get("boxes", ())) for item in items)
+        assert len(page.having("patch")) == sum(sum(item.get("mask", ())) for item in items)
+        rows = [item for item in items if "words" in item and "image" in item]
+        assert len(page.having("row")) == len(rows) and bool(rows) == (stream == "region")
+        if rows:
+            assert "the whole picture: no box to predict" in html and len(sources) == 4 + len(rows)
+            found = [set(a["class"].split()) & {f"c{n}" for n in range(8)} for t, a in page.tags if t == "rect" and "box" in a["class"]]
+            assert found[0] == {"c0"} and len(set(map(frozenset, found))) > 1
 
 
 def test_texts_are_escaped_and_bad_samples_listed(tool, file, tmp_path, shards, capsys):
@@ -141,8 +148,9 @@ def test_texts_are_escaped_and_bad_samples_listed(tool, file, tmp_path, shards, 
     html = out.read_text()
     Page(html)
     assert "<script" not in html
-    evil = tool.Example("<b>", None, None, [[("<i>", False, "<i>"), ("", True, "<u>"), ("<a>", True, "<s>")]])
-    assert not re.search("<[biuas]>", tool.card(evil).replace("<b>mask</b>", "").replace("<b>&lt;a", ""))
+    evil = [("<q>", [{"words": [("<i>", False, "<i>"), ("", True, "<u>"), ("<a>", True, "<s>")], "caption": "<s>"}])]
+    drawn = samples_page("<q>", ["<q>"], evil, ["<q>"])
+    assert not re.search("<[iuasq]>", drawn) and "&lt;u&gt;" in drawn
     assert html.count("000009: ") == 1  # once, however often it was drawn
     assert "Could not be used" in html and ", 1 bad -> " in capsys.readouterr().out
 

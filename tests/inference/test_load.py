@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -507,6 +508,20 @@ def test_an_ability_of_a_plugins_task(made, monkeypatch):
     block = "evaluate.mine={type: Longest, more: 100, data: {type: SyntheticPairs}}"
     asked = Pretrained(Model(recipes.load(str(made.recipe), [block])), loaded.tokenizer)
     assert asked.longest("a cat") == 100 + loaded.longest("a cat")
+
+
+def test_the_documents_ability_works_as_it_stands(made, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs/inference.md").read_text(encoding="utf-8")
+    code, = [block.partition("```")[0] for block in page.split("```python\n") if "class Novelty" in block]
+    known = dict(TASK_REGISTRY._obj_map)
+    try:
+        exec(compile(code, "docs/inference.md", "exec"), {})
+        loaded = xtoolkit.load(made.run)
+    finally:
+        TASK_REGISTRY._obj_map = known
+    first, others = made.pictures[0], made.pictures[1:]
+    close(loaded.novelty(first, others), 1 - loaded.encode_image([first]).mm(loaded.encode_image(others).t()).max())
+    assert loaded.novelty(made.pictures, others).shape == (4,) and loaded.novelty(others[0], others).abs() < 1e-5
 
 
 def test_importing_the_package_is_light():

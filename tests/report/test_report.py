@@ -13,7 +13,7 @@ from PIL import Image
 
 from xtoolkit.engine.figures import jpeg
 from xtoolkit.report import charts, write_report
-from xtoolkit.report.figures import drawn, source, words
+from xtoolkit.report.figures import Figure, reading, source
 from xtoolkit.report.page import duration
 from xtoolkit.report.tables import aligned, format_tables, result_tables
 from xtoolkit.tasks import BoxAccuracy, Retrieval, Task
@@ -352,21 +352,22 @@ def test_pictures_come_as_tensors_pil_images_or_base64():
 
 def test_kinds_of_boxes_keep_their_colours_and_every_key_may_be_missing():
     where = [.5, .5, 1, 1]
-    figure = drawn({"items": [{"boxes": [{"box": where, "kind": k} for k in ("cat", "true")]},
-                              {"boxes": [{"box": where, "kind": k} for k in ("dog", "cat")]}, {}]})
-    assert figure["kinds"] == {"cat": "c0", "true": "true", "dog": "c1"} and figure["title"] == ""
-    assert [[box["look"] for box in item["boxes"]] for item in figure["items"]] == [["c0", "true"], ["c1", "c0"], []]
-    assert drawn({})["items"] == []
+    figure = Figure.read({"items": [{"boxes": [{"box": where, "kind": k} for k in ("cat", "true")]},
+                                    {"boxes": [{"box": where, "kind": k} for k in ("dog", "cat")]}, {}]})
+    assert figure.looks == {"cat": "c0", "true": "true", "dog": "c1"} and figure.title == "" and figure
+    assert not Figure.read({}) and not Figure.read({"title": "nothing"})
+    with pytest.raises(TypeError, match="picure"):
+        Figure.read({"items": [{"picure": "a"}]})
 
 
 def shown(tokens):
-    return [(part["gap"], part["text"], part["kind"]) for part in words(tokens)]
+    return [(part["gap"], part["shown"], part["kind"]) for part in reading(tokens)]
 
 
 def test_words_are_shown_hidden_swapped_and_kept():
     tokens = [(" the", False, " the"), ("", True, " bear"), (" red", True, " cat"), (" sat", True, " sat"), ("s", False, "s")]
     assert shown(tokens) == [("", "the", None), (" ", "xxxx", "hid"), (" ", "red", "swap"), (" ", "sat", "swap"), ("", "s", None)]
-    assert [part["note"] for part in words(tokens)[1:4]] == ["bear", "in the place of: cat",
+    assert [part["note"] for part in reading(tokens)[1:4]] == ["bear", "in the place of: cat",
                                                              "left as it is, to be predicted all the same"]
     # Word pieces without spaces of their own: ## joins.
     assert shown([("a", False, "a"), ("cat", False, "cat"), ("##s", True, "##s")]) == [

@@ -189,7 +189,7 @@ WRONG = {
     "x2vlm": ("xfm", lambda: {"text_encoder.bert.embeddings.LayerNorm.weight": torch.zeros(1), "temp": torch.tensor(1.)},
               "holds the X2-VLM release, not what --from xfm reads; nothing here reads it"),
     "roberta as xfm": ("xfm", lambda: {"roberta.embeddings.word_embeddings.weight": torch.zeros(1)},
-                       "holds RoBERTa as Hugging Face stores it, not what --from xfm reads; convert it: python "),
+                       "holds RoBERTa as Hugging Face stores it, not what --from xfm reads; convert it: xtoolkit "),
     "bert": ("roberta", lambda: {"bert.embeddings.word_embeddings.weight": torch.zeros(1)}, "holds BERT as Hugging Face"),
     "vit": ("beitv2", another_vit, "holds a vision transformer that is no BEiT"),
     "unknown": ("xfm", lambda: {"conv1.weight": torch.zeros(2)}, "unexpected: conv1.weight (2,)"),

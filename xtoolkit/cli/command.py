@@ -20,7 +20,8 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 def recipe_parser(name: str, description: str) -> argparse.ArgumentParser:
     """The parser of a command on a recipe: ``--config`` and overrides. Read with ``parse_intermixed_args``."""
     found = parser(name, description)
-    found.add_argument("--config", required=True, metavar="F", help="the recipe (YAML): a file, or one of `xtoolkit list recipes`")
+    found.add_argument("--config", required=True, metavar="F",
+                       help="the recipe (YAML): a file, or one of `xtoolkit list recipes`")
     found.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
     return found
 

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import sys
 
+from xtoolkit import __version__
 from xtoolkit.cli.command import command
 from xtoolkit.registry import nearest
 
@@ -25,8 +26,6 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return importlib.import_module(f"xtoolkit.cli.{argv[0]}").main(argv[1:])
-    from xtoolkit import __version__
-
     width = max(map(len, COMMANDS)) + 2
     parser = argparse.ArgumentParser(
         prog="xtoolkit", formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -36,10 +36,10 @@ def find(name: str) -> str:
 
 
 def read(name: str, overrides=(), missing_files: bool = True, purpose: str = "train"):
-    """``xtoolkit.recipe.load`` of the recipe that is found."""
+    """``xtoolkit.recipe.load`` of the recipe that is found; `_BASE_` too may name one of the toolkit's."""
     from xtoolkit import recipe as recipes
 
-    return recipes.load(find(name), overrides, missing_files, purpose)
+    return recipes.load(find(name), overrides, missing_files, purpose, str(folder()))
 
 
 def build(recipe, base="."):
@@ -51,7 +51,7 @@ def build(recipe, base="."):
     if not isinstance(recipe, (Mapping, str, os.PathLike)):
         raise TypeError(f"recipe: a {type(recipe).__name__} is none; give a mapping, the path of a YAML file, or its text")
     if isinstance(recipe, Mapping) or isinstance(recipe, str) and ("\n" in recipe or recipe.lstrip().startswith("{")):
-        source = config.read(recipe, os.fspath(base))
+        source = config.read(recipe, os.fspath(base), str(folder()))
     else:
-        source = config.load(find(os.fspath(recipe)))
+        source = config.load(find(os.fspath(recipe)), library=str(folder()))
     return Run(recipes.read(source, os.fspath(base)))

@@ -57,7 +57,7 @@ def collect(recipe, stream: str, visit: int, count: int) -> tuple[list[tuple], l
     from xtoolkit.data.errors import BadDataError, BadSample
     from xtoolkit.data.order import sample_rng
 
-    dataset, tokenizer, statistics = open_dataset(recipe, stream)
+    dataset, tokenizer = open_dataset(recipe, stream)
     samples, bad, drawn, seed = [], {}, 0, recipe.train.seed
     try:
         order = dataset.order(seed, stream, recipe.streams[stream].batch_size)
@@ -74,7 +74,7 @@ def collect(recipe, stream: str, visit: int, count: int) -> tuple[list[tuple], l
                     bad[place] = str(trouble)  # once, however often it is drawn
                 else:
                     bad |= {str(trouble): str(trouble) for trouble in item.dropped}
-                    samples.append((place, items_of(dataset.collate([item]), tokenizer, *statistics)))
+                    samples.append((place, items_of(dataset, dataset.collate([item]), tokenizer)))
             visit += 1
     except BadDataError as e:
         raise ConfigError(f"{recipe.source.where('streams', stream, 'data')}: {e}") from e
@@ -82,8 +82,7 @@ def collect(recipe, stream: str, visit: int, count: int) -> tuple[list[tuple], l
 
 
 def open_dataset(recipe, stream: str):
-    """The dataset of a stream as in training, the tokenizer if it has texts, and (mean, std) of its pictures."""
-    from xtoolkit.data.images import CLIP_MEAN, CLIP_STD
+    """The dataset of a stream as in training, and the tokenizer if it has texts."""
     from xtoolkit.data.text import load_tokenizer
     from xtoolkit.weights.hub import missing
     from xtoolkit.registry import DATASET_REGISTRY
@@ -102,7 +101,7 @@ def open_dataset(recipe, stream: str):
         key = lambda problem: problem.partition(":")[0].split(".")
         raise ConfigError([f"{where('streams', stream, *key(p))}: streams.{stream}.{p}" if p.startswith("data.") else p
                            for p in e.problems]) from e
-    return dataset, tokenizer, (block.get("mean") or CLIP_MEAN, block.get("std") or CLIP_STD)
+    return dataset, tokenizer
 
 
 def picture_sizes(recipe) -> tuple[int, int] | tuple[None, None]:
@@ -118,45 +117,37 @@ def picture_sizes(recipe) -> tuple[int, int] | tuple[None, None]:
     return None, None
 
 
-def items_of(batch, tokenizer, mean, std) -> list[dict]:
+def items_of(dataset, batch, tokenizer) -> list[dict]:
     """A batch of one sample as the items of a figure: the picture as augmented with its boxes, the picture as masked, and the
-    tokens of each text, on a region stream with the patches of its box."""
-    texts, shown = texts_of(batch.text, tokenizer) if batch.text is not None else [], []
-    if batch.image is None:
-        return [{"words": text} for text in texts]
-    picture, region = levels(batch.image.pixels[0], mean, std), batch.region
-    shown.append({"image": picture, "caption": "as augmented"})
-    if batch.image.patch_mask is not None:
-        shown.append({"image": picture, "caption": "under @mask_image", "mask": batch.image.patch_mask[0].tolist()})
+    tokens of each text, on a region stream with the patches of its box. Of other fields, what the dataset itself shows."""
+    image, text, region = batch.image, batch.text, batch.region
+    texts = [] if text is None else texts_of(text, tokenizer)
+    if image is None:
+        return [{"words": one} for one in texts] or [i for f in dataset.figures(batch, tokenizer) for i in f["items"]]
+    picture, = dataset.pictures(batch).values()
+    shown = [{"image": picture, "caption": "as augmented"}]
+    if image.patch_mask is not None:
+        shown.append({"image": picture, "caption": "under @mask_image", "mask": image.patch_mask[0].tolist()})
     if region is None:
-        return shown + [{"words": text} for text in texts]
+        return shown + [{"words": one} for one in texts]
     boxes = [{"box": box, "kind": str(row)} for row, box in enumerate(region.box.tolist())]
     shown[0]["boxes"] = [box for box, is_box in zip(boxes, region.is_box.tolist()) if is_box]
-    for box, touched, is_box, text in zip(boxes, region.box_patches.tolist(), region.is_box.tolist(), texts, strict=True):
+    for box, touched, is_box, one in zip(boxes, region.box_patches.tolist(), region.is_box.tolist(), texts, strict=True):
         where = "box " + " ".join(f"{v:.3f}" for v in box["box"]) if is_box else "the whole picture: no box to predict"
-        shown.append({"image": picture, "mask": [not t for t in touched], "caption": "".join(was for *_, was in text).strip(),
-                      "note": f"{where} · {sum(touched)} patches", "words": text, "boxes": [box] if is_box else []})
+        shown.append({"image": picture, "mask": [not t for t in touched], "caption": "".join(was for *_, was in one).strip(),
+                      "note": f"{where} · {sum(touched)} patches", "words": one, "boxes": [box] if is_box else []})
     return shown
 
 
 def texts_of(text, tokenizer) -> list[list]:
     """The tokens of each text: (as the model reads it, whether it is to be predicted, what it was), without specials."""
-    chosen = set() if text.masked_pos is None else set(text.masked_pos.tolist())
-    read = text.ids if text.masked_ids is None else text.masked_ids
-    found = []
-    for row, (ids, seen, real) in enumerate(zip(text.ids.tolist(), read.tolist(), text.mask.tolist())):
-        places = [(i, row * len(ids) + i in chosen) for i in range(len(ids)) if real[i]]
-        found.append([(tokenizer.decode([seen[i]]), picked, tokenizer.decode([ids[i]]))
-                      for i, picked in places if picked or ids[i] not in tokenizer.special])
-    return found
+    from xtoolkit.data.figures import masked_words
 
-
-def levels(pixels, mean, std):
-    """A picture (3, H, W) as it was before it was normalised, uint8."""
-    import torch
-
-    scale = lambda values: torch.tensor(values, dtype=torch.float32)[:, None, None]
-    return (pixels.float() * scale(std) + scale(mean)).mul(255).round().clamp(0, 255).to(torch.uint8)
+    if text.masked_ids is not None:
+        return [masked_words(text, row, tokenizer) for row in range(text.rows)]
+    decoded = [[tokenizer.decode([i]) for i in ids[real].tolist() if i not in tokenizer.special]
+               for ids, real in zip(text.ids, text.mask)]
+    return [[(word, False, word) for word in words] for words in decoded]
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ def start(config: str, overrides, purpose: str) -> int:
         return 2
     except KeyboardInterrupt:
         last = output and latest(output)
-        print("left at once; " + (f"{last} is whole, go on with --resume" if last else "no checkpoint was written"), file=sys.stderr)
+        print("left at once; " + (f"{last} is whole, go on with --resume" if last else "no checkpoint was written"),
+              file=sys.stderr)
         return 130
 
 

@@ -18,15 +18,16 @@ from xtoolkit.registry import nested, schema
 class StreamDataset(abc.ABC):
     """Samples of one or several sources, numbered, and how each becomes rows of a batch.
 
-    A subclass declares FIELDS, takes its YAML keys in ``__init__``, and defines ``sizes`` and ``load``; all else has a default.
+    A subclass declares FIELDS, takes its YAML keys in ``__init__``, and defines ``sizes`` and ``load``; all else has a
+    default.
 
     Attributes:
         FIELDS: the fields of its batches, by the names that ``$name`` reads.
         MARKS: {mark: key of the block that says how it is drawn}: ``views`` with that mark and a block without that key
             are a mistake.
-        GIVEN: what the toolkit hands to the constructor of a dataset that asks, no keys of the block: the tokenizer, the
-            size of pictures and of patches (None where no encoder reads pictures), ``views`` (frozenset of the marks that
-            are read of it), ``train``.
+        GIVEN: what the toolkit hands to a constructor that asks, no keys of the block: the tokenizer, the size of
+            pictures and of patches (None where no encoder reads pictures), ``views`` (frozenset of the marks that are
+            read of it), ``train``.
         train: augment, and one text a picture; else pictures as they are, with all their texts.
         images: what makes its pictures, if they are made so; ``pictures`` and ``figures`` then need no more.
     """
@@ -48,7 +49,7 @@ class StreamDataset(abc.ABC):
         for mark, name in cls.MARKS.items():
             if mark in views and block.get(name) is None:
                 example = getattr(nested(schema(cls)[name].type), "EXAMPLE", "...")
-                found.append((name, f"losses read `@{mark}` of this stream, which needs `{name}: {example}`"))
+                found.append((name, f"losses or a task read `@{mark}` of this stream, which needs `{name}: {example}`"))
         return found
 
     @classmethod
@@ -142,5 +143,5 @@ class StreamDataset(abc.ABC):
         return {name: self.images.picture(pixels) for name, pixels in zip(batch.image.image_id, batch.image.pixels)}
 
     def figures(self, batch: Batch, tokenizer, shown: int = 6) -> list[dict]:
-        """What the report shows of a training batch: here its first rows, with what is masked of them, if anything is."""
+        """What the report shows of a training batch: here its first rows and what of them is masked, if anything is."""
         return masked_samples(batch, self.images and self.images.picture, tokenizer, shown)

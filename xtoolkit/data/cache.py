@@ -3,8 +3,8 @@
 A shard is fetched whole, not sample by sample: servers are made for that, one connection is opened where a thousand
 would be, and a line that breaks costs the bytes that it lost. Samples can then be read at any place, by any process.
 
-fsspec's file caches do not serve: they have no lock between processes (every rank and worker would fetch), no limit of size,
-and no memory of what is dead; and an epoch that goes on exactly where it stopped needs the index of each shard kept beside it.
+fsspec's file caches do not serve: they have no lock between processes (every rank and worker would fetch), no limit of
+size, and no memory of what is dead; and a run that goes on exactly where it stopped needs the index of each shard beside it.
 """
 
 import contextlib

@@ -131,8 +131,8 @@ class Pairs(Sharded):
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
                  path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
-                 max_tokens: Length = 30, clean: bool = True, mask: TextMask | None = None, image_mask: ImageMask | None = None,
-                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 max_tokens: Length = 30, clean: bool = True, mask: TextMask | None = None,
+                 image_mask: ImageMask | None = None, augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
         super().__init__(path, sources, shards, train)
         augment = (augment or Augment()) if train else None
         self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)

@@ -6,10 +6,10 @@ from xtoolkit.batch import Batch, ImageField, RegionField, TextField
 
 
 def shapes(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: int | None) -> Batch:
-    """The batch of ``StreamDataset.example`` for a dataset whose fields are texts, pictures and regions, or make their own.
+    """The batch of ``StreamDataset.example`` for a dataset of texts, pictures, regions, and fields that make their own.
 
-    A class of fields makes its own with a classmethod ``example(rows)``. A stream of which no encoder reads pictures has
-    neither them nor regions.
+    A class of fields makes its own with a classmethod ``example(rows)``. A stream of which no encoder reads pictures
+    has neither them nor regions.
 
     Raises:
         TypeError: a field of the dataset is none of these.
@@ -31,9 +31,9 @@ def shapes(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: i
             elif hasattr(kind, "example"):
                 fields[name] = kind.example(rows)
             else:
-                raise TypeError(f"what ${name} looks like is not known before it is loaded: {cls.__name__} needs a classmethod "
-                                f"`example`, or {kind.__name__} a classmethod `example(rows)` that returns {kind.__name__} "
-                                "of that many rows on the meta device")
+                raise TypeError(f"what ${name} looks like is not known before it is loaded: {cls.__name__} needs a "
+                                f"classmethod `example`, or {kind.__name__} a classmethod `example(rows)` that returns "
+                                f"a {kind.__name__} of that many rows on the meta device")
     return Batch(**fields)
 
 

@@ -1,7 +1,7 @@
 """Writes all of a remote shard to a file, however often the line breaks, or says that it is dead.
 
-fsspec's ``get`` begins at the first byte again after any failure, and takes a body that a proxy has cut for the whole; both
-would end a run of days, or change what it reads. Here a try goes on from the last byte, and what is written is checked.
+fsspec's ``get`` begins at the first byte again after any failure, and takes a body that a proxy has cut for the whole;
+both would end a run of days, or change what it reads. Here a try goes on from the last byte, and the file is checked.
 """
 
 import os

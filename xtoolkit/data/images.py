@@ -44,7 +44,9 @@ class Augment:
 
     def problems(self) -> list[tuple[str, str]]:
         crop = self.crop_scale
-        return [] if crop is None or crop[0] <= crop[1] else [("crop_scale", f"must be [smallest, largest], not {crop}")]
+        if crop is None or crop[0] <= crop[1]:
+            return []
+        return [("crop_scale", f"must be [smallest, largest], not {crop}")]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from xtoolkit.data.text import text_field
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids (L,) int64 with their specials, the id that pads them, and the result of ``mask_text`` if the stream masks."""
+    """Token ids (L,) int64 with their specials, the id that pads them, and the result of ``mask_text`` if it is read."""
 
     ids: np.ndarray
     pad: int
@@ -45,8 +45,8 @@ class Item:
 
     Attributes:
         dropped: a BadSample for each caption or region of it that could not be used.
-        fields: {name: value}, one value a sample. Of a field, what its class collates (a Text or an Image here serves any TextField
-            or ImageField); of a name that is no field, what only evaluation reads: a tensor or a word, repeated a text.
+        fields: {name: value}, one value a sample. Of a field, what its class collates (for any TextField a Text, for any
+            ImageField an Image); of a name that is no field, what only evaluation reads: a tensor or a word, a text's.
     """
 
     image: Image | None = None

@@ -96,8 +96,8 @@ class _Visits(Dataset):
             return None
         what = "a batch" if slices == 1 else f"{self._rows} rows of a batch"
         return (f"visit {visit}: {what} without two distinct pictures, so that contrastive losses have no negatives: "
-                f"batch_size {self._batch_size} over {self._world} ranks x accumulate {self._parts}; raise batch_size, lower "
-                "accumulate or give the stream more pictures")
+                f"batch_size {self._batch_size} over {self._world} ranks x accumulate {self._parts}; raise batch_size, "
+                "lower accumulate or give the stream more pictures")
 
 
 class _Ahead:

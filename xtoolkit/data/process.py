@@ -76,12 +76,14 @@ class ImageProcessor:
     def __init__(self, image_size: int | None, patch_size: int | None, mean=CLIP_MEAN, std=CLIP_STD,
                  augment: Augment | None = None, mask: ImageMask | None = None, views: frozenset = frozenset()):
         if image_size is None:
-            raise ConfigError("data: it gives pictures, and no encoder of the recipe reads them, so that their size is unknown; "
-                              "name a dataset of texts alone")
-        self.size, self.side, self.normalize, self.augment = image_size, image_size // patch_size, Normalize(mean, std), augment
+            raise ConfigError("data: it gives pictures, and no encoder of the recipe reads them, so that their size is "
+                              "unknown; name a dataset of texts alone")
+        self.size, self.side = image_size, image_size // patch_size
+        self.normalize, self.augment = Normalize(mean, std), augment
         self.mask = mask if "mask_image" in views else None
         if self.mask is not None and self.mask.patches > self.side**2:
-            raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be masked")
+            raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be "
+                              "masked")
 
     def __call__(self, data: bytes, name: str, rng: random.Random, bad, texts=()) -> items.Image:
         """One picture.

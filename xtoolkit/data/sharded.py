@@ -39,7 +39,9 @@ class Sharded(StreamDataset):
         several = block.get("sources")
         if (block.get("path") is None) == (several is None):
             return [("path", "give either `path` or `sources: {name: {path, weight}}`")]
-        return [] if several is None or any(several.values()) else [("sources", "must be a mapping: {name: {path, weight}}")]
+        if several is None or any(several.values()):
+            return []
+        return [("sources", "must be a mapping: {name: {path, weight}}")]
 
     @classmethod
     def paths(cls, block: dict) -> list[tuple[str, str]]:

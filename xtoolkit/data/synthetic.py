@@ -16,7 +16,7 @@ from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Count
 
 
 class Synthetic(StreamDataset):
-    """Noise for pictures, random words for texts; a subclass says with ``_makes_texts`` and ``_makes_pictures`` which."""
+    """Noise for pictures, random words for texts: ``_makes_texts`` and ``_makes_pictures`` say which."""
 
     def __init__(self, size: int, train: bool):
         self._size, self.train = size, train
@@ -102,8 +102,8 @@ class SyntheticPairs(Synthetic):
     MARKS = {"mask_text": "mask", "mask_image": "image_mask"}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 size: Count = 1024, tokens: Length = 12, min_tokens: Length | None = None, mask: TextMask | None = None,
-                 image_mask: ImageMask | None = None):
+                 size: Count = 1024, tokens: Length = 12, min_tokens: Length | None = None,
+                 mask: TextMask | None = None, image_mask: ImageMask | None = None):
         super().__init__(size, train)
         self._makes_texts(tokenizer, views, tokens, min_tokens, mask)
         self._makes_pictures(image_size, patch_size, views, image_mask)

@@ -1,8 +1,8 @@
 """Opens a remote shard from some byte on: http(s) by the standard library, pipes by a shell, other URLs by fsspec.
 
-fsspec alone does not serve: it reads http through aiohttp, which it does not bring, knows no pipes, and does not tell whether a
-file is still the version that the bytes here came from (``If-Range``), nor a refusal from a line that breaks; a shard that was
-exchanged half-way must not be sewn together. ``s3://``, ``gs://`` and ``hf://`` are fsspec's.
+fsspec alone does not serve: it reads http through aiohttp, which it does not bring, knows no pipes, and does not tell
+whether a file is still the version that the bytes here came from (``If-Range``: two versions must not be sewn together),
+nor a refusal from a line that breaks. ``s3://``, ``gs://`` and ``hf://`` are fsspec's.
 """
 
 import http.client

@@ -1,49 +1,11 @@
-"""YAML to a plain mapping: `_BASE_`, null, overrides, the file and line of every key, the resolved dump. No torch.
-
-Scalars follow YAML 1.2 (PyYAML reads `1e-4` as a string, `on` as true, `010` as 8). Tags other than the core ones are refused:
-a configuration never builds objects.
-"""
+"""A resolved configuration: `_BASE_`, null, overrides, the file and line of every key. No torch."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import yaml
-
+from xtoolkit.recipe.plain import TEXT, dump, parse, plain
 from xtoolkit.registry import ConfigError, nearest
-
-MAX_NODES = 100_000  # aliases of aliases can make a small file expand without bound
-TEXT = "recipe"  # the place of what is no file
-MAX_DIGITS = 400  # no number has more; Python refuses to print one of some thousands
-
-_SCALARS = [
-    ("null", re.compile(r"^(~|null|Null|NULL|)$"), "~nN", lambda s: None),
-    ("bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), "tTfF", lambda s: s.lower() == "true"),
-    ("int", re.compile(r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), "-+0123456789",
-     lambda s: int(s, 0) if s[:2] in ("0o", "0x") else int(s)),
-    ("float", re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
-     "-+.0123456789", lambda s: float(s.lower().replace(".inf", "inf").replace(".nan", "nan"))),
-]
-_CONSTRUCT = {f"tag:yaml.org,2002:{name}": make for name, _, _, make in _SCALARS}
-_CONSTRUCT["tag:yaml.org,2002:str"] = str
-_TAGS = {*_CONSTRUCT, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict = {}
-
-
-class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: dict = {}
-
-    def ignore_aliases(self, data):
-        return True
-
-
-for _name, _pattern, _first, _ in _SCALARS:
-    for _cls in (_Loader, _Dumper):
-        _cls.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, list(_first) + ([""] if _name == "null" else []))
 
 
 @dataclass
@@ -69,35 +31,39 @@ class Config:
 
     def dump(self) -> str:
         """The resolved configuration as YAML that ``load`` reads back to the same values."""
-        return yaml.dump(self.data, Dumper=_Dumper, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
+        return dump(self.data)
 
 
-def load(path: str, overrides=()) -> Config:
+def load(path: str, overrides=(), library: str | None = None) -> Config:
     """Reads a file, what it inherits, and ``key.path=value`` overrides.
+
+    Args:
+        library: a folder of recipes that ``_BASE_`` may name, where there is no such file beside the one that inherits.
 
     Raises:
         ConfigError: unreadable or malformed YAML, duplicate keys, a Python tag, a missing ``_BASE_``, a bad override; all of
             the mistakes at once.
     """
     problems: list[str] = []
-    config = _load_file(os.fspath(path), (), problems)
+    config = _load_file(os.fspath(path), (), problems, library)
     for text in overrides:
         _override(config, text, problems)
     return _whole(config, problems)
 
 
-def read(given: Mapping | str, folder: str = ".") -> Config:
+def read(given: Mapping | str, folder: str = ".", library: str | None = None) -> Config:
     """A configuration that is no file: a mapping, whose places are dotted keys, or the text of one.
 
     Args:
         folder: what ``_BASE_`` is relative to.
+        library: see ``load``.
 
     Raises:
         ConfigError: as ``load``; also a value that is not plain.
     """
     problems, places = [], {}
-    own = _parse(given, TEXT, problems) if isinstance(given, str) else Config(_plain(given, (), places, problems), places)
-    return _whole(_inherited(own, os.path.join(folder, TEXT), (), problems), problems)
+    own = parse(given, TEXT, problems) if isinstance(given, str) else (plain(given, (), places, problems), places)
+    return _whole(_inherited(Config(*own), os.path.join(folder, TEXT), (), problems, library), problems)
 
 
 def _whole(config: Config, problems: list) -> Config:
@@ -107,36 +73,22 @@ def _whole(config: Config, problems: list) -> Config:
     return config
 
 
-def _plain(value, path: tuple, places: dict, problems: list):
-    """A copy of a value from Python as YAML would give it; notes the place of each key."""
-    places[path] = place = ".".join(path) or TEXT
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner, (*path, str(key)), places, problems) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner, path, places, problems) for inner in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is not None and type(value) not in (str, int, float, bool):
-        problems.append(f"{place}: a {type(value).__name__} is refused: a configuration holds plain values only")
-    return value
-
-
 # ---- reading ---------------------------------------------------------------------------------------------------------------
-def _load_file(path, trail, problems) -> Config:
+def _load_file(path, trail, problems, library) -> Config:
     real = os.path.realpath(path)
     if real in trail:
         problems.append(f"{path}: `_BASE_` leads back to this file")
         return Config({})
     try:
         with open(path, encoding="utf-8") as f:
-            own = _parse(f.read(), path, problems)
+            own = Config(*parse(f.read(), path, problems))
     except (OSError, UnicodeDecodeError) as e:
         problems.append(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}")
         return Config({})
-    return _inherited(own, path, trail + (real,), problems)
+    return _inherited(own, path, trail + (real,), problems, library)
 
 
-def _inherited(own: Config, path: str, trail: tuple, problems: list) -> Config:
+def _inherited(own: Config, path: str, trail: tuple, problems: list, library: str | None) -> Config:
     """A configuration with what its ``_BASE_`` names, relative to the folder of ``path``, below it."""
     bases = own.data.pop("_BASE_", None) or []
     if not isinstance(bases, (str, list)):
@@ -147,75 +99,14 @@ def _inherited(own: Config, path: str, trail: tuple, problems: list) -> Config:
         if not isinstance(base, str):
             problems.append(f"{own.where('_BASE_')}: `_BASE_` must be a path or a list of paths")
             continue
-        base_path = os.path.join(os.path.dirname(path), base)
-        if not os.path.exists(base_path):
-            problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({os.path.normpath(base_path)})")
+        beside = os.path.normpath(os.path.join(os.path.dirname(path), base))
+        found = [p for p in (beside, *([os.path.join(library, base)] if library else [])) if os.path.exists(p)]
+        if not found:
+            problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({beside})")
             continue
-        _merge(merged, _load_file(os.path.normpath(base_path), trail, problems))
+        _merge(merged, _load_file(found[0], trail, problems, library))
     _merge(merged, own)
     return merged
-
-
-def _parse(text: str, name: str, problems: list) -> Config:
-    """One file's own mapping; every mistake goes to ``problems``."""
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as e:
-        line = (e.problem_mark or e.context_mark).line + 1
-        problems.append(f"{name}:{line}: not YAML: {e.problem or e.context}")
-        return Config({})
-    except yaml.YAMLError as e:  # characters that YAML does not allow carry no mark
-        problems.append(f"{name}: not YAML: {str(e).splitlines()[0]}")
-        return Config({})
-    except RecursionError:
-        problems.append(f"{name}: nested too deeply to be a configuration")
-        return Config({})
-    if root is None:
-        return Config({}, {(): f"{name}:1"})
-    config, count = Config({}, {(): f"{name}:1"}), 0
-
-    def build(node, path):
-        nonlocal count
-        count += 1
-        if count > MAX_NODES:
-            raise ConfigError(f"{name}: expands to more than {MAX_NODES:,} values")
-        if node.tag not in _TAGS:
-            problems.append(f"{name}:{node.start_mark.line + 1}: tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is refused: "
-                            "a configuration holds plain values only")
-            return None
-        if isinstance(node, yaml.MappingNode):
-            result = {}
-            for key_node, value_node in node.value:
-                key = build(key_node, path)
-                place = f"{name}:{key_node.start_mark.line + 1}"
-                if not isinstance(key, str):
-                    key = str(key)
-                if key in result:
-                    problems.append(f"{place}: duplicate key `{key}` (first at {config.places[path + (key,)]})")
-                    continue
-                config.places[path + (key,)] = place
-                result[key] = build(value_node, path + (key,))
-            return result
-        if isinstance(node, yaml.SequenceNode):
-            return [build(v, path) for v in node.value]
-        kind = node.tag.rsplit(":", 1)[1]
-        try:
-            if kind != "str" and len(node.value) > MAX_DIGITS:
-                raise ValueError
-            return _CONSTRUCT[node.tag](node.value)
-        except ValueError:
-            problems.append(f"{name}:{node.start_mark.line + 1}: `{node.value[:40]}` is no {kind}")
-            return None
-
-    try:
-        data = build(root, ())
-    except RecursionError:
-        raise ConfigError(f"{name}: an alias holds itself") from None
-    if not isinstance(data, dict):
-        problems.append(f"{name}:1: a configuration is a mapping of keys")
-        return config
-    config.data = data
-    return config
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------------
@@ -336,12 +227,12 @@ def _override(config: Config, text: str, problems: list) -> None:
         problems.append(f"{where}: write key.path=value")
         return
     mistakes: list[str] = []
-    parsed = _parse("value: " + value, where, mistakes)
+    parsed, _ = parse("value: " + value, where, mistakes)
     if mistakes:
         refused = [m for m in mistakes if " is refused: " in m]
         problems.append(f"{where}: " + (refused[0].rpartition(":1: ")[2] if refused else "the value is not YAML"))
         return
-    value = parsed.data.get("value")
+    value = parsed.get("value")
     steps = [s.strip() for s in key.split(".")]
     targets = [()]
     for step in steps[:-1]:

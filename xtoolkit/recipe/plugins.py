@@ -131,7 +131,8 @@ def find(entry: str, relative_to=".", copies: Path | None = None) -> Plugin:
     raise ConfigError(f"plugin {entry}: no such file, and no module of this name is installed")
 
 
-def import_plugins(entries, where: str = "plugins", relative_to=".", copies: Path | None = None) -> tuple[list[Plugin], list[str]]:
+def import_plugins(entries, where: str = "plugins", relative_to=".",
+                   copies: Path | None = None) -> tuple[list[Plugin], list[str]]:
     """Imports what a recipe's list names: each that can be.
 
     Args:

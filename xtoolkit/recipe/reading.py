@@ -12,7 +12,8 @@ from xtoolkit.recipe.recipe import Purpose, Recipe
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, fits
 
 
-def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose = "train") -> Recipe:
+def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose = "train",
+         library: str | None = None) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
@@ -20,11 +21,12 @@ def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose =
         overrides: ``key.path=value`` texts.
         missing_files: also report data, weights and tokenizers that are not there (off for the plan, which needs none).
         purpose: which files must be there: see ``checked``.
+        library: see ``config.load``.
 
     Raises:
         ConfigError: every mistake of the file, one line each with file:line.
     """
-    return checked(config.load(path, overrides), os.path.dirname(os.path.abspath(path)), missing_files, purpose)
+    return checked(config.load(path, overrides, library), os.path.dirname(os.path.abspath(path)), missing_files, purpose)
 
 
 def checked(source: Config, folder: str, missing_files: bool = True, purpose: Purpose = "train",

@@ -1,10 +1,7 @@
-"""Figures, the plain data that tasks and datasets give of samples, as templates draw them.
-
-A figure is {"title", "text", "items"}, an item {"image", "caption", "note", "right", "apart", "mask", "boxes", "words"}; every
-key is optional (``Task.figures`` says what each means).
-"""
+"""Figures, the plain data that tasks and datasets give of samples (``Task.figures``), as templates draw them."""
 
 import math
+from dataclasses import dataclass, field, replace
 
 from xtoolkit.engine.figures import SIDE, jpeg
 
@@ -13,40 +10,54 @@ COLOURS = 8
 LOOKS = ("true", "predicted")
 
 
-def drawn(figure: dict, side: int = SIDE) -> dict:
-    """A figure for the templates.
+@dataclass(frozen=True)
+class Item:
+    """One thing that a figure shows; see ``Task.figures``. ``image`` is a picture: base64, (3, H, W) uint8 or PIL's."""
 
-    Args:
-        side: pixels a side of a picture at most, where it is not a JPEG yet.
-
-    Returns:
-        ``title``, ``text``; ``items``; ``kinds`` {kind of box: class of its line}.
-    """
-    items = figure.get("items", ())
-    named = dict.fromkeys(box["kind"] for item in items for box in item.get("boxes", ()))
-    others = [kind for kind in named if kind not in LOOKS]
-    kinds = {kind: kind if kind in LOOKS else f"c{others.index(kind) % COLOURS}" for kind in named}
-    return {"title": figure.get("title", ""), "text": figure.get("text", ""), "kinds": kinds,
-            "items": [_item(item, kinds, side) for item in items]}
+    image: object = None
+    caption: str = ""
+    note: str = ""
+    right: bool = False
+    apart: bool = False
+    mask: list = field(default_factory=list)
+    boxes: list = field(default_factory=list)
+    words: list = field(default_factory=list)
 
 
-def _item(item, kinds, side):
-    picture, tokens = item.get("image"), item.get("words")
-    return {"picture": None if picture is None else source(picture, side), "caption": item.get("caption", ""),
-            "note": item.get("note", ""), "right": item.get("right", False), "apart": item.get("apart", False),
-            "patches": patches(item.get("mask") or []), "words": None if tokens is None else words(tokens),
-            "tokens": tokens, "boxes": [box(one["box"], kinds[one["kind"]]) for one in item.get("boxes", ())]}
+@dataclass(frozen=True)
+class Figure:
+    """One figure. ``items`` may be empty where ``text`` says all."""
+
+    title: str = ""
+    text: str = ""
+    items: list = field(default_factory=list)
+
+    @classmethod
+    def read(cls, plain: dict) -> "Figure":
+        """A figure from plain data. Raises TypeError for a key that figures do not have."""
+        figure = cls(**plain)
+        return replace(figure, items=[Item(**item) for item in figure.items])
+
+    @property
+    def looks(self) -> dict[str, str]:
+        """{kind of box: class of its line}, in the order in which the kinds come."""
+        kinds = dict.fromkeys(box["kind"] for item in self.items for box in item.boxes)
+        others = [kind for kind in kinds if kind not in LOOKS]
+        return {kind: kind if kind in LOOKS else f"c{others.index(kind) % COLOURS}" for kind in kinds}
+
+    def __bool__(self) -> bool:
+        return bool(self.items or self.text)
 
 
 def source(picture, side: int = SIDE) -> str:
-    """A picture, in base64 as files have it or as ``jpeg`` takes it, in the page itself."""
+    """A picture in the page itself: base64 as it is, any other as a JPEG of at most ``side`` pixels a side."""
     return "data:image/jpeg;base64," + (picture if isinstance(picture, str) else jpeg(picture, side))
 
 
-def box(where, look: str) -> dict:
-    """A box cx, cy, w, h in [0, 1] as a rectangle from its upper left corner; ``look`` is the class of its line."""
-    cx, cy, w, h = where
-    return {"x": cx - w / 2, "y": cy - h / 2, "width": max(w, 0), "height": max(h, 0), "look": look}
+def rectangle(box) -> dict:
+    """A box cx, cy, w, h in [0, 1] from its upper left corner."""
+    cx, cy, w, h = box
+    return {"x": cx - w / 2, "y": cy - h / 2, "width": max(w, 0), "height": max(h, 0)}
 
 
 def patches(mask: list) -> list[dict]:
@@ -57,21 +68,19 @@ def patches(mask: list) -> list[dict]:
             for i, hidden in enumerate(mask) if hidden]
 
 
-def words(tokens: list) -> list[dict]:
-    """A text as the model reads it: ``text`` with the ``gap`` before it; of what is to be predicted the ``kind``, `hid` where a
-    mask hides it and `swap` where it can be read, and a ``note`` of what it was."""
+def reading(tokens: list) -> list[dict]:
+    """A text as the model reads it: each part ``shown`` with the ``gap`` before it; of what is to be predicted the ``kind``,
+    `hid` where a mask hides it and `swap` where it can be read, and a ``note`` of what it was."""
     spaced = any(read.startswith(" ") or was.startswith(" ") for read, _, was in tokens)
     parts = []
     for read, chosen, was in tokens:
-        gap = "" if spaced and not was.startswith(" ") or was.startswith("##") else " "
+        gap = "" if spaced and not was.startswith(" ") or was.startswith("##") or not parts else " "
         was, read = was.strip().removeprefix("##"), read.strip().removeprefix("##")
         if not chosen:
-            parts.append({"gap": gap, "text": read, "kind": None})
+            parts.append({"gap": gap, "shown": read, "kind": None})
         elif read:
             note = "left as it is, to be predicted all the same" if read == was else f"in the place of: {was}"
-            parts.append({"gap": gap, "text": read, "kind": "swap", "note": note})
+            parts.append({"gap": gap, "shown": read, "kind": "swap", "note": note})
         else:
-            parts.append({"gap": gap, "text": "x" * max(2, len(was)), "kind": "hid", "note": was})
-    if parts:
-        parts[0]["gap"] = ""
+            parts.append({"gap": gap, "shown": "x" * max(2, len(was)), "kind": "hid", "note": was})
     return parts

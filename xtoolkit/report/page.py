@@ -4,7 +4,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from xtoolkit.report.charts import Chart, Curve, layout, number
-from xtoolkit.report.figures import COLOURS, drawn
+from xtoolkit.report.figures import COLOURS, Figure
 from xtoolkit.report.record import Run, read_run
 from xtoolkit.report.rendering import render, write
 from xtoolkit.report.tables import result_tables
@@ -35,14 +35,14 @@ def write_report(output) -> Path:
         results=result_tables({name: one.table for name, one in run.evaluations.items()}),
         curves=_groups([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]),
         behind=_groups([("", _part_charts(run)), ("The run", _health_charts(run))]),
-        examples={name: (one.step, figures) for name, one in run.evaluations.items() if (figures := _drawn(one.figures))},
-        samples={stream: found for stream, figures in run.samples.items() if (found := _drawn(figures))},
+        examples={name: (one.step, figures) for name, one in run.evaluations.items() if (figures := _figures(one.figures))},
+        samples={stream: found for stream, figures in run.samples.items() if (found := _figures(figures))},
         text=run.text, stops=run.config.get("stop_gradient") or {}, version=_version(run),
         **_recipe(run), data=_data(run), environment=_environment(run)))
 
 
-def _drawn(figures):
-    return [one for figure in figures if (one := drawn(figure))["items"] or one["text"]]
+def _figures(figures) -> list[Figure]:
+    return [one for figure in figures if (one := Figure.read(figure))]
 
 
 # ---- the top of the page

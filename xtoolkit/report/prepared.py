@@ -8,7 +8,7 @@ from PIL import Image, UnidentifiedImageError
 
 from xtoolkit.prepare.stats import KINDS, MANY, WORDS
 from xtoolkit.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, label
-from xtoolkit.report.figures import COLOURS, source
+from xtoolkit.report.figures import Figure, Item
 from xtoolkit.report.rendering import render, write
 
 NAME = "summary.html"
@@ -26,7 +26,7 @@ def write_summary(folder) -> Path:
     """
     folder = Path(folder)
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("prepared-*.json"))]
-    return write(folder / NAME, render("prepared.html", name=folder.resolve().name, tiles=_tiles(runs),
+    return write(folder / NAME, render("prepared.html", side=SIDE, name=folder.resolve().name, tiles=_tiles(runs),
                                        runs=[_run(run, folder) for run in runs]))
 
 
@@ -58,7 +58,7 @@ def _run(run, folder) -> dict:
         "lost": [[f"{verb}: {kind}", f"{count:,}", case] for verb, kinds in (("left out", run["left_out"]),
                  ("changed", run["changed"])) for kind, (count, case) in kinds.items()],
         "samples": [drawn for _, shown in run["shown"] if (drawn := _sample(shown, folder))],
-        "texts": [shown["info"]["text"] for _, shown in run["shown"] if "text" in shown["info"]],
+        "infos": [shown["info"] for _, shown in run["shown"]],
         "charts": [_histogram(kind, {int(n): c for n, c in run["bins"][kind].items()})
                    for kind in KINDS if run["bins"].get(kind)]}
 
@@ -73,6 +73,7 @@ def _sample(shown, folder) -> dict | None:
             image = Image.open(io.BytesIO(shard.read(shown["bytes"])))
             image.draft("RGB", (2 * SIDE, 2 * SIDE))
             image = image.convert("RGB")
+            image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     except FileNotFoundError:
         return None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
@@ -81,11 +82,10 @@ def _sample(shown, folder) -> dict | None:
     texts: dict = {}  # of each box: regions of one place are drawn once
     for region in info.get("regions", ()):
         texts.setdefault(tuple(region["box"]), []).append(region["caption"])
-    boxes = [{"x": x / width, "y": y / height, "width": w / width, "height": h / height, "look": f"c{n % COLOURS}"}
+    boxes = [{"box": [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height], "kind": str(n)}
              for n, (x, y, w, h) in enumerate(texts)]
-    item = {"picture": source(image, SIDE), "patches": [], "boxes": boxes, "right": False, "apart": False}
-    return {"trouble": "", "item": item, "image_id": str(info["image_id"]), "captions": info.get("captions", ()),
-            "regions": [" · ".join(said) for said in texts.values()],
+    return {"trouble": "", "figure": Figure(items=[Item(image, boxes=boxes)]), "image_id": str(info["image_id"]),
+            "captions": info.get("captions", ()), "regions": [" · ".join(said) for said in texts.values()],
             "more": info.get("all", 0) - len(info.get("regions", ())),
             "place": f"{info['image_id']} · {width} x {height} · {shown['prefix']}"}
 

@@ -12,7 +12,8 @@ def result_tables(tables: dict) -> list[tuple[str, list, list]]:
         together.setdefault(tuple(heading), {})[name] = rows
     found = []
     for heading, named in together.items():
-        first = lambda name, cell: cell if len(named) == 1 else f"{cell}, {name}" if cell.startswith("floor") else f"{name} {cell}"
+        first = lambda name, cell: (cell if len(named) == 1 else f"{cell}, {name}" if cell.startswith("floor")
+                                    else f"{name} {cell}")
         rows = [[first(name, row[0]), *row[1:]] for name, rows in named.items() for row in rows]
         found.append((", ".join(named), list(heading), rows))
     return found

@@ -93,14 +93,15 @@ class BoxAccuracy(Task):
             normalized: cx, cy (centre), w, h in shares of the picture's width and height instead.
         """
         loss, pairs, found = loaded.model.losses[self.loss], loaded.pairs(images, texts), []
-        sides = loaded.model.sizes(self.FIELDS)
+        sizes = loaded.model.sizes(self.FIELDS)
+        side = sizes["image_size"] // sizes["patch_size"]
         with evaluating(loaded.model):
             for image, text, shown, sizes in pairs.batches(batch_size):
                 if sizes is None and not normalized:
                     raise ValueError("an ImageField does not say how large its pictures were: ask with normalized=True")
                 # A region stream that asks for boxes: each text with a box that is the whole of its picture.
                 whole = torch.tensor([0.5, 0.5, 1, 1], device=shown.device).expand(len(shown), 4)
-                patches = torch.ones(len(shown), (sides["image_size"] // sides["patch_size"]) ** 2, dtype=torch.bool, device=shown.device)
+                patches = torch.ones(len(shown), side * side, dtype=torch.bool, device=shown.device)
                 batch = Batch(text, image, RegionField(shown, whole, patches, patches[:, 0]))
                 box = loss.boxes(loaded.model.features(batch)[loss.feature]).float()
                 if not normalized:

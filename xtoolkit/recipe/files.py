@@ -1,0 +1,53 @@
+"""Files that a recipe names and that are not there: data, weights, the tokenizer."""
+
+from xtoolkit.recipe.folder import latest
+from xtoolkit.recipe.problems import Problems
+from xtoolkit.recipe.recipe import Purpose
+from xtoolkit.registry import ENCODER_REGISTRY
+
+
+class Files:
+    """What a purpose needs: see ``reading.checked``."""
+
+    def __init__(self, found: Problems, purpose: Purpose):
+        self.found, self.data, self.purpose = found, found.data, purpose
+
+    def check(self, encoders, idle, data_paths) -> bool:
+        """Reports what is missing, and returns whether anything is.
+
+        Args:
+            encoders: whose weights are needed.
+            idle: streams whose data are not.
+            data_paths: [(place, path)] of all data blocks.
+        """
+        from xtoolkit.data import paths
+        from xtoolkit.weights.hub import missing, missing_model
+
+        before = len(self.found.problems)
+        tokenizer = self.data.get("tokenizer")
+        if isinstance(tokenizer, str):
+            local = "://" in tokenizer
+            if problem := paths.problem(tokenizer) if local else missing(tokenizer, "tokenizer"):
+                self.found.say(("tokenizer",), problem)
+        starts, init = self._starts_from_init(), self.data.get("init")
+        path = init.get("path") if isinstance(init, dict) else init
+        if starts and isinstance(path, str) and (problem := missing_model(path)):
+            self.found.say(("init", "path") if isinstance(init, dict) else ("init",), problem)
+        for name in encoders if starts and not init else ():
+            block = self.data["encoders"][name]
+            if isinstance(block, dict) and isinstance(block.get("init"), str):
+                owner = ENCODER_REGISTRY.get(block["type"]).HUB if block.get("type") in ENCODER_REGISTRY else ""
+                if problem := missing(block["init"], f"encoders.{name}.init", owner):
+                    self.found.say(("encoders", name, "init"), problem)
+        for place, path in data_paths:
+            unread = self.purpose == "build" or place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
+            if not unread and (problem := paths.problem(path)):
+                self.found.say(place, problem)
+        return len(self.found.problems) > before
+
+    def _starts_from_init(self) -> bool:
+        """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""
+        if self.purpose != "resume":
+            return self.purpose in ("train", "build")
+        output = self.data["train"].get("output")
+        return not (isinstance(output, str) and latest(output))
