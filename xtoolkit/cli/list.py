@@ -6,10 +6,11 @@ import inspect
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.registry import (
-    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
+    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
 )
 
-KINDS = {"encoders": ENCODER_REGISTRY, "losses": LOSS_REGISTRY, "tasks": TASK_REGISTRY, "datasets": DATASET_REGISTRY}
+KINDS = {"encoders": ENCODER_REGISTRY, "losses": LOSS_REGISTRY, "tasks": TASK_REGISTRY, "datasets": DATASET_REGISTRY,
+         "hooks": HOOK_REGISTRY}
 
 
 def reads(kind: str, cls) -> str:
@@ -21,6 +22,10 @@ def reads(kind: str, cls) -> str:
         return f"inputs: {', '.join(named) or 'none'}{heads}"
     if kind == "datasets":
         return "gives: " + ", ".join(f"${f}" for f in sorted(cls.FIELDS))
+    if kind == "hooks":
+        from xtoolkit.hooks import Hook
+        moments = [name for name in vars(Hook) if callable(getattr(Hook, name)) and not name.startswith("_")]
+        return "called: " + ", ".join(name for name in moments if getattr(cls, name) is not getattr(Hook, name))
     keys = schema(cls)
     # A stand-in for every required name shows which keys are references.
     block = {k.name: f"<{k.name}>" if k.required else k.default for k in keys.values()}
