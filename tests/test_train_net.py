@@ -36,7 +36,7 @@ def run(*arguments):
 
 def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     output = tmp_path / "run"
-    assert run(*SMALL, f"train.output={output}", "train.steps=2") == 0
+    assert run(*SMALL, f"train.output={output}", "train.steps=2", "hooks.audit={type: GradientAudit, every: 2}") == 0
     out = capsys.readouterr().out
     assert "stop gradient: text -> fusion for bbp, imlm, itm" in out                     # the plan comes first
     assert "step 1/2" in out and "retrieval" in out and f"report: {output / 'report.html'}" in out
@@ -47,18 +47,33 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and next(iter(lines[0])) == "step"
     assert {"mlm", "mim", "itc", "itm", "imlm", "bbp", "region.bbp.giou", "pairs.itc.temperature"} <= lines[0].keys()
+    assert lines[1]["audit.vision.blocks.0.norm"] > 0 and "audit.bbp.zero" not in lines[0]
     assert {p.name for p in output.iterdir()} >= {"config.yaml", "environment.json", "tensorboard", "results.json", "report.html"}
+    samples = json.loads((output / "samples.json").read_text())
+    assert samples.keys() == {"text", "image", "pairs", "match", "region"} and samples["image"][0]["items"][0]["image"]
 
-    assert run(*SMALL, f"train.output={output}", "train.steps=2") == 2                   # an old folder is not written over
-    assert "--resume" in capsys.readouterr().err
-    assert run(*SMALL, f"train.output={output}", "train.steps=3", "--resume") == 0
-    assert "resumed from" in capsys.readouterr().out
+    assert run(*SMALL, f"train.output={output}", "train.steps=2", "train.seed=7") == 2    # an old folder is not written over
+    answer = capsys.readouterr()
+    assert "go on from its last checkpoint with --resume" in answer.err and answer.out == "", "answered after the plan"
+    assert run(*SMALL, f"train.output={output}", "train.steps=2", "train.seed=7", "--resume") == 2
+    answer = capsys.readouterr()
+    assert "train.seed: was 42, is 7" in answer.err and answer.out == ""
+    assert run(*SMALL, f"train.output={output}", "train.steps=4", "--resume") == 0
+    out = capsys.readouterr().out
+    assert "resumed from" in out and "train.steps was 2 and is 4, which bends the schedule" in out
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert run(*SMALL, f"train.output={output}", "train.steps=4", "--resume", "streams.text.data.path=sample://picturebook/text") == 0
+    out = capsys.readouterr().out
+    assert "is finished: all 4 steps are taken and evaluated" in out and "step 4/4" not in out
+    boxes = (output / "evaluations/boxes.json").read_bytes()
     # An evaluation reads the checkpoint and its own data: neither training data nor weights to start from.
     gone = ["streams.text.data.path=gone/*.jsonl", "streams.pairs.data.sources.coco.path=gone/*.tar", "encoders.vision.init=gone.pth"]
     assert run(*SMALL, f"train.output={output}", "--eval-only", "evaluate.boxes=null", *gone) == 0
-    assert set(json.loads((output / "results.json").read_text())["evaluations"]) == {"retrieval", "boxes"}  # kept
+    assert list(json.loads((output / "results.json").read_text())["evaluations"]) == ["boxes", "retrieval"]
+    assert (output / "evaluations/boxes.json").read_bytes() == boxes, "another evaluation's results were touched"
+    shown = json.loads((output / "evaluations/retrieval.json").read_text())
+    assert shown["step"] == 4 and any("image" in item for figure in shown["figures"] for item in figure["items"])
 
 
 def damaged(tmp_path, every):

@@ -1,13 +1,12 @@
 """What the report shows of evaluations and of training batches: figures as plain data, their pictures as JPEG in base64.
 
-A figure is ``{"title": str, "text": str, "items": [item]}``; an item has any of ``image``, ``caption``, ``note``,
-``right``, ``apart``, ``mask``, ``boxes`` and ``words``; every key is optional. Where a task or a dataset makes it,
-``image`` is a picture or an image id, which is looked up in the evaluation's data; in a file it is base64.
+A figure is ``{"title": str, "text": str, "items": [item]}``, every key optional; the keys of an item are those of ``Item``.
 """
 
 import base64
 import io
 import json
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +19,29 @@ from xtoolkit.hooks import Hook
 
 # Pixels a side of a picture at most, and its JPEG quality.
 SIDE, QUALITY = 192, 88
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a figure shows; see ``Task.figures``.
+
+    Attributes:
+        image: a picture: (3, H, W) uint8 or PIL's, or an image id, which is looked up in the evaluation's data; in a file
+            it is a JPEG in base64.
+    """
+
+    image: object = None
+    caption: str = ""
+    note: str = ""
+    right: bool = False
+    apart: bool = False
+    mask: list = field(default_factory=list)
+    boxes: list = field(default_factory=list)
+    words: list = field(default_factory=list)
+
+    def plain(self) -> dict:
+        """What it has, as JSON has it."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
 
 
 def record(task, result: dict, figures: list[dict]) -> dict:
@@ -46,23 +68,20 @@ def with_pictures(figures: list[dict], dataset=None, loader=()) -> list[dict]:
         dataset: ``pictures(batch)`` gives {image id: (3, H, W) uint8} of its own batches.
         loader: yields those; gone through no further than the pictures that are named are found, and not at all where
             none is.
+
+    Raises:
+        TypeError: a key that items do not have.
     """
-    items = [item for figure in figures if "items" in figure for item in figure["items"]]
-    named = {item["image"] for item in items if "image" in item and isinstance(item["image"], str)}
+    items = [[Item(**item) for item in figure["items"]] if "items" in figure else [] for figure in figures]
+    named = {item.image for several in items for item in several if isinstance(item.image, str)}
     found = find_pictures(dataset, loader, named) if named else {}
 
     def shown(item):
-        item = dict(item)
-        if "image" in item:
-            picture = item.pop("image")
-            if not isinstance(picture, str):
-                item["image"] = jpeg(picture)
-            elif picture in found:
-                item["image"] = found[picture]
-        return item
+        if item.image is None or isinstance(item.image, str):
+            return replace(item, image=found[item.image] if item.image in found else None).plain()
+        return replace(item, image=jpeg(item.image)).plain()
 
-    return [figure | {"items": [shown(item) for item in figure["items"]]} if "items" in figure else figure
-            for figure in figures]
+    return [figure | ({"items": [shown(item) for item in several]} if several else {}) for figure, several in zip(figures, items)]
 
 
 def find_pictures(dataset, loader, names: set) -> dict[str, str]:

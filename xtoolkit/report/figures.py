@@ -3,25 +3,11 @@
 import math
 from dataclasses import dataclass, field, replace
 
-from xtoolkit.engine.figures import SIDE, jpeg
+from xtoolkit.engine.figures import SIDE, Item, jpeg
 
 COLOURS = 8
 # Kinds of boxes that have a look of their own; each other kind takes the next colour of the palette.
 LOOKS = ("true", "predicted")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing that a figure shows; see ``Task.figures``. ``image`` is a picture: base64, (3, H, W) uint8 or PIL's."""
-
-    image: object = None
-    caption: str = ""
-    note: str = ""
-    right: bool = False
-    apart: bool = False
-    mask: list = field(default_factory=list)
-    boxes: list = field(default_factory=list)
-    words: list = field(default_factory=list)
 
 
 @dataclass(frozen=True)
