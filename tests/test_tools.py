@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_recipes_are_found_by_name_from_anywhere_a_file_comes_first(tmp_path, mo
     (tmp_path / "xfm").mkdir()
     (tmp_path / "xfm" / "tiny.yaml").touch()
     assert recipes.find("xfm/tiny.yaml") == "xfm/tiny.yaml"
+
+
+def test_the_commands_of_the_readme_are_commands_on_recipes_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "README.md").read_text()
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", page, re.S) for line in block.splitlines() if "xtoolkit " in line]
+    assert len(lines) >= 8
+    for line in lines:
+        command, *words = shlex.split(line[line.index("xtoolkit ") + len("xtoolkit "):], comments=True)
+        assert command in COMMANDS
+        if "--config" in words:
+            recipes.find(words[words.index("--config") + 1])
 
 
 def test_a_recipe_inherits_from_those_of_the_toolkit(tmp_path, monkeypatch):
