@@ -6,10 +6,11 @@ import inspect
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.registry import (
-    DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
+    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
 )
 
-KINDS = {"encoders": ENCODER_REGISTRY, "losses": LOSS_REGISTRY, "tasks": TASK_REGISTRY, "datasets": DATASET_REGISTRY}
+KINDS = {"encoders": ENCODER_REGISTRY, "losses": LOSS_REGISTRY, "tasks": TASK_REGISTRY, "datasets": DATASET_REGISTRY,
+         "hooks": HOOK_REGISTRY}
 
 
 def reads(kind: str, cls) -> str:
@@ -19,6 +20,10 @@ def reads(kind: str, cls) -> str:
         named = [s if required else f"{s} (optional)" for s, required in slots(cls).items()]
         heads = f"; heads: {', '.join(cls.HEADS)}" if cls.HEADS else ""
         return f"inputs: {', '.join(named) or 'none'}{heads}"
+    if kind == "hooks":
+        from xtoolkit.hooks import Hook
+        moments = [name for name, method in vars(Hook).items() if callable(method) and getattr(cls, name) is not method]
+        return "is called at " + ", ".join(moments)
     if kind == "datasets":
         return "gives: " + ", ".join(f"${f}" for f in sorted(cls.FIELDS))
     keys = schema(cls)
