@@ -169,6 +169,7 @@ def test_loading_a_model_runs_no_code_unless_it_is_trusted(tmp_path):
     for path in (tmp_path / "there").iterdir():
         path.unlink()
     trace.unlink()
+    assert xtoolkit.build(output / "config.yaml").recipe.plugins[0].path == output / "plugins" / "strange_plugin.py"
     xtoolkit.load(output)  # this process has imported the same content: nothing new would run
     code = ("import sys, xtoolkit\n"
             "try:\n    xtoolkit.load(sys.argv[1])\nexcept ValueError as error:\n    print(error)\n"

@@ -11,7 +11,7 @@ import pytest
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.main import COMMANDS
-from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {path.stem: path for path in sorted((ROOT / "tools").glob("*.py"))}
@@ -62,7 +62,7 @@ def test_a_reader_that_has_gone_is_no_traceback(line):
 def test_list_prints_every_component_with_its_keys(capsys):
     assert tool("list_components").main([]) == 0
     out = capsys.readouterr().out
-    for registry in (ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, DATASET_REGISTRY):
+    for registry in (ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, DATASET_REGISTRY, HOOK_REGISTRY):
         for name in registry.names():
             assert re.search(rf"^{name}: \S", out, re.M), f"{name} has no first docstring line"
     itm = out[out.index("\nITM: "):].split("\n\n")[0]

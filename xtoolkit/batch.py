@@ -31,7 +31,7 @@ def _map(fn, value):
 
 
 class Field:
-    """A frozen dataclass of tensors, lists and other fields: one named part of a batch, which encoders and losses read as ``$name``.
+    """One named part of a batch, which encoders and losses read as ``$name``: a frozen dataclass of tensors, lists and fields.
 
     Attributes:
         MARKS: {mark: method}: ``encoder@mark`` makes an encoder read what that method returns, without arguments.
@@ -46,8 +46,12 @@ class Field:
 
     @classmethod
     def collate(cls, values: list) -> "Field":
-        """The field of a batch from what the dataset's items hold of it, a row each: here numbers or arrays of one shape."""
-        return cls(torch.as_tensor(np.stack([np.asarray(value) for value in values])))
+        """The field of a batch from what the dataset's items hold of it, a row each: here numbers or arrays of one shape.
+
+        Floats become float32.
+        """
+        found = torch.as_tensor(np.stack([np.asarray(value) for value in values]))
+        return cls(found.float() if found.is_floating_point() else found)
 
     def map(self, fn) -> "Field":
         """The same field with ``fn`` applied to every tensor in it, nested fields included."""

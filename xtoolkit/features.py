@@ -52,8 +52,8 @@ class Encoded:
     Attributes:
         parts: tuple of (Source, (B,) int64 or None).
         mask: (B, 1 + N) bool, True = attend.
-        segments: {field: slice of the tokens} of an encoder that reads several: ``{"text": slice(0, L), "image": slice(L + 1, None)}``,
-            a token a text token, a token a patch, no summary. None: the encoder reads one field.
+        segments: {field: slice of the tokens} of an encoder that reads several, as ``{"text": slice(1, 1 + L), "image":
+            slice(1 + L, None)}``: a token a text token, a token a patch, no summary. None: the encoder reads one field.
     """
 
     parts: tuple
@@ -89,7 +89,8 @@ class Encoded:
         if self.segments is None:
             return self.tokens[:, alone]
         if field not in self.segments:
-            raise ValueError(f"this feature has no tokens of ${field}: it has those of {', '.join(f'${s}' for s in self.segments)}")
+            others = ", ".join(f"${name}" for name in self.segments)
+            raise ValueError(f"this feature has no tokens of ${field}: it has those of {others}")
         return self.tokens[:, self.segments[field]]
 
     @property
@@ -119,7 +120,7 @@ class Encoded:
         return Encoded(((summary, rows), (others, rows)), self.mask[rows])
 
     def subset(self, rows: Tensor, chosen: Tensor) -> "Encoded":
-        """Of each of the rows (R,) int64 the tokens that are ``chosen`` (R, N) bool, at least one a row; the summary is their mean."""
+        """Of each of the rows (R,) int64 the tokens that are ``chosen`` (R, N) bool, at least one; their mean as summary."""
         others = self.split()[1]
         weight = chosen.to(others.tokens.dtype)
         weight = weight / weight.sum(1, keepdim=True)
@@ -174,7 +175,7 @@ class Features:
         return value if need is None or need.grad else value.detach()
 
     def inputs(self, ref: str) -> dict:
-        """{slot: feature} that an encoder would read of the batch under a view, before any cut: rows to select from for ``run``."""
+        """{slot: feature} that an encoder would read of the batch, before any cut: rows to select from for ``run``."""
         self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
         return {slot: self._input(source, cut=False) for slot, source in self._node(ref).inputs}
 
@@ -183,7 +184,8 @@ class Features:
         need = self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
         name, marks = Ref.parse(ref).name, Ref.parse(ref).marks
         spec = self._graph.encoders[name]
-        slots = {slot: v.detach() if self._graph.is_cut(spec.inputs.get(slot), name, self._reader) else v for slot, v in slots.items()}
+        cut = lambda slot: self._graph.is_cut(spec.inputs.get(slot), name, self._reader)
+        slots = {slot: value.detach() if cut(slot) else value for slot, value in slots.items()}
         view = "+".join(mark for mark, field in self._graph.marks.items() if mark in marks) or None
         with self._watch((self._reader, ref)), _grad(need is None or need.grad):
             return self._encoders[spec.owner](view=view, **slots)

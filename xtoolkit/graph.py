@@ -204,30 +204,6 @@ class Graph:
         required = set().union(*(m for slot, m in missing.items() if slot not in spec.optional))
         return required if required or not all(missing.values()) else set().union(*missing.values())
 
-    def misread(self, ref: str, fields: frozenset) -> str | None:
-        """Why a reference cannot be read on a stream with ``fields``; None: it can."""
-        if missing := self.lacking(ref if ref.startswith("$") else Ref.parse(ref).name, fields):
-            return "which needs " + ", ".join(f"${f}" for f in sorted(missing))
-        if ref.startswith("$"):
-            return None
-        parsed, pooled = Ref.parse(ref), self.pooled(fields)
-        read = self.sources(ref)
-        for mark in sorted(parsed.marks):
-            owner = self.marks[mark]
-            if mark not in self.fields[owner].MARKS or owner not in read:
-                continue
-            if owner not in fields:
-                return f"whose mark `@{mark}` needs ${owner}"
-            if owner in pooled:
-                return f"but `@{mark}` is not defined where ${pooled[owner]} are parts of ${owner}"
-        for name in self.below([parsed.name]):
-            spec = self.encoders[name]
-            for source in spec.inputs.values():
-                if source[1:] in pooled and source.startswith("$") and spec.pools != source[1:]:
-                    return (f"but encoder `{name}` reads {source} and nothing can be pooled from it (it has no POOLS): "
-                            f"it cannot serve where ${pooled[source[1:]]} are parts of {source}")
-        return None
-
     def pooled(self, fields: frozenset) -> dict[str, str]:
         """{field: the field that describes parts of it} on a stream."""
         return {self.fields[f].POOLS: f for f in sorted(fields) if f in self.fields and self.fields[f].POOLS in fields}

@@ -34,16 +34,16 @@ class Model(nn.Module):
         self.encoders, self.losses = nn.ModuleDict(), nn.ModuleDict()
         for name in recipe.reached:
             spec = self.graph.encoders[name]
-            widths = {slot: self.encoder(source).width for slot, source in spec.inputs.items() if not source.startswith("$")}
+            widths = self._widths(name)
             if spec.owner == name:
                 self._seed(name)
                 self.encoders[name] = ENCODER_REGISTRY.build(
                     config["encoders"][name], where("encoders", name), widths=widths, modules=self.encoders)
             elif other := {s: w for s, w in widths.items() if w != self._widths(spec.owner).get(s, w)}:
-                raise ConfigError(f"{where('encoders', name)}: encoder `{name}` shares `{spec.owner}`, whose inputs have widths "
-                                  f"{self._widths(spec.owner)}; here they have {other}")
-        heads = {(self.graph.encoders[Ref.parse(n.ref).name].owner, n.head) for needs in recipe.needs.values() for n in needs if n.head}
-        for encoder, head in sorted(heads):
+                raise ConfigError(f"{where('encoders', name)}: encoder `{name}` shares `{spec.owner}`, whose inputs have "
+                                  f"widths {self._widths(spec.owner)}; here they have {other}")
+        wanted = [n for needs in recipe.needs.values() for n in needs if n.head]
+        for encoder, head in sorted({(self.graph.encoders[Ref.parse(n.ref).name].owner, n.head) for n in wanted}):
             self._seed(encoder, head)
             self.encoders[encoder].build_head(head)
         for name, needs in recipe.needs.items():
@@ -51,7 +51,8 @@ class Model(nn.Module):
             self.losses[name] = LOSS_REGISTRY.build(
                 config["losses"][name], where("losses", name),
                 widths={n.ref: self.encoder(Ref.parse(n.ref).name).width for n in needs if not n.ref.startswith("$")},
-                vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"), modules=self.encoders)
+                vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"),
+                modules=self.encoders)
         self._with_graph = {s: {p.node for p in recipe.passes(s) if p.graph} for s in recipe.streams}
 
     def _seed(self, *name) -> None:
@@ -64,7 +65,9 @@ class Model(nn.Module):
         return self.encoders[self.graph.encoders[name].owner]
 
     def _widths(self, name: str) -> dict[str, int]:
-        return {slot: self.encoder(s).width for slot, s in self.graph.encoders[name].inputs.items() if not s.startswith("$")}
+        """{slot: width of what it reads} of an encoder's inputs that are encoders."""
+        inputs = self.graph.encoders[name].inputs
+        return {slot: self.encoder(source).width for slot, source in inputs.items() if not source.startswith("$")}
 
     def _below(self, needs, attribute: str):
         """An attribute of the first encoder that has it, among those that ``needs`` are computed from; None without one."""
@@ -84,8 +87,8 @@ class Model(nn.Module):
                                   f"`{encoder}` expects {module.pad_id}: set its `pad_id: {tokenizer.pad}`")
 
     def sizes(self, fields=None) -> dict[str, int]:
-        """``image_size`` and ``patch_size`` in pixels a side, to which data is made: of the first encoder that has both and reads
-        one of ``fields`` itself (None: any); empty without one."""
+        """``image_size`` and ``patch_size`` in pixels a side, to which data is made: of the first encoder that has both and
+        reads one of ``fields`` itself (None: any); empty without one."""
         for name in self.recipe.reached:
             read = {s[1:] for s in self.graph.encoders[name].inputs.values() if s.startswith("$")}
             module = self.encoder(name)

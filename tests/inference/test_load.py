@@ -443,7 +443,8 @@ def test_a_tokenizer_of_another_model_is_refused(made, tmp_path):
      "feature: fusion@whole}`; it has: encode_image, encode_text, match, similarity, temperature"),
     (["losses.itm=null", "evaluate.retrieval.match=null"], "match",
      "no `match`: Retrieval gives it, where a recipe has a loss that matches, `losses.itm: "),
-    ([], "macth", "no `macth`; did you mean `match`?; it has: encode_image, encode_text, ground, match, "),
+    ([], "macth", "no `macth`; did you mean `match`?"),
+    ([], "caption", "no `caption`; choose from: encode_image, encode_text, ground, match, similarity, temperature"),
 ])
 def test_what_a_model_cannot_is_named_with_what_it_needs(made, without, method, said):
     loaded = Pretrained(Model(recipes.load(str(made.recipe), without)), xtoolkit.load(made.run).tokenizer)

@@ -11,7 +11,7 @@ from xtoolkit.batch import Batch, ImageField, TextField
 from xtoolkit.encoders.similarity import Similarity
 from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import EncoderSpec, Graph
-from xtoolkit.tasks import Retrieval
+from xtoolkit.tasks import Retrieval, Task
 from xtoolkit.tasks.comparing import sides
 from xtoolkit.tasks.ranking import below_scored, both_ways, chance
 
@@ -289,12 +289,26 @@ class Two:
         return every[0] + every[1]
 
 
+class Names(Task):
+    """Of the plain kind: keeps tensors and lists."""
+
+    def predict(self, f, batch):
+        return {"owner": batch["image_index"], "name": list(batch.image.image_id)}
+
+    def score(self, outputs):
+        return {"texts": float(len(outputs["owner"])), "owners": outputs["owner"].tolist()}
+
+    def examples(self, outputs):
+        return outputs["name"]
+
+
 def in_a_group(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     model, found = Model(), {}
     for k in (1, 3, 256):
         found[k] = Retrieval(match="itm", k=k).evaluate(model, Batches(batches()), Two())
+    found["names"] = Names().evaluate(model, Batches(batches()), Two())
     found["projected"] = sum(model.encoders["fusion"].projected)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -305,5 +319,6 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first.pop("projected") == 9 and second.pop("projected") == 9  # 3 times 3 pictures each: none twice
     assert first == second
+    assert first.pop("names") == Names().evaluate(Model(), Batches(batches()))
     for k, found in first.items():
         assert found == Retrieval(match="itm", k=k).evaluate(Model(), Batches(batches()))

@@ -51,7 +51,8 @@ def build(recipe, base="."):
     if not isinstance(recipe, (Mapping, str, os.PathLike)):
         raise TypeError(f"recipe: a {type(recipe).__name__} is none; give a mapping, the path of a YAML file, or its text")
     if isinstance(recipe, Mapping) or isinstance(recipe, str) and ("\n" in recipe or recipe.lstrip().startswith("{")):
-        source = config.read(recipe, os.fspath(base), str(folder()))
+        source, beside = config.read(recipe, os.fspath(base), str(folder())), os.fspath(base)
     else:
-        source = config.load(find(os.fspath(recipe)), library=str(folder()))
-    return Run(recipes.read(source, os.fspath(base)))
+        path = find(os.fspath(recipe))
+        source, beside = config.load(path, library=str(folder())), os.path.dirname(os.path.abspath(path))
+    return Run(recipes.read(source, os.fspath(base), beside))

@@ -13,16 +13,17 @@ class Encoder(nn.Module):
     A subclass takes its YAML keys in ``__init__`` (and, if it asks by name, ``widths: dict[slot, int]``), sets
     ``self.width``, and names its input slots as keyword arguments of ``forward``; a slot with a default is optional.
 
-    A slot that is wired to ``$field`` receives the field as ``Field.read`` gives it under the view's marks: of ``$text`` the ids are
-    already the masked ones under ``@mask_text``, of ``$image`` there is a ``patch_mask`` only under ``@mask_image``. A slot wired to
-    another encoder receives what that encoder returned. A slot with a default is left out on streams that cannot fill it.
+    A slot that is wired to ``$field`` receives the field as ``Field.read`` gives it under the view's marks: of ``$text`` the
+    ids are already the masked ones under ``@mask_text``, of ``$image`` there is a ``patch_mask`` only under ``@mask_image``.
+    A slot wired to another encoder receives what that encoder returned. A slot with a default is left out on streams that
+    cannot fill it.
 
     Attributes:
         width: channels of the output.
         patch_size, image_size: pixels a side of a patch and of a picture, where it reads pictures: data is made to them.
         vocab_size, pad_id: of the token ids that it reads, where it does: a tokenizer is held against them.
-        POOLS: name of a field that it reads whole where another describes parts of it (``"image"``, of which ``$region`` does): rows
-            for the parts are then pooled from its output. None: it cannot serve on such streams.
+        POOLS: name of a field that it reads whole where another describes parts of it (``"image"``, of which ``$region``
+            does): rows for the parts are then pooled from its output. None: it cannot serve on such streams.
         TRAINABLE: False if no gradient ever reaches through (a teacher).
         REFERS: keys whose value names another encoder; the constructor gets the built modules as ``modules[name]``.
         HUB: the organisation on the hub whose names ``init`` takes without a prefix; empty: none.

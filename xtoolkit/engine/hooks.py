@@ -4,6 +4,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 
 import torch
 
@@ -57,8 +58,10 @@ class Log(Hook):
         means = torch.stack([self._sums[n].float() / self._counts[n] for n in names]).cpu()
         streams = trainer.recipe.streams
         of_losses = {f"{s}.{loss}": loss for s, spec in streams.items() for loss in spec.losses}
-        # What every process surely has is averaged; the rest is this process's own.
-        shared = [i for i, n in enumerate(names) if n in of_losses]
+        # What every process has is averaged, parts of losses too; the rest is this process's own.
+        ranks = distributed.Ranks()
+        everyones = Counter(ranks.gather(names))
+        shared = [i for i, n in sorted(enumerate(names), key=lambda item: item[1]) if everyones[n] == ranks.world]
         means[shared] = distributed.mean(means[shared])
         values = dict(zip(names, means.tolist()))
         by_loss: dict[str, list] = {}

@@ -82,7 +82,7 @@ class Pretrained:
         needed = {cls.__name__: cls.ABILITIES[name] for cls in map(TASK_REGISTRY.get, TASK_REGISTRY.names())
                   if name in cls.ABILITIES}
         why = "".join(f": {task} gives it, where a recipe has {what}" for task, what in needed.items())
-        return f"{why or nearest(name, self.abilities)}; it has: {', '.join(self.abilities) or 'none'}"
+        return f"{why}; it has: {', '.join(self.abilities) or 'none'}" if why else nearest(name, self.abilities)
 
     # ---- what abilities read --------------------------------------------------------------------------------------------
     def pictures(self, given) -> Pictures:

@@ -1,4 +1,4 @@
-"""Every mistake of a configuration, found from signatures and wiring alone, each with file, line and the word that was meant."""
+"""Every mistake of a configuration, from signatures and wiring alone, each with file, line and the word that was meant."""
 
 from xtoolkit.graph import Need, Ref
 from xtoolkit.recipe.config import Config, unknown_keys
@@ -6,9 +6,10 @@ from xtoolkit.recipe.files import Files
 from xtoolkit.recipe.problems import Problems, filled
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems
-from xtoolkit.recipe.wiring import Wiring
+from xtoolkit.recipe.wiring import Wiring, misread
 from xtoolkit.registry import (
-    DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, not_numbers, schema, settled,
+    DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, not_numbers, schema,
+    settled,
 )
 
 TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "hooks",
@@ -30,7 +31,7 @@ class Checker:
     def __init__(self, config: Config, missing_files: bool, purpose: Purpose = "train", lacking: list[str] | None = None):
         self.config, self.data, self.where = config, config.data, config.where
         self.missing_files, self.purpose, self.found = missing_files, purpose, Problems(config, lacking)
-        self.wiring = Wiring(self.found)
+        self.wiring, self.say = Wiring(self.found), self.found.say
         self.data_paths: list = []  # (place, path) of every data block without mistakes
 
     def recipe(self) -> Recipe:
@@ -45,7 +46,7 @@ class Checker:
                 self._settings(key, kinds[key])
             raise ConfigError(self.found.problems)
         if not isinstance(self.data.get("tokenizer"), str):
-            self.found.problems.append(f"{self.where('tokenizer')}: missing key `tokenizer`: a hub name, a folder or sample://...")
+            self.say(("tokenizer",), "missing key `tokenizer`: a hub name, a folder or sample://...")
         graph = self.wiring.graph()
         needs = self.wiring.needs(graph)
         graph.cuts.update(self.wiring.cuts(graph, needs))
@@ -78,21 +79,21 @@ class Checker:
         for name, block in self.data["streams"].items():
             at = ("streams", name)
             if not isinstance(block, dict):
-                self.found.say(at, "a stream is a mapping with batch_size, losses and data")
+                self.say(at, "a stream is a mapping with batch_size, losses and data")
                 continue
             self.found.problems += unknown_keys(block, STREAM, lambda k: self.where(*at, k), f"stream `{name}`")
             size = block.get("batch_size")
             if not fits(size, int) or size < 1:
-                self.found.say(at + ("batch_size",), f"`batch_size` of stream `{name}` must be a whole number above 0, not {size!r}")
+                self.say(at + ("batch_size",), f"`batch_size` of stream `{name}` must be a whole number above 0, not {size!r}")
             active, weights = {}, block.get("losses") or {}
             if not isinstance(weights, dict):
-                self.found.say(at + ("losses",), "write `losses: {name: weight}`")
+                self.say(at + ("losses",), "write `losses: {name: weight}`")
                 continue
             for loss, weight in weights.items():
                 if loss not in self.data["losses"]:
-                    self.found.say(at + ("losses", loss), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                    self.say(at + ("losses", loss), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
                 elif not fits(weight, float) or weight < 0:
-                    self.found.say(at + ("losses", loss), f"the weight of `{loss}` must be a number of at least 0, not {weight!r}")
+                    self.say(at + ("losses", loss), f"the weight of `{loss}` must be a number of at least 0, not {weight!r}")
                 elif weight:
                     active[loss] = weight
             wanted = [n for loss in active for n in needs.get(loss, [])]
@@ -111,21 +112,21 @@ class Checker:
         """Whether the stream has the fields that its losses read, and what their marks need."""
         for loss, wanted in needs.items():
             for need in wanted:
-                if why := graph.misread(need.ref, stream.fields):
-                    self.found.say(("streams", stream.name, "losses", loss), f"loss `{loss}` reads {need.ref}, {why}; "
-                              f"stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
+                if why := misread(graph, need.ref, stream.fields):
+                    self.say(("streams", stream.name, "losses", loss), f"loss `{loss}` reads {need.ref}, {why}; "
+                             f"stream `{stream.name}` ({cls.__name__}) has only $" + ", $".join(sorted(stream.fields)))
                     break
 
     def _dataset(self, block, at, what, views=frozenset()):
         """The class of a data block, after reporting its mistakes; None if it has no usable class."""
         if not isinstance(block, dict):
-            self.found.say(at, f"{what} needs a `data` block with a `type`")
+            self.say(at, f"{what} needs a `data` block with a `type`")
             return None
         cls = self.found.block_class(DATASET_REGISTRY, block, *at)
         if cls is not None and at not in self.found.bad:
             mistakes = cls.check(block, views)
             for key, message in mistakes:
-                self.found.say(at + tuple(key.split(".")), message)
+                self.say(at + tuple(key.split(".")), message)
             if not mistakes:
                 self.data_paths += [(at + tuple(key.split(".")), path) for key, path in cls.paths(block)]
         return cls
@@ -141,31 +142,31 @@ class Checker:
             for key, what in (("every", " of steps"), ("batch_size", " of pictures")):
                 value = block.get(key)
                 if value is not None and (not fits(value, int) or value < 1):
-                    self.found.say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
+                    self.say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
             wanted = self.wiring.good(cls.needs(**filled(cls, block)), block, at, graph)
             marks = frozenset().union(*(Ref.parse(n.ref).marks for n in wanted))
             dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`", marks)
             if dataset is not None and not cls.FIELDS <= dataset.FIELDS.keys():
-                self.found.say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
+                self.say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
                           + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
             for need in wanted if dataset is not None else ():
-                if why := graph.misread(need.ref, frozenset(dataset.FIELDS)):
-                    self.found.say(at, f"evaluation `{name}` reads {need.ref}, {why}; its data ({dataset.__name__}) has only $"
-                              + ", $".join(sorted(dataset.FIELDS)))
+                if why := misread(graph, need.ref, frozenset(dataset.FIELDS)):
+                    self.say(at, f"evaluation `{name}` reads {need.ref}, {why}; its data ({dataset.__name__}) has only $"
+                             + ", $".join(sorted(dataset.FIELDS)))
             for key, method in cls.HEADS.items():
                 loss = block.get(key, schema(cls)[key].default)
                 if loss is None:
                     continue
                 if loss not in self.data["losses"]:
-                    self.found.say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
-                              f"evaluation (`evaluate.{name}: null`)")
+                    self.say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
+                             f"evaluation (`evaluate.{name}: null`)")
                 elif self.found.lacking:
                     continue  # what the loss is, or who trains it, may be a plugin's
                 elif method and not hasattr(self._loss_class(loss), method):
-                    self.found.say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
+                    self.say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
                 elif loss not in trained:
-                    self.found.say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
-                              f"train it, or remove this evaluation (`evaluate.{name}: null`)")
+                    self.say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
+                             f"train it, or remove this evaluation (`evaluate.{name}: null`)")
                 else:
                     wanted += needs.get(loss, [])
             found[name] = wanted
@@ -182,7 +183,7 @@ class Checker:
             self.found.block_class(HOOK_REGISTRY, block, "hooks", name)
             for kind in ("streams", "losses", "evaluate"):
                 if name in (self.data.get(kind) or {}):
-                    self.found.say(("hooks", name), f"`{name}` is already in `{kind}`; the log could not tell their numbers apart")
+                    self.say(("hooks", name), f"`{name}` is already in `{kind}`; the log could not tell their numbers apart")
 
     # ---- settings ----------------------------------------------------------------------------------------------------------
     def _settings(self, key, cls):
@@ -190,7 +191,7 @@ class Checker:
         if cls is Init and isinstance(block, str):
             block = {"path": block}
         elif not isinstance(block, dict):
-            self.found.say((key,), f"`{key}` must be a path, or a mapping of: {', '.join(schema(cls))}")
+            self.say((key,), f"`{key}` must be a path, or a mapping of: {', '.join(schema(cls))}")
             return None
         mistakes = check(cls, block, self.where(key), lambda *keys: self.where(key, *keys))
         self.found.problems += mistakes
@@ -202,12 +203,12 @@ class Checker:
     def _schedule(self, block):
         if block is not None:
             for path, message in schedule_problems(block, list(self.data["streams"])):
-                self.found.say(("schedule", *path), _named(path, message))
+                self.say(("schedule", *path), _named(path, message))
 
     def _rates(self, optim, train):
         names = self.data["encoders"], self.data["losses"]
         for path, message in optim_problems(optim, *names, train.steps if train else None) if optim else ():
-            self.found.say(("optim", *path), _named(path, message))
+            self.say(("optim", *path), _named(path, message))
 
 def _named(path, message: str) -> str:
     """A message that begins with what must be, with the key that it is about."""

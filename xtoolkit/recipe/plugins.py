@@ -14,6 +14,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.recipe.folder import PLUGINS
 from xtoolkit.registry import ConfigError
 
 BUILTIN = ("xtoolkit.encoders", "xtoolkit.losses", "xtoolkit.tasks", "xtoolkit.hooks", "xtoolkit.data", "xtoolkit.prepare.sample")
@@ -108,27 +109,32 @@ def find(entry: str, relative_to=".", copies: Path | None = None) -> Plugin:
 
     Args:
         entry: the path of a Python file or package, or an installed module.
-        relative_to: folder of the recipe; a path is relative to it, else to the working folder.
+        relative_to: folder of the recipe; a path is relative to it, else to the working folder; last, copies lie there.
         copies: a run's folder of plugins, where copies are looked for first.
 
     Raises:
         ConfigError: it is not there.
     """
     by_path = entry.endswith(".py") or "/" in entry
-    if copies is not None:
-        if by_path and (copies / Path(entry).name).exists():
-            return _plugin(entry, copies / Path(entry).name, Path(entry).stem, by_path=True)
-        if not by_path and (found := _unit(entry, [str(copies)])):
-            return _plugin(entry, found[1], found[0], copies)
+
+    def copied(folder: Path):
+        if by_path:
+            path = folder / Path(entry).name
+            return _plugin(entry, path, path.stem, by_path=True) if path.exists() else None
+        found = _unit(entry, [str(folder)])
+        return _plugin(entry, found[1], found[0], folder) if found else None
+
+    if copies is not None and (plugin := copied(copies)):
+        return plugin
     if path := next((p for p in (Path(relative_to, entry), Path(entry)) if p.exists()), None):
         if path.is_dir() and not (path / "__init__.py").is_file():
             raise ConfigError(f"plugin {entry}: {path} is a folder without __init__.py: name a file or a package")
         return _plugin(entry, path, path.stem, by_path=True)
-    if by_path:
-        raise ConfigError(f"plugin {entry}: no such file")
-    if found := _unit(entry):
+    if not by_path and (found := _unit(entry)):
         return _plugin(entry, found[1], found[0])
-    raise ConfigError(f"plugin {entry}: no such file, and no module of this name is installed")
+    if plugin := copied(Path(relative_to, PLUGINS)):  # the recipe is the `config.yaml` of a run
+        return plugin
+    raise ConfigError(f"plugin {entry}: no such file" + ("" if by_path else ", and no module of this name is installed"))
 
 
 def import_plugins(entries, where: str = "plugins", relative_to=".",

@@ -59,8 +59,11 @@ def named_plugins(source: Config) -> list[str]:
     return entries
 
 
-def read(source: Config, folder: str) -> Recipe:
+def read(source: Config, folder: str, beside: str) -> Recipe:
     """A recipe for ``build``: the paths in it are relative to ``folder``, its data need not be there yet.
+
+    Args:
+        beside: what its plugins are relative to: the folder of its file, if it is one.
 
     Raises:
         ConfigError: every mistake, one line each with its place.
@@ -75,7 +78,7 @@ def read(source: Config, folder: str) -> Recipe:
             block[key] = there(block[key])
     if isinstance(data.get("train"), dict) and isinstance(data["train"].get("output"), str):
         data["train"]["output"] = here(data["train"]["output"])
-    recipe = checked(source, folder, purpose="build")
+    recipe = checked(source, beside, purpose="build")
     for block in [*_values(data["streams"]), *recipe.evaluate.values()]:
         for key in dict(DATASET_REGISTRY.get(block["data"]["type"]).paths(block["data"])):
             *above, last = key.split(".")

@@ -82,7 +82,8 @@ class Recipe:
     def marks(self, needs: list[Need], fields: frozenset) -> frozenset:
         """The marks of ``fields`` under which something is read: they decide what a loader draws."""
         asked = frozenset().union(*(Ref.parse(n.ref).marks for n in needs))
-        return frozenset(m for m in asked if self.graph.marks[m] in fields and m in self.graph.fields[self.graph.marks[m]].MARKS)
+        owner = self.graph.marks
+        return frozenset(m for m in asked if owner[m] in fields and m in self.graph.fields[owner[m]].MARKS)
 
     def views(self, stream: str) -> frozenset:
         """The marks that the losses of a stream read."""

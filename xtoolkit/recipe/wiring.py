@@ -10,7 +10,7 @@ class Wiring:
     """The graph of a configuration, as far as it makes sense; what does not is reported."""
 
     def __init__(self, found: Problems):
-        self.found, self.data, self.where = found, found.data, found.where
+        self.found, self.data, self.where, self.say = found, found.data, found.where, found.say
 
     def graph(self) -> Graph:
         """The encoders with their inputs; mistakes are left out."""
@@ -31,12 +31,13 @@ class Wiring:
             shape = self._built(student) if student and not slots(cls) else cls  # a copy has the slots of what it copies
             known = slots(shape) if shape is not None else {}
             if not isinstance(inputs, dict):
-                self.found.say(("encoders", name), f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: {', '.join(known)}")
+                self.say(("encoders", name), f"encoder `{name}` needs `inputs: {{slot: source}}`; slots: "
+                         f"{', '.join(known)}")
                 continue
-            self._inputs(name, shape, inputs, known, fields)
-            good = {s: v for s, v in inputs.items() if isinstance(v, str) and (v[1:] in fields if v.startswith("$") else v in blocks)}
+            good = self._inputs(name, shape, inputs, known, fields)
             pools = cls.POOLS or (shape.POOLS if shape is not None else None)
-            specs[name] = EncoderSpec(name, good, owner, cls.TRAINABLE, frozenset(s for s, needed in known.items() if not needed), pools)
+            optional = frozenset(slot for slot, required in known.items() if not required)
+            specs[name] = EncoderSpec(name, good, owner, cls.TRAINABLE, optional, pools)
         self._cycles(specs)
         return Graph(specs, fields)
 
@@ -45,11 +46,12 @@ class Wiring:
         at, blocks = ("encoders", name), self.data["encoders"]
         if not isinstance(block, dict) or "shares" not in block:
             return self.found.block_class(ENCODER_REGISTRY, block, *at)
-        self.found.problems += unknown_keys(block, ("shares", "inputs"), lambda k: self.where(*at, k), f"`{name}`, which shares an encoder")
-        owner = block["shares"]
+        owner, known = block["shares"], ("shares", "inputs")
+        self.found.problems += unknown_keys(block, known, lambda k: self.where(*at, k), f"`{name}`, which shares an encoder")
         others = [n for n, b in blocks.items() if n != name and isinstance(b, dict) and "shares" not in b]
         if owner not in others:
-            self.found.say(at + ("shares",), f"`shares` must name an encoder with a `type` of its own, not `{owner}`{nearest(owner, others)}")
+            self.say(at + ("shares",), f"`shares` must name an encoder with a `type` of its own, not `{owner}`"
+                     f"{nearest(owner, others)}")
             return None
         return self._built(owner)
 
@@ -64,27 +66,30 @@ class Wiring:
         found = None
         for key in cls.REFERS:
             if isinstance(block.get(key), str) and block[key] not in self.data["encoders"]:
-                self.found.say(("encoders", name, key), f"`{key}` names unknown encoder `{block[key]}`"
-                          f"{nearest(block[key], self.data['encoders'])}")
+                self.say(("encoders", name, key), f"`{key}` names unknown encoder `{block[key]}`"
+                         f"{nearest(block[key], self.data['encoders'])}")
             elif found is None and isinstance(self.data["encoders"].get(block.get(key)), dict):
                 found = block[key]
         return found
 
     def _inputs(self, name, cls, inputs, known, fields):
-        """Reports wrong slots and sources of an encoder."""
-        blocks, kind = self.data["encoders"], cls.__name__ if cls is not None else "an encoder"
+        """The inputs that make sense; wrong slots and sources are reported."""
+        blocks, kind, good = self.data["encoders"], cls.__name__ if cls is not None else "an encoder", {}
         for slot, source in inputs.items():
             at = ("encoders", name, "inputs", slot)
             if slot not in known:
-                self.found.say(at, f"unknown slot `{slot}` of {kind}{nearest(slot, known)}")
+                self.say(at, f"unknown slot `{slot}` of {kind}{nearest(slot, known)}")
             if not isinstance(source, str):
-                self.found.say(at, f"a source is an encoder's name or $field, not {source!r}")
+                self.say(at, f"a source is an encoder's name or $field, not {source!r}")
             elif source.startswith("$") and source[1:] not in fields and not self.found.lacking:
-                self.found.say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
+                self.say(at, f"unknown field `{source}`{nearest(source[1:], fields)}")
             elif not source.startswith("$") and source not in blocks:
-                self.found.say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
+                self.say(at, f"unknown encoder `{source}`{nearest(source, blocks)}")
+            if isinstance(source, str) and (source in blocks or source.startswith("$") and source[1:] in fields):
+                good[slot] = source
         for slot in [s for s, required in known.items() if required and s not in inputs]:
-            self.found.say(("encoders", name), f"encoder `{name}` ({kind}) lacks the input `{slot}`")
+            self.say(("encoders", name), f"encoder `{name}` ({kind}) lacks the input `{slot}`")
+        return good
 
     def _names(self):
         """Names become attributes of the model and columns of the log, one list for both kinds."""
@@ -94,10 +99,10 @@ class Wiring:
         for kind in ("encoders", "losses"):
             for name in self.data[kind]:
                 if not name.isidentifier() or name in taken:
-                    self.found.say((kind, name), f"`{name}` cannot name a part of a model; take another word")
+                    self.say((kind, name), f"`{name}` cannot name a part of a model; take another word")
         for name in self.data["losses"]:
             if name in self.data["encoders"]:
-                self.found.say(("losses", name), f"`{name}` names an encoder already; rates and logs could not tell them apart")
+                self.say(("losses", name), f"`{name}` names an encoder already; rates and logs could not tell them apart")
 
     def _cycles(self, specs):
         for name in list(specs):
@@ -105,7 +110,7 @@ class Wiring:
             while todo:
                 for source in specs[todo.pop()].inputs.values():
                     if source == name:
-                        self.found.say(("encoders", name), f"encoder `{name}` reads itself, through its inputs")
+                        self.say(("encoders", name), f"encoder `{name}` reads itself, through its inputs")
                         specs[name].inputs.clear()
                         todo = []
                         break
@@ -121,8 +126,8 @@ class Wiring:
             cls = self.found.block_class(LOSS_REGISTRY, block, "losses", name)
             for key, view in cls.VIEWS.items() if cls is not None else ():
                 if isinstance(block.get(key), str) and view not in Ref.parse(block[key]).marks:
-                    self.found.say(("losses", name, key), f"`{key}` of {cls.__name__} must read a masked view: write "
-                              f"`{block[key]}{'+' if '@' in block[key] else '@'}{view}`")
+                    self.say(("losses", name, key), f"`{key}` of {cls.__name__} must read a masked view: write "
+                             f"`{block[key]}{'+' if '@' in block[key] else '@'}{view}`")
             if cls is not None and ("losses", name) not in self.found.bad:
                 needs[name] = self.good(cls.needs(**filled(cls, block)), block, ("losses", name), graph)
         return needs
@@ -139,17 +144,17 @@ class Wiring:
                 if need.ref[1:] in graph.fields:
                     kept.append(need)
                 elif not self.found.lacking:
-                    self.found.say(place, f"`{at[-1]}` reads unknown field `{need.ref}`{nearest(need.ref[1:], graph.fields)}")
+                    self.say(place, f"`{at[-1]}` reads unknown field `{need.ref}`{nearest(need.ref[1:], graph.fields)}")
             elif ref.name not in self.data["encoders"]:
-                self.found.say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
+                self.say(place, f"`{at[-1]}` reads unknown encoder `{ref.name}`{nearest(ref.name, self.data['encoders'])}")
             elif unknown and self.found.lacking:
                 continue
             elif unknown:
-                self.found.say(place, f"unknown view `@{unknown[0]}`{nearest(unknown[0], graph.marks)}")
+                self.say(place, f"unknown view `@{unknown[0]}`{nearest(unknown[0], graph.marks)}")
             elif ref.name in graph.encoders:
                 heads = self._built(graph.encoders[ref.name].owner).HEADS
                 if need.head and need.head not in heads:
-                    self.found.say(place, f"`{at[-1]}` needs the head `{need.head}`, which encoder `{ref.name}` does not have")
+                    self.say(place, f"`{at[-1]}` needs the head `{need.head}`, which encoder `{ref.name}` does not have")
                 else:
                     kept.append(need)
         return kept
@@ -161,20 +166,45 @@ class Wiring:
             at = ("stop_gradient", edge)
             source, arrow, reader = (p.strip() for p in edge.partition("->"))
             if not arrow or not isinstance(losses, list):
-                self.found.say(at, "write `source -> encoder: [losses]`")
+                self.say(at, "write `source -> encoder: [losses]`")
                 continue
             spec = graph.encoders.get(reader)
             edges = [f"{s} -> {e.name}" for e in graph.encoders.values() for s in e.inputs.values() if not s.startswith("$")]
             if spec is None or source not in spec.inputs.values():
                 if reader in self.data["encoders"] and spec is None:
                     continue  # the encoder's own mistake is reported
-                self.found.say(at, f"no edge `{source} -> {reader}`{nearest(f'{source} -> {reader}', edges)}")
+                self.say(at, f"no edge `{source} -> {reader}`{nearest(f'{source} -> {reader}', edges)}")
                 continue
             for loss in losses:
                 if loss not in self.data["losses"]:
-                    self.found.say(at, f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
+                    self.say(at, f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
                 elif loss in needs and needs[loss] and not any(reader in graph.below([Ref.parse(n.ref).name])
                                                                for n in needs[loss]):
-                    self.found.say(at, f"loss `{loss}` never passes `{edge}`: the cut would change nothing")
+                    self.say(at, f"loss `{loss}` never passes `{edge}`: the cut would change nothing")
             cuts[(source, reader)] = frozenset(losses)
         return cuts
+
+
+def misread(graph: Graph, ref: str, fields: frozenset) -> str | None:
+    """Why a reference cannot be read on a stream with ``fields``; None: it can."""
+    if missing := graph.lacking(ref if ref.startswith("$") else Ref.parse(ref).name, fields):
+        return "which needs " + ", ".join(f"${f}" for f in sorted(missing))
+    if ref.startswith("$"):
+        return None
+    parsed, pooled = Ref.parse(ref), graph.pooled(fields)
+    read = graph.sources(ref)
+    for mark in sorted(parsed.marks):
+        owner = graph.marks[mark]
+        if mark not in graph.fields[owner].MARKS or owner not in read:
+            continue
+        if owner not in fields:
+            return f"whose mark `@{mark}` needs ${owner}"
+        if owner in pooled:
+            return f"but `@{mark}` is not defined where ${pooled[owner]} are parts of ${owner}"
+    for name in graph.below([parsed.name]):
+        spec = graph.encoders[name]
+        for source in spec.inputs.values():
+            if source[1:] in pooled and source.startswith("$") and spec.pools != source[1:]:
+                return (f"but encoder `{name}` reads {source} and nothing can be pooled from it (it has no POOLS): "
+                        f"it cannot serve where ${pooled[source[1:]]} are parts of {source}")
+    return None

@@ -9,6 +9,7 @@ import torch
 
 from xtoolkit.engine.optim import build_optimizer, set_lr
 from xtoolkit.engine.trainer import autocast
+from xtoolkit.graph import Node, Ref
 from xtoolkit.model import Model
 from xtoolkit.plan import count, trained
 
@@ -47,8 +48,8 @@ class Passes:
     def __init__(self, marks):
         self._marks, self._open, self._closed = marks, [], []
 
-    def __call__(self, node, run):
-        self._open.append([node.encoder])
+    def __call__(self, key):
+        self._open.append([key.encoder if isinstance(key, Node) else Ref.parse(key[1]).name])
         return self
 
     def __enter__(self):
@@ -194,7 +195,7 @@ def _count(model, stream, batch, length):
         cut = {k: getattr(batch.text, k) for k in ("ids", "mask", "masked_ids") if getattr(batch.text, k) is not None}
         text = dataclasses.replace(batch.text, **{k: v[:, :1].expand(-1, length) for k, v in cut.items()})
         batch = batch.with_fields(text=text)
-    passes, heads = count(model, model.recipe, stream, batch, 1)
+    passes, heads, _ = count(model, model.recipe, stream, batch, 1)
     forward: dict[str, float] = {"": heads}
     for p in passes:
         name = p.name.partition("@")[0]
