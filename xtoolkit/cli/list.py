@@ -23,7 +23,7 @@ def reads(kind: str, cls) -> str:
     if kind == "hooks":
         from xtoolkit.hooks import Hook
         moments = [name for name, method in vars(Hook).items() if callable(method) and getattr(cls, name) is not method]
-        return "is called at " + ", ".join(moments)
+        return "defines: " + ", ".join(moments)
     if kind == "datasets":
         return "gives: " + ", ".join(f"${f}" for f in sorted(cls.FIELDS))
     if kind == "hooks":
