@@ -8,10 +8,12 @@ import pytest
 from xtoolkit.recipe.config import load
 from xtoolkit.data import paths
 from xtoolkit.recipe.plugins import import_components
-from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, check, schema
+from xtoolkit.registry import (
+    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, check, schema,
+)
 
 import_components()
-REGISTRIES = (ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, DATASET_REGISTRY)
+REGISTRIES = (ENCODER_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, DATASET_REGISTRY, HOOK_REGISTRY)
 COMPONENTS = [(registry, name) for registry in REGISTRIES for name in registry.names()
               if registry.get(name).__module__.startswith(("xtoolkit.", "plugins."))]
 

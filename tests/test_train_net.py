@@ -1,5 +1,6 @@
 """The tool end to end on the sample pack: trains, reports, resumes, survives bad data, answers mistakes."""
 
+import errno
 import io
 import json
 import tarfile
@@ -74,6 +75,33 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     assert (output / "evaluations/boxes.json").read_bytes() == boxes, "another evaluation's results were touched"
     shown = json.loads((output / "evaluations/retrieval.json").read_text())
     assert shown["step"] == 4 and any("image" in item for figure in shown["figures"] for item in figure["items"])
+
+
+def test_left_at_once_or_stopped_by_the_disk_says_what_is_there(tmp_path, capsys, monkeypatch):
+    from xtoolkit.cli import train
+
+    def fail(error):
+        def start(config, recipe, purpose):
+            raise error
+        monkeypatch.setattr(train, "_start", start)
+
+    output = tmp_path / "run"
+    arguments = [*SMALL, f"train.output={output}"]
+    fail(KeyboardInterrupt())
+    assert run(*arguments) == 130
+    assert capsys.readouterr().err == "left at once; no checkpoint was written\n"
+    checkpoint = output / "checkpoints" / "step_00000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / ".metadata").touch()
+    (checkpoint / "checkpoint.json").touch()
+    assert run(*arguments) == 130
+    assert capsys.readouterr().err == f"left at once; {checkpoint} is whole, go on with --resume\n"
+    fail(OSError(errno.EROFS, "Read-only file system", str(tmp_path / "home" / "index")))
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err == f"{TINY}: {tmp_path}/home/index: Read-only file system\n"
+    fail(OSError("not the system's own"))
+    with pytest.raises(OSError, match="not the system's own"):
+        run(*arguments)
 
 
 def damaged(tmp_path, every):

@@ -252,8 +252,11 @@ def test_openmp_is_told_to_share_before_torch_is_there_and_the_user_has_the_last
 
 
 def test_a_command_tells_openmp_before_it_imports_torch():
-    code = "import sys, xtoolkit.cli.main, xtoolkit.cli.train; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    code = ("import os, sys; from xtoolkit.cli.main import main; early = 'torch' not in sys.modules; main(['list', 'hooks'])\n"
+            "print(early, os.environ['GOMP_SPINCOUNT'])")
+    plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    said = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True)
+    assert said.stdout.splitlines()[-1] == "True 1000", said.stderr
 
 
 def test_hooks_are_closed_when_a_run_fails(tmp_path):

@@ -68,6 +68,16 @@ def test_a_hooks_state_is_in_the_checkpoint_and_comes_back(tmp_path):
     assert checkpoint.read_record(latest(tmp_path))["hooks"] == {}
 
 
+def test_a_state_that_json_cannot_hold_is_named(tmp_path):
+    class Wrong(Counter):
+        def state_dict(self):
+            return {"count": torch.zeros(1)}
+
+    with pytest.raises(TypeError, match=r"hook `counter` \(Wrong\): its state_dict must hold what JSON has: .*Tensor"):
+        train(tmp_path, Wrong(), steps=1)
+    assert latest(tmp_path) is None
+
+
 def test_a_hook_changes_no_number_of_the_run(tmp_path):
     with_one, without = train(tmp_path / "a", Counter(), audit()), train(tmp_path / "b")
     assert all(torch.equal(p, q) for p, q in zip(with_one.model.parameters(), without.model.parameters()))

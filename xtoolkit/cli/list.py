@@ -20,6 +20,10 @@ def reads(kind: str, cls) -> str:
         named = [s if required else f"{s} (optional)" for s, required in slots(cls).items()]
         heads = f"; heads: {', '.join(cls.HEADS)}" if cls.HEADS else ""
         return f"inputs: {', '.join(named) or 'none'}{heads}"
+    if kind == "hooks":
+        from xtoolkit.hooks import Hook
+        moments = [name for name, method in vars(Hook).items() if callable(method) and getattr(cls, name) is not method]
+        return "defines: " + ", ".join(moments)
     if kind == "datasets":
         return "gives: " + ", ".join(f"${f}" for f in sorted(cls.FIELDS))
     if kind == "hooks":

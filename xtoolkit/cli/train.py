@@ -7,7 +7,6 @@ import sys
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, recipe_parser
-from xtoolkit.engine import environment
 from xtoolkit.recipe.folder import CheckpointError, evaluated, latest
 
 
@@ -23,7 +22,6 @@ def main(argv=None) -> int:
 
 def start(config: str, overrides, purpose: str) -> int:
     """Reads a recipe, prints its plan and does what ``purpose`` says: train, resume or evaluate. Returns the exit code."""
-    environment.share_processors()  # before anything imports torch
     output = None
     try:
         recipe = recipes.read(config, overrides, purpose=purpose)

@@ -12,6 +12,7 @@ from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
 from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
 from xtoolkit.engine.schedule import Schedule
 from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
+from xtoolkit.hooks.base import state_of
 from xtoolkit.registry import ConfigError
 
 
@@ -224,7 +225,7 @@ class Trainer:
         if distributed.is_main():
             record = {"config": self.recipe.config, "versions": versions(), "git": git_hash(),
                       "data": self.data_manifest(), "seconds": self.seconds, "kernels": self.kernels,
-                      "hooks": {hook.name: hook.state_dict() for hook in self.hooks if hook.name is not None},
+                      "hooks": {hook.name: state_of(hook) for hook in self.hooks if hook.name is not None},
                       "counted": {name: loader.counted() for name, loader in self.loaders.items()}}
             checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
         distributed.barrier()

@@ -1,5 +1,7 @@
 """The base class of hooks: the moments of a run at which other code is called."""
 
+import json
+
 
 class Hook:
     """Something done around steps. Called on every process, in the order of the trainer's list.
@@ -43,3 +45,13 @@ class Hook:
 
     def load_state_dict(self, state: dict) -> None:
         """What ``state_dict`` returned, on every process, before ``before_train``; not called if nothing was kept."""
+
+
+def state_of(hook: Hook) -> dict:
+    """A hook's ``state_dict``. Raises TypeError for what a checkpoint's JSON cannot hold, by the hook's name."""
+    state = hook.state_dict()
+    try:
+        json.dumps(state)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"hook `{hook.name}` ({type(hook).__name__}): its state_dict must hold what JSON has: {error}") from error
+    return state
