@@ -38,8 +38,8 @@ class SigLIP(Loss):
         self.bias = nn.Parameter(torch.tensor([bias]))
 
     @classmethod
-    def needs(cls, *, sim: str, **block) -> list[Need]:
-        return [Need(sim)]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["sim"])]
 
     def forward(self, f: Features, batch: Batch) -> Tensor:
         logits = f[self.sim].local.float() + self.bias                       # (B, B), image by text

@@ -69,7 +69,7 @@ class {name}(Loss):
         super().__init__()
 
     @classmethod
-    def needs(cls, **block):
+    def needs(cls, block):
         return []
 """
 

@@ -148,7 +148,7 @@ class Strange(Loss):
         super().__init__()
 
     @classmethod
-    def needs(cls, **block):
+    def needs(cls, block):
         return [Need("text")]
 
     def forward(self, f, batch):

@@ -65,8 +65,8 @@ class ToyAnswer(Loss):
         self.words, self.out = nn.Embedding(vocab_size_of, width), nn.Linear(width, vocab_size_of)
 
     @classmethod
-    def needs(cls, fusion: str, answers: str, start: str) -> list[Need]:
-        return [Need(fusion), Need(answers)]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["fusion"]), Need(block["answers"])]
 
     def load_init(self) -> None:
         self.decoder.load_state_dict(self._start[0].state_dict())

@@ -31,7 +31,7 @@ def test_the_docstring_names_its_source_and_its_yaml_builds_it(name):
     for line in lines:
         block = yaml.safe_load(line)
         assert block["type"] == name
-        needs = cls.needs(**{k: v for k, v in block.items() if k != "type"})
+        needs = cls.needs(block)
         assert needs and all(isinstance(n, Need) for n in needs)
         LOSS_REGISTRY.build(block, "docstring", widths={n.ref: 16 for n in needs}, vocab_size_of=30, patch_size_of=4)
 

@@ -58,7 +58,7 @@ class Tiny:
         self.losses, self.needs = torch.nn.ModuleDict(), {}
         for name, block in (LOSSES | (losses or {})).items():
             keys = {k: v for k, v in block.items() if k != "type"}
-            self.needs[name] = LOSS_REGISTRY.get(block["type"]).needs(**keys)
+            self.needs[name] = LOSS_REGISTRY.get(block["type"]).needs(keys)
             widths = {n.ref: self.encoders[Ref.parse(n.ref).name].width
                       for n in self.needs[name] if not n.ref.startswith("$")}
             self.losses[name] = LOSS_REGISTRY.build(block, name, widths=widths, vocab_size_of=VOCAB,

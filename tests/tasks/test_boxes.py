@@ -115,7 +115,7 @@ def test_no_data_and_no_boxes_are_named():
 
 
 def test_what_it_reaches_is_declared():
-    assert BoxAccuracy.needs() == [] and BoxAccuracy.HEADS == {"loss": "boxes"}
+    assert BoxAccuracy.needs({}) == [] and BoxAccuracy.HEADS == {"loss": "boxes"}
     assert BoxAccuracy.suggest({}, {"one": nn.Linear, "two": Echo}) == {"type": "BoxAccuracy", "loss": "two"}
     assert BoxAccuracy.suggest({"sim": Echo}, {"one": nn.Linear}) is None
 

@@ -248,7 +248,7 @@ def test_an_encoder_with_the_wrong_sides_is_named():
 
 
 def test_what_it_reads_is_declared():
-    (need,) = Retrieval.needs(sim="alike", match="itm", k=3)
+    (need,) = Retrieval.needs({"sim": "alike", "match": "itm", "k": 3})
     assert need.ref == "alike" and not need.grad and Retrieval.HEADS == {"match": "match"}
 
 

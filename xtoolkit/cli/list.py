@@ -34,7 +34,7 @@ def reads(kind: str, cls) -> str:
     # A stand-in for every required name shows which keys are references.
     block = {k.name: f"<{k.name}>" if k.required else k.default for k in keys.values()}
     needs = []
-    for need in cls.needs(**block):
+    for need in cls.needs(block):
         extra = [] if need.grad else ["no gradient"]
         extra += [f"runs it on {need.runs:g}x the batch"] if need.runs else []
         extra += [f"its head {need.head}"] if need.head else []

@@ -22,7 +22,7 @@ class Loss(nn.Module):
     CONTRASTS = False
 
     @classmethod
-    def needs(cls, **block) -> list[Need]:
+    def needs(cls, block: dict) -> list[Need]:
         """What the loss reads, from its YAML block alone (defaults filled in): the plan is made before any weight exists."""
         raise TypeError(f"{cls.__name__} declares no needs")
 

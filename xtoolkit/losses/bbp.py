@@ -42,8 +42,8 @@ class BBP(Loss):
             nn.init.zeros_(self.head[3].bias)
 
     @classmethod
-    def needs(cls, feature: str, centred: bool = False) -> list[Need]:
-        return [Need(feature), Need("$region")]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["feature"]), Need("$region")]
 
     def boxes(self, fused: Encoded) -> Tensor:
         """(R, 4) predicted cx, cy, w, h in [0, 1], float32 or better."""

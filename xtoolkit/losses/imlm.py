@@ -44,8 +44,8 @@ class IMLM(Loss):
             nn.init.zeros_(layer.bias)
 
     @classmethod
-    def needs(cls, feature: str) -> list[Need]:
-        return [Need(feature)]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["feature"])]
 
     def forward(self, f, batch):
         hidden = masked_hidden(f[self.feature], batch.text)

@@ -36,8 +36,8 @@ class ITC(Loss):
         self.sim, self.ignore_same = sim, ignore_same
 
     @classmethod
-    def needs(cls, sim: str, ignore_same: bool = True) -> list[Need]:
-        return [Need(sim)]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["sim"])]
 
     def forward(self, f, batch):
         scores = f[self.sim]

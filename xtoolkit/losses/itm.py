@@ -45,8 +45,8 @@ class ITM(Loss):
         self.head = summary_head(widths[fusion], 2)
 
     @classmethod
-    def needs(cls, fusion: str, negatives: str, ignore_same: bool = True) -> list[Need]:
-        return [Need(fusion, runs=3), Need(negatives, grad=False)]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["fusion"], runs=3), Need(block["negatives"], grad=False)]
 
     def match(self, fused: Encoded) -> Tensor:
         """(K, 2) logits of fused pairs, float32 or better; retrieval re-ranks by column 1, the score of a match."""

@@ -53,8 +53,8 @@ class MIM(Loss):
                              f"{widths[target]}): the widths must be equal")
 
     @classmethod
-    def needs(cls, feature: str, target: str, summary: bool = True) -> list[Need]:
-        return [Need(feature), Need(target, grad=False)]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["feature"]), Need(block["target"], grad=False)]
 
     def forward(self, f, batch):
         encoded, mask, target = f[self.feature], batch.image.patch_mask, f[self.target]

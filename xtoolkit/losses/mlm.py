@@ -33,8 +33,8 @@ class MLM(Loss):
         self.feature, self.cross_entropy = feature, cross_entropy
 
     @classmethod
-    def needs(cls, feature: str) -> list[Need]:
-        return [Need(feature, head="lm_logits")]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["feature"], head="lm_logits")]
 
     def forward(self, f, batch):
         head = f.head(Ref.parse(self.feature).name, "lm_logits")

@@ -143,7 +143,7 @@ class Checker:
                 value = block.get(key)
                 if value is not None and (not fits(value, int) or value < 1):
                     self.say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
-            wanted = self.wiring.good(cls.needs(**filled(cls, block)), block, at, graph)
+            wanted = self.wiring.good(cls.needs(filled(cls, block)), block, at, graph)
             marks = frozenset().union(*(Ref.parse(n.ref).marks for n in wanted))
             dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`", marks)
             if dataset is not None and not cls.FIELDS <= dataset.FIELDS.keys():

@@ -129,7 +129,7 @@ class Wiring:
                     self.say(("losses", name, key), f"`{key}` of {cls.__name__} must read a masked view: write "
                              f"`{block[key]}{'+' if '@' in block[key] else '@'}{view}`")
             if cls is not None and ("losses", name) not in self.found.bad:
-                needs[name] = self.good(cls.needs(**filled(cls, block)), block, ("losses", name), graph)
+                needs[name] = self.good(cls.needs(filled(cls, block)), block, ("losses", name), graph)
         return needs
 
     def good(self, needs, block, at, graph) -> list[Need]:

@@ -48,7 +48,7 @@ class Task:
     ABILITIES: dict = {}
 
     @classmethod
-    def needs(cls, **block) -> list[Need]:
+    def needs(cls, block: dict) -> list[Need]:
         """What the task reads beside what its heads need, from its YAML block alone, defaults filled in."""
         return []
 

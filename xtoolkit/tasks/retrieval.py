@@ -57,8 +57,8 @@ class Retrieval(Task):
         self.sim, self.match, self.k, self.pairs_per_pass, self.tokenizer = sim, match, k, pairs_per_pass, tokenizer
 
     @classmethod
-    def needs(cls, *, sim: str, **block) -> list[Need]:
-        return [Need(sim, grad=False)]
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(block["sim"], grad=False)]
 
     @classmethod
     def suggest(cls, encoders: dict, losses: dict) -> dict | None:
