@@ -248,13 +248,6 @@ class Batch(Field):
 
     rows = size
 
-    @property
-    def device(self) -> torch.device:
-        """Where its tensors are."""
-        seen: list = []
-        next(iter(self.fields.values())).map(lambda tensor: (seen.append(tensor.device), tensor)[1])
-        return seen[0]
-
     def row_keys(self) -> Tensor:
         """(B, K) int64, a column for each field that says which rows are the same thing, but not for one that another pools."""
         fields, size = self.fields, self.size

@@ -153,7 +153,7 @@ class Features:
 
     def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None, share=None):
         self._graph, self._encoders, self.batch = graph, encoders, batch
-        self._needs, self._with_graph, self._observer, self._share = needs, with_graph, observer, share
+        self._needs, self._with_graph, self._observer, self._share = needs, with_graph, observer or contextlib.nullcontext, share
         self._fields = frozenset(batch.fields)
         self._memo, self.logged = {}, {}
         self._reader = None
@@ -170,25 +170,23 @@ class Features:
         """The feature (Encoded, or whatever the encoder returns), or the batch's field for ``$field``."""
         need = self._declared(f"`{ref}`", lambda n: n.ref == ref and not n.runs)
         if ref.startswith("$"):
-            return self._field(ref[1:])
-        value = self._evaluate(self._node(ref))
+            return self.batch[ref[1:]]
+        value = self._evaluate(self._graph.node(ref, self._reader, self._fields))
         return value if need is None or need.grad else value.detach()
 
     def inputs(self, ref: str) -> dict:
         """{slot: feature} that an encoder would read of the batch, before any cut: rows to select from for ``run``."""
         self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
-        return {slot: self._input(source, cut=False) for slot, source in self._node(ref).inputs}
+        node = self._graph.node(ref, self._reader, self._fields)
+        return {slot: self._input(source, cut=False) for slot, source in node.inputs}
 
     def run(self, ref: str, **slots):
         """A pass through an encoder on rows that the loss chose (ITM's negatives); this loss's cuts apply to its slots."""
         need = self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
-        name, marks = Ref.parse(ref).name, Ref.parse(ref).marks
-        spec = self._graph.encoders[name]
-        cut = lambda slot: self._graph.is_cut(spec.inputs.get(slot), name, self._reader)
-        slots = {slot: value.detach() if cut(slot) else value for slot, value in slots.items()}
-        view = "+".join(mark for mark, field in self._graph.marks.items() if mark in marks) or None
-        with self._watch((self._reader, ref)), _grad(need is None or need.grad):
-            return self._encoders[spec.owner](view=view, **slots)
+        owner, cut, view = self._graph.run(ref, self._reader)
+        slots = {slot: value.detach() if slot in cut else value for slot, value in slots.items()}
+        with self._observer((self._reader, ref)), _grad(need is None or need.grad):
+            return self._encoders[owner](view=view, **slots)
 
     def head(self, encoder: str, name: str = "lm_logits"):
         """An output layer that ``encoder`` owns, as a callable."""
@@ -212,14 +210,6 @@ class Features:
         self.logged[f"{self._reader}.{name}"] = tensor.detach()
 
     # ---- how it is computed -----------------------------------------------------------------------------------------------
-    def _node(self, ref):
-        return self._graph.node(ref, self._reader, self._fields)
-
-    def _field(self, name):
-        if name not in self.batch:
-            raise KeyError(f"`{self._reader}` reads ${name}, which this batch does not have")
-        return self.batch[name]
-
     def _declared(self, what, allows):
         """The Need that allows this access; None where nothing is declared for anyone (free reading)."""
         if self._needs is None:
@@ -233,7 +223,7 @@ class Features:
         if isinstance(source, Edge):
             value = self._evaluate(source.node)
             return value.detach() if cut else value
-        return self._field(source.name).read(source.marks)
+        return self.batch[source.name].read(source.marks)
 
     def _evaluate(self, node):
         if node not in self._memo:
@@ -244,17 +234,13 @@ class Features:
         graph = self._with_graph is None or node in self._with_graph
         # Without a graph, inputs are cut too: a view made under no_grad still says that it requires a gradient.
         inputs = {slot: self._input(s, getattr(s, "cut", False) or not graph) for slot, s in node.inputs}
-        with self._watch(node), _grad(graph):
+        with self._observer(node), _grad(graph):
             return self._encoders[node.encoder](view=node.view, **inputs)
 
     def _pool(self, node):
         full, (field, whole) = self._evaluate(node.base), node.pool
         with _grad(self._with_graph is None or node.base in self._with_graph):
-            return self._field(field).pool(full, whole)
-
-    def _watch(self, key):
-        return self._observer(key) if self._observer else contextlib.nullcontext()
-
+            return self.batch[field].pool(full, whole)
 
 def full_precision(tensor: Tensor):
     """A context without autocast on the tensor's device: for what must be computed in float32."""

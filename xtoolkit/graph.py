@@ -163,7 +163,7 @@ class Graph:
 
     def __init__(self, encoders: dict[str, EncoderSpec], fields: dict, cuts: dict[tuple[str, str], frozenset] | None = None):
         self.encoders, self.fields, self.cuts = encoders, fields, cuts or {}
-        self._node = lru_cache(maxsize=None)(self._resolve)
+        self._node, self.run = lru_cache(maxsize=None)(self._resolve), lru_cache(maxsize=None)(self._run)
 
     # ---- names ------------------------------------------------------------------------------------------------------
     @property
@@ -240,6 +240,13 @@ class Graph:
     def is_cut(self, source: str, encoder: str, reader: str | None) -> bool:
         """Whether the edge from a source is cut for a loss."""
         return reader in self.cuts.get((source, encoder), ())
+
+    def _run(self, ref: str, reader: str | None) -> tuple[str, frozenset, str | None]:
+        """For a pass on rows that ``reader`` chose: the module's owner, the slots that are cut, the view. Reads no field."""
+        parsed = Ref.parse(ref)
+        spec = self.encoders[parsed.name]
+        cut = frozenset(slot for slot, source in spec.inputs.items() if self.is_cut(source, parsed.name, reader))
+        return spec.owner, cut, "+".join(mark for mark in self.marks if mark in parsed.marks) or None
 
     def carries(self, node: Node) -> bool:
         """Whether a gradient that enters ``node`` reaches any parameter."""

@@ -12,7 +12,8 @@ from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.hooks import Checkpoint, JsonLines, Log, default_hooks
 from xtoolkit.recipe.settings import Optim, ScheduleBlock
-from xtoolkit.engine.trainer import NonFiniteError, Trainer
+from xtoolkit.engine.finite import NonFiniteError
+from xtoolkit.engine.trainer import Trainer
 from xtoolkit.registry import ConfigError
 
 

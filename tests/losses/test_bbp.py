@@ -48,5 +48,5 @@ def test_only_whole_pictures_is_exactly_zero_and_attached(model):
 
 
 def test_a_stream_without_boxes_is_refused(model):
-    with pytest.raises(KeyError, match=r"`bbp` reads \$region, which this batch does not have"):
+    with pytest.raises(KeyError, match=r"this batch has no \$region"):
         model.run(make_batch("pairs"), "bbp")

@@ -48,7 +48,8 @@ def _start(config, recipe, purpose):
     from xtoolkit.engine import distributed
     from xtoolkit.engine.run import Run, check_start
     from xtoolkit.engine.storage import StorageError
-    from xtoolkit.engine.trainer import NonFiniteError, Stopped
+    from xtoolkit.engine.finite import NonFiniteError
+    from xtoolkit.engine.trainer import Stopped
     from xtoolkit.plan import as_text, make_plan
     from xtoolkit.weights.files import WeightsError
     try:

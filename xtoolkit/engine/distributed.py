@@ -104,17 +104,15 @@ def total(values: torch.Tensor) -> torch.Tensor:
 
 def mean(values: torch.Tensor) -> torch.Tensor:
     """The mean over processes of a tensor of equal shape on each."""
-    return total(values) / world() if world() > 1 else values
+    return total(values) / world()
 
 
 def share(batches: list, part: int):
     """How much a part's mean counts for the mean over all parts and ranks, as a function of what it is a mean over.
 
-    None where this part is the whole step's. Counted on the host, where the batches are.
+    Counted on the host, where the batches are.
     """
     parts = len(batches) * world()
-    if parts == 1:
-        return None
 
     def of(count) -> float:
         counts = [float(count(batch)) for batch in batches]
@@ -133,8 +131,6 @@ def reduce_gradients(parameters: list) -> None:
     Args:
         parameters: the trainable ones, in the same order on all processes.
     """
-    if world() == 1:
-        return
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
     dist.all_reduce(used, dist.ReduceOp.MAX)
     for parameter, wanted in zip(parameters, used.tolist()):

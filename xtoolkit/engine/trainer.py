@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from xtoolkit.engine import checkpoint, distributed
+from xtoolkit.engine.finite import NonFiniteError, not_finite
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
 from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
@@ -14,10 +15,6 @@ from xtoolkit.engine.schedule import Schedule
 from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
 from xtoolkit.hooks.base import state_of
 from xtoolkit.registry import ConfigError
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient was NaN or infinite. The update was left out: weights and checkpoints are from before it."""
 
 
 class Stopped(Exception):
@@ -137,8 +134,9 @@ class Trainer:
         batches = [self.loaders[stream].at(visit, part) for part in range(parts)]
         for part, batch in enumerate(batches):
             torch.manual_seed(_seed(self.train.seed, step, stream, distributed.rank(), part))
+            share = distributed.share(batches, part) if parts * distributed.world() > 1 else None
             with autocast(self.device, self.train.precision):
-                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=distributed.share(batches, part))
+                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=share)
             total = sum(spec.losses[name] * value.float() for name, value in losses.items()) / parts
             total.backward()
             whole = whole + total.detach()
@@ -154,9 +152,10 @@ class Trainer:
 
     def _update(self, group, total, step):
         """Reduces, clips and applies the gradients of a group; nothing here waits for the device."""
-        distributed.reduce_gradients([p for _, p in self._named])
+        if distributed.world() > 1:
+            distributed.reduce_gradients([p for _, p in self._named])
+            total = distributed.mean(total)
         self._call("after_backward")
-        total = distributed.mean(total)
         used = [(name, p) for name, p in self._named if p.grad is not None]
         many = self.device.type == "cuda"
         norm = get_total_norm([p.grad for _, p in used], foreach=many)
@@ -201,19 +200,8 @@ class Trainer:
             NonFiniteError: naming the first step, stream and loss that did not.
         """
         entries, self._unchecked = self._unchecked, []
-        if not bool(self._failed):
-            return
-        bad = [(step, what, float(value)) for step, what, value in entries if not bool(torch.isfinite(value))]
-        step, what, value = bad[0] if bad else (self.done - 1, "another process's loss", float("nan"))
-        others = [w for s, w, _ in bad[1:] if s == step]
-        names = [name for name, p in self._named if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
-        last = latest(self.output)
-        raise NonFiniteError(
-            f"step {step + 1}, {what} is {value}" + (f"; not finite either: {', '.join(others)}" if others else "")
-            + (f"; first parameters with such gradients: {', '.join(names[:3])}" if names else "")
-            + ". The update was left out; "
-            + (f"the last checkpoint, {last}, is whole" if last else "no checkpoint was due yet")
-            + ". Lower `optim.lr`, lengthen `optim.warmup` or set `train.precision: fp32`")
+        if bool(self._failed):
+            raise not_finite(entries, self._named, self.done, self.output)
 
     def samples(self, stream: str) -> int:
         """Rows of a stream seen so far, over all ranks."""

@@ -86,8 +86,8 @@ class ITM(Loss):
 
     def illegal(self, batch: Batch) -> Tensor:
         """(B, B) bool, the pairs of rows that are no negatives of each other, a row and itself among them."""
-        own = torch.eye(batch.size, dtype=torch.bool, device=batch.device)
-        return own | batch.same_rows() if self.ignore_same else own
+        same = batch.same_rows()
+        return (same if self.ignore_same else torch.zeros_like(same)).fill_diagonal_(True)
 
 
 def _draw_one(weight: Tensor) -> Tensor:
