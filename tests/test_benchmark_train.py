@@ -111,12 +111,12 @@ def test_useful_gflops_are_the_plans_and_padding_is_free(tool):
     text = batch.text
     padded = type(text)(pad(text.ids, 1), pad(text.mask, False), text.key, pad(text.masked_ids, 1), text.masked_pos,
                         text.labels)
-    again = tool["step"].useful_gflops(shapes, "pairs", type(batch)(padded, batch.image))
+    again = tool["step"].useful_gflops(shapes, "pairs", batch.with_fields(text=padded))
     assert again[1] == gflops and again[2] == 12
     half = text.mask.clone()
     half[:2, 11] = False
     shorter = type(text)(text.ids, half, text.key, text.masked_ids, text.masked_pos, text.labels)
-    between = tool["step"].useful_gflops(shapes, "pairs", type(batch)(shorter, batch.image))
+    between = tool["step"].useful_gflops(shapes, "pairs", batch.with_fields(text=shorter))
     assert between[2] == 11.5 and between[1] < gflops
 
 

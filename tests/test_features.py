@@ -70,14 +70,14 @@ def pairs(rows=3):
     ids = torch.arange(rows * 2).reshape(rows, 2)
     text = TextField(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(rows), ids + 1, torch.tensor([0]), torch.tensor([1]))
     image = ImageField(torch.randn(rows, 3, 2, 2), torch.arange(rows), torch.rand(rows, 4) > 0.5, list(range(rows)))
-    return Batch(text, image)
+    return Batch(text=text, image=image)
 
 
 def regions():
     batch = pairs(3)
     box_patches = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
     region = RegionField(torch.tensor([0, 0, 2]), torch.rand(3, 4), box_patches, torch.ones(3, dtype=torch.bool), torch.arange(3))
-    return Batch(batch.text, batch.image, region)
+    return batch.with_fields(region=region)
 
 
 def test_a_feature_is_computed_once_whoever_reads_it(parts):
@@ -206,8 +206,8 @@ def test_same_rows():
     image = ImageField(torch.zeros(4, 3, 1, 1), torch.tensor([7, 8, 8, 9]), None, [7, 8, 8, 9])
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0, 3] = expected[3, 0] = expected[1, 2] = expected[2, 1] = True
-    assert torch.equal(Batch(text, image).same_rows(), expected)
+    assert torch.equal(Batch(text=text, image=image).same_rows(), expected)
     region = RegionField(torch.zeros(4, dtype=torch.long), torch.zeros(4, 4), torch.ones(4, 1, dtype=torch.bool),
                          torch.ones(4, dtype=torch.bool), torch.tensor([1, 2, 3, 4]))
     expected[1, 2] = expected[2, 1] = False  # other regions of one picture stay negatives
-    assert torch.equal(Batch(text, image, region).same_rows(), expected)
+    assert torch.equal(Batch(text=text, image=image, region=region).same_rows(), expected)

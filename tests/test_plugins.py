@@ -24,7 +24,7 @@ def batch(rows, same=()):
     for a, b in same:
         key[b] = key[a]
     ids = torch.zeros(rows, 2, dtype=torch.long)
-    return Batch(TextField(ids, ids == 0, torch.arange(rows)), ImageField(torch.zeros(rows, 3, 1, 1), key, None, list(range(rows))))
+    return Batch(text=TextField(ids, ids == 0, torch.arange(rows)), image=ImageField(torch.zeros(rows, 3, 1, 1), key, None, list(range(rows))))
 
 
 def build(**keys):

@@ -23,11 +23,7 @@ def stable_key(*parts) -> int:
 
 
 def _map(fn, value):
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, Field):
-        return value.map(fn)
-    return value
+    return fn(value) if isinstance(value, Tensor) else value.map(fn) if isinstance(value, Field) else value
 
 
 class Field:
@@ -74,9 +70,7 @@ class Field:
 
     def read(self, marks=()) -> "Field":
         """What an encoder reads of it under some of its marks."""
-        if not marks:
-            return self.clean()
-        value = self
+        value = self if marks else self.clean()
         for mark in marks:
             value = getattr(value, self.MARKS[mark])()
         return value
@@ -204,10 +198,8 @@ class Batch(Field):
     the same or None.
     """
 
-    def __init__(self, text: TextField | None = None, image: ImageField | None = None, region: RegionField | None = None,
-                 **others):
-        given = {"text": text, "image": image, "region": region, **others}
-        self._values = {name: value for name, value in given.items() if value is not None}
+    def __init__(self, **fields):
+        self._values = {name: value for name, value in fields.items() if value is not None}
 
     def __getitem__(self, name: str):
         if name not in self._values:

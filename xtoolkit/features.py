@@ -4,6 +4,7 @@ Shape letters: B rows, S source rows, I images, R regions, N patches, n tokens o
 """
 
 import contextlib
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,8 +21,7 @@ class Source:
     """
 
     def __init__(self, tokens: Tensor):
-        self.tokens = tokens
-        self._memo, self._detached = {}, None
+        self.tokens, self._memo = tokens, {}
 
     def memo(self, layer: nn.Module, make):
         """``make(tokens)``, computed once for this layer. A result without a graph never serves a pass with one."""
@@ -32,14 +32,10 @@ class Source:
 
     def detach(self) -> "Source":
         """This source behind a cut, always the same object, so that its keys and values are shared too."""
-        if not self.tokens.requires_grad:
-            return self
-        if self._detached is None:
-            self._detached = Source(self.tokens.detach())
-        return self._detached
+        return self.memo(_CUT, lambda tokens: Source(tokens.detach())) if self.tokens.requires_grad else self
 
 
-_SPLIT = nn.Identity()  # under which a source keeps its two halves
+_SPLIT, _CUT = nn.Identity(), nn.Identity()  # under which a source keeps its two halves, and itself behind a cut
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,7 @@ class Encoded:
     def pooled(self) -> Tensor:
         """(B, D), the summary: token 0."""
         source, index = self.parts[0]
-        summary = source.tokens[:, 0]
-        return summary if index is None else summary[index]
+        return source.tokens[:, 0] if index is None else source.tokens[:, 0][index]
 
     def segment(self, field: str, alone: slice = slice(None)) -> Tensor:
         """(B, n, D), the tokens of one field: those of ``segments``; without them the slice ``alone``.
@@ -86,12 +81,10 @@ class Encoded:
         Raises:
             ValueError: an encoder of several fields, none of them this one.
         """
-        if self.segments is None:
-            return self.tokens[:, alone]
-        if field not in self.segments:
-            others = ", ".join(f"${name}" for name in self.segments)
-            raise ValueError(f"this feature has no tokens of ${field}: it has those of {others}")
-        return self.tokens[:, self.segments[field]]
+        own = alone if self.segments is None else self.segments.get(field)
+        if own is None:
+            raise ValueError(f"this feature has no tokens of ${field}: it has those of ${', $'.join(self.segments)}")
+        return self.tokens[:, own]
 
     @property
     def width(self) -> int:
@@ -160,8 +153,7 @@ class Features:
 
     def bound(self, reader: str | None) -> "Features":
         """The same features as ``reader`` sees them. The memo and the log are shared."""
-        view = object.__new__(Features)
-        view.__dict__.update(self.__dict__)
+        view = copy.copy(self)
         view._reader = reader
         return view
 
@@ -214,9 +206,8 @@ class Features:
         """The Need that allows this access; None where nothing is declared for anyone (free reading)."""
         if self._needs is None:
             return None
-        for need in self._needs.get(self._reader, ()):
-            if allows(need):
-                return need
+        if declared := [need for need in self._needs.get(self._reader, ()) if allows(need)]:
+            return declared[0]
         raise KeyError(f"loss `{self._reader}` reads {what} but does not declare it: add it to what its needs() returns")
 
     def _input(self, source, cut):
@@ -259,9 +250,10 @@ def _grad(wanted: bool):
     if wanted or not torch.is_grad_enabled():
         yield
         return
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False))
-        yield
+    cached = torch.is_autocast_cache_enabled()
+    with torch.no_grad():
+        torch.set_autocast_cache_enabled(False)
+        try:
+            yield
+        finally:
+            torch.set_autocast_cache_enabled(cached)

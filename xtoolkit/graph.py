@@ -163,7 +163,7 @@ class Graph:
 
     def __init__(self, encoders: dict[str, EncoderSpec], fields: dict, cuts: dict[tuple[str, str], frozenset] | None = None):
         self.encoders, self.fields, self.cuts = encoders, fields, cuts or {}
-        self._node, self.run = lru_cache(maxsize=None)(self._resolve), lru_cache(maxsize=None)(self._run)
+        self.node, self.run = lru_cache(maxsize=None)(self._node), lru_cache(maxsize=None)(self._run)
 
     # ---- names ------------------------------------------------------------------------------------------------------
     @property
@@ -209,15 +209,13 @@ class Graph:
         return {self.fields[f].POOLS: f for f in sorted(fields) if f in self.fields and self.fields[f].POOLS in fields}
 
     # ---- passes -----------------------------------------------------------------------------------------------------
-    def node(self, ref, reader: str | None, fields: frozenset) -> Node:
+    def _node(self, ref: str | Ref, reader: str | None, fields: frozenset) -> Node:
         """The pass that ``ref`` means to ``reader`` (a loss, or None: nothing is cut) on a stream with ``fields``.
 
         Raises:
             KeyError: the stream lacks a field that it cannot do without.
         """
-        return self._node(Ref.parse(ref), reader, fields)
-
-    def _resolve(self, ref: Ref, reader, fields) -> Node:
+        ref = Ref.parse(ref)
         spec, inputs, pool, mark = self.encoders[ref.name], [], None, ""
         pooled = self.pooled(fields)
         for slot, source in spec.inputs.items():
@@ -233,7 +231,7 @@ class Graph:
                     mark = self.fields[pooled[name]].WHOLE
                     pool = (pooled[name], mark in ref.marks)
             else:
-                child = self._node(Ref(source, ref.marks), reader, fields)
+                child = self.node(Ref(source, ref.marks), reader, fields)
                 inputs.append((slot, Edge(child, self.is_cut(source, ref.name, reader) and self.carries(child))))
         return Node(spec.owner, tuple(inputs), pool, ref.name, mark if pool and pool[1] else "")
 

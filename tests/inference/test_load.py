@@ -217,7 +217,7 @@ def batch(loaded):
     from xtoolkit.batch import Batch
     from xtoolkit.data.text import text_field
     text = text_field([loaded.tokenizer.encode("a cat")], loaded.tokenizer.pad)
-    return Batch(text, ImageField(torch.zeros(1, 3, 48, 48)))
+    return Batch(text=text, image=ImageField(torch.zeros(1, 3, 48, 48)))
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Trainer:
         self.resume, self.resumed_from, self.resumed_steps = resume, None, None
         self.device = pick_device(self.train.device)
         distributed.join(self.device)
+        self.ranks = distributed.Ranks()
         check_folder(self.output, resume)
         self._check_batches()
         if self.train.threads is not None:
@@ -133,8 +134,8 @@ class Trainer:
         visit = self.schedule.visit(stream, step)
         batches = [self.loaders[stream].at(visit, part) for part in range(parts)]
         for part, batch in enumerate(batches):
-            torch.manual_seed(_seed(self.train.seed, step, stream, distributed.rank(), part))
-            share = distributed.share(batches, part) if parts * distributed.world() > 1 else None
+            torch.manual_seed(_seed(self.train.seed, step, stream, self.ranks.rank, part))
+            share = distributed.share(batches, part) if parts * self.ranks.world > 1 else None
             with autocast(self.device, self.train.precision):
                 losses = self.model(stream, batch.to(self.device, non_blocking=True), share=share)
             total = sum(spec.losses[name] * value.float() for name, value in losses.items()) / parts
@@ -152,7 +153,7 @@ class Trainer:
 
     def _update(self, group, total, step):
         """Reduces, clips and applies the gradients of a group; nothing here waits for the device."""
-        if distributed.world() > 1:
+        if self.ranks.world > 1:
             distributed.reduce_gradients([p for _, p in self._named])
             total = distributed.mean(total)
         self._call("after_backward")

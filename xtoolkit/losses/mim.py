@@ -60,8 +60,8 @@ class MIM(Loss):
         encoded, mask, target = f[self.feature], batch.image.patch_mask, f[self.target]
         patches = encoded.segment("image", AFTER_SUMMARY)
         if self.target == PIXELS:
-            loss = self.masked_mse(self.predictor(patches), patch_pixels(target.pixels, self.patch_size), mask)
-            return f.mean(loss, masked_patches)
+            wanted = patch_pixels(target.pixels, self.patch_size)
+            return f.mean(self.masked_mse(self.predictor(patches), wanted, mask), masked_patches)
         wanted = target.segment("image", AFTER_SUMMARY)
         f.log("target_std", wanted.flatten(0, 1).float().std(0, correction=0).mean())
         loss = f.mean(self.masked_mse(patches, wanted, mask), masked_patches)

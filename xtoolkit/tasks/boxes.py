@@ -102,7 +102,7 @@ class BoxAccuracy(Task):
                 # A region stream that asks for boxes: each text with a box that is the whole of its picture.
                 whole = torch.tensor([0.5, 0.5, 1, 1], device=shown.device).expand(len(shown), 4)
                 patches = torch.ones(len(shown), side * side, dtype=torch.bool, device=shown.device)
-                batch = Batch(text, image, RegionField(shown, whole, patches, patches[:, 0]))
+                batch = Batch(text=text, image=image, region=RegionField(shown, whole, patches, patches[:, 0]))
                 box = loss.boxes(loaded.model.features(batch)[loss.feature]).float()
                 if not normalized:
                     box = torch.cat([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], 1) * sizes.repeat(1, 2)

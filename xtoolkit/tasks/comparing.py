@@ -64,7 +64,7 @@ class Comparing:
         inputs = model.graph.encoders[loss.fusion].inputs
         with evaluating(model):
             for image, text, shown, _ in pairs.batches(batch_size):
-                f = model.features(Batch(text, image))
+                f = model.features(Batch(text=text, image=image))
                 fused = f.run(loss.fusion, **{image_slot: f[inputs[image_slot]].select(shown),
                                               text_slot: f[inputs[text_slot]]})
                 found.append(matched(loss, fused))
