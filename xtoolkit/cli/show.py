@@ -109,7 +109,7 @@ def picture_sizes(recipe) -> tuple[int, int] | tuple[None, None]:
     from xtoolkit.registry import ENCODER_REGISTRY, schema, settled
 
     for name in recipe.reached:
-        block = recipe.config["encoders"][name]
+        block = recipe.config["encoders"][recipe.graph.encoders[name].owner]
         cls = ENCODER_REGISTRY.get(block["type"])
         keys = {k.name: k.default for k in schema(cls).values()} | settled(cls, block, ENCODER_REGISTRY.beside)
         if "$image" in recipe.graph.encoders[name].inputs.values() and {"image_size", "patch_size"} <= keys.keys():

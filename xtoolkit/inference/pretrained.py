@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from xtoolkit.batch import ImageField
 from xtoolkit.data.process import TextProcessor
 from xtoolkit.data.datasets import Pairs as PairData
 from xtoolkit.data.text import Tokenizer
@@ -120,6 +121,6 @@ def _reading(recipe: Recipe) -> dict:
     found: dict = {}
     for cls, block in [*((DATASET_REGISTRY.get(block["type"]), block) for block in blocks), (PairData, {})]:
         keys = {key.name: key.default for key in schema(cls).values()} | settled(cls, block, DATASET_REGISTRY.beside)
-        if "mean" in keys:
+        if any(issubclass(kind, ImageField) for kind in cls.FIELDS.values()):
             found = {key: keys[key] for key in ("mean", "std", "clean", "max_tokens") if key in keys} | found
     return found
