@@ -14,7 +14,8 @@ import pytest
 from hostile import jpeg, tar, tiny_tokenizer
 from xtoolkit.data import index, limits
 from xtoolkit.prepare import coco, img2dataset, instances, text
-from xtoolkit.prepare.official import BadRecord, elements, picture
+from xtoolkit.prepare.official import BadRecord, picture
+from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Options
 from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadSample

@@ -22,7 +22,7 @@ GIVEN = frozenset({
     "widths",         # dict: slot (encoders) or feature reference (losses) -> width
     "vocab_size_of",  # int: vocabulary of the text encoder below the features that a loss reads
     "patch_size_of",  # int: patch size of the image encoder below them
-    "modules",        # dict: name -> built encoder or loss, for keys listed in a class's REFERS
+    "modules",        # dict: name -> built encoder, for one that copies another
 })
 # A class may name further ones in an attribute GIVEN, as datasets do: the tokenizer, the size of pictures, ...
 
@@ -113,7 +113,7 @@ class Registry(_Registry):
         cls = self.find(block["type"], where)
         if problems := not_numbers(block, lambda *keys: where) + check(cls, block, where, beside=self.beside):
             raise ConfigError(problems)
-        keys = settled(cls, block, self.beside)
+        keys = arguments(cls, block, self.beside)
         asked = inspect.signature(cls).parameters
         try:
             return cls(**keys, **{k: v for k, v in given.items() if k in asked})
@@ -156,7 +156,7 @@ def schema(cls) -> dict[str, Key]:
     return keys
 
 
-def settled(cls, block: dict, beside=frozenset()) -> dict:
+def arguments(cls, block: dict, beside=frozenset()) -> dict:
     """The arguments of a checked block: without the toolkit's own keys, and without nulls that mean "the default"."""
     keys = schema(cls)
     return {k: _argument(v, keys[k].type) for k, v in block.items()
@@ -169,7 +169,7 @@ def _argument(value, hint):
         return value
     if by_name(hint):
         return {name: _argument(one, kind) for name, one in value.items() if one is not None}
-    return kind(**settled(kind, value))
+    return kind(**arguments(kind, value))
 
 
 def check(cls, block: dict, where: str, place=None, beside=frozenset()) -> list[str]:
@@ -198,7 +198,7 @@ def _mistakes(cls, block: dict, path: tuple, where: str, place, owner: str) -> l
               if k.required and block.get(k.name) is None and not (k.name in block and fits(None, k.type))]
     if not found and hasattr(cls, "problems") and dataclasses.is_dataclass(cls) and not not_numbers(block, place):
         found = [f"{place(*path, key)}: `{'.'.join((*path, key))}` of {owner} {message}"
-                 for key, message in cls(**settled(cls, block)).problems()]
+                 for key, message in cls(**arguments(cls, block)).problems()]
     return found
 
 

@@ -170,3 +170,28 @@ def test_a_merged_type_replaces_a_wiring_and_widths_must_agree(tmp_path):
             "encoders.again={shares: both, inputs: {text: text, image: wide}}", "losses.mmim.feature=again@mask_text+mask_image")
     with pytest.raises(ConfigError, match="shares `both`, whose inputs have widths"):
         Model(recipe("three", *wide))
+
+
+def test_a_name_means_one_class_of_fields(tmp_path):
+    """A dataset may give a field of its own class under a known name, but not beside data that give the usual one."""
+    (tmp_path / "own.py").write_text('''
+from xtoolkit.batch import TextField
+from xtoolkit.data.synthetic import SyntheticText
+from xtoolkit.registry import DATASET_REGISTRY
+
+
+class Marked(TextField):
+    MARKS = TextField.MARKS | {"toy_mark": "masked"}
+
+
+@DATASET_REGISTRY.register
+class ToyMarked(SyntheticText):
+    FIELDS = {"text": Marked}
+''')
+    data = "streams.text.data={type: ToyMarked, tokens: 10, mask: {prob: 0.3, max: 4}}"
+    own = f"plugins=[{HERE / 'joint.py'}, {tmp_path / 'own.py'}]"
+    made = recipe("experts", own, data, "streams.pairs=null", "losses.itc=null", "losses.itm=null",
+                  "losses.mvlm=null", "losses.mvim=null")
+    assert type(batches(made, Model(made))["text"].text).__name__ == "Marked"
+    with pytest.raises(ConfigError, match="as TextField, other data of this recipe as Marked: a name means one class"):
+        recipe("experts", own, data)

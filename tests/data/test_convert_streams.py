@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from miniature import downloaded, genome, good, jpeg, karpathy, put, read, refer
 
-from xtoolkit.prepare import images, img2dataset, official, sample, text
+from xtoolkit.prepare import images, img2dataset, sample, streaming, text
 from xtoolkit.prepare.official import BadRecord
 from xtoolkit.prepare.writer import Options
 from xtoolkit.data.paths import resolve
@@ -113,13 +113,13 @@ def test_a_cut_gzip_is_named(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
 def test_json_is_read_through_a_window_of_any_size(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(official, "CHUNK", chunk)
+    monkeypatch.setattr(streaming, "CHUNK", chunk)
     records = [{"a": [1, 2.5e-3, -7], "é\"\\": "täxt \u2028 \U0001f600"}, [], 12345, "x]", True, {"b": [None]}]
     path = put(tmp_path / "x.json", json.dumps(records, indent=1).encode())
-    assert [r for _, r in official.elements(path)] == records
+    assert [r for _, r in streaming.elements(path)] == records
     path = put(tmp_path / "y.json", json.dumps({"info": {"images": 3}, "n": 12, "images": records}).encode())
-    assert [r for _, r in official.elements(path, "images")] == records
-    assert list(official.elements(put(tmp_path / "z.json", b" [ ] "))) == []
+    assert [r for _, r in streaming.elements(path, "images")] == records
+    assert list(streaming.elements(put(tmp_path / "z.json", b" [ ] "))) == []
 
 
 @pytest.mark.parametrize("data, key, said", [
@@ -137,7 +137,7 @@ def test_json_is_read_through_a_window_of_any_size(tmp_path, monkeypatch, chunk)
 def test_broken_json_is_placed(tmp_path, data, key, said):
     path = put(tmp_path / "x.json", data)
     with pytest.raises(BadRecord, match=said):
-        list(official.elements(path, key))
+        list(streaming.elements(path, key))
 
 
 @pytest.fixture

@@ -106,12 +106,12 @@ def open_dataset(recipe, stream: str):
 
 def picture_sizes(recipe) -> tuple[int, int] | tuple[None, None]:
     """(pixels a side, pixels a patch) of the encoder that reads ``$image``, from its block and its class's defaults."""
-    from xtoolkit.registry import ENCODER_REGISTRY, schema, settled
+    from xtoolkit.registry import ENCODER_REGISTRY, schema, arguments
 
     for name in recipe.reached:
         block = recipe.config["encoders"][recipe.graph.encoders[name].owner]
         cls = ENCODER_REGISTRY.get(block["type"])
-        keys = {k.name: k.default for k in schema(cls).values()} | settled(cls, block, ENCODER_REGISTRY.beside)
+        keys = {k.name: k.default for k in schema(cls).values()} | arguments(cls, block, ENCODER_REGISTRY.beside)
         if "$image" in recipe.graph.encoders[name].inputs.values() and {"image_size", "patch_size"} <= keys.keys():
             return keys["image_size"], keys["patch_size"]
     return None, None

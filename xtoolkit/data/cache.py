@@ -1,10 +1,8 @@
 """Keeps remote shards in a folder of bounded size: each fetched whole, once a machine, and its index with it.
 
-A shard is fetched whole, not sample by sample: servers are made for that, one connection is opened where a thousand
-would be, and a line that breaks costs the bytes that it lost. Samples can then be read at any place, by any process.
-
-fsspec's file caches do not serve: they have no lock between processes (every rank and worker would fetch), no limit of
-size, and no memory of what is dead; and a run that goes on exactly where it stopped needs the index of each shard beside it.
+A shard is fetched whole: servers are made for that, and a line that breaks costs the bytes that it lost. fsspec's file
+caches do not serve: no lock between processes (every rank and worker would fetch), no limit of size, no memory of what is
+dead; and a run that goes on exactly where it stopped needs the index of each shard beside it.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
 from xtoolkit.data import items, regions
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.errors import BadSample
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Picture, RegionAugment, Std, mirror, rand_augment
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, RegionAugment, Std, mirror, rand_augment
 from xtoolkit.data.masking import ImageMask, TextMask
 from xtoolkit.data.order import Order
 from xtoolkit.data.process import ImageProcessor, TextProcessor
@@ -132,7 +132,8 @@ class Pairs(Sharded):
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
                  path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
                  max_tokens: Length = 30, clean: bool = True, mask: TextMask | None = None,
-                 image_mask: ImageMask | None = None, augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 image_mask: ImageMask | None = None, augment: Augment | None = None, mean: Mean = CLIP_MEAN,
+                 std: Std = CLIP_STD):
         super().__init__(path, sources, shards, train)
         augment = (augment or Augment()) if train else None
         self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
@@ -216,7 +217,7 @@ class Regions(Sharded):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]
         bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        meta, picture = shards.meta(sample), Picture(_data(shards, sample), bad)
+        meta, picture = shards.meta(sample), LazyImage(_data(shards, sample), bad)
         name, whole = _name(shards, sample, meta), _captions(meta.get("captions") or meta.get("caption"))
         elements = _elements(meta)
         said = [caption for _, captions in elements for caption in captions] + whole
@@ -245,7 +246,7 @@ class Regions(Sharded):
         shown = self.images.item(self.images.normalize(image), name, rng)
         return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, told)
 
-    def _element(self, element, picture: Picture, name: str, bad, rng: random.Random):
+    def _element(self, element, picture: LazyImage, name: str, bad, rng: random.Random):
         """Text; box in pixels (left, top, right, bottom); the box as it was given, None for the whole picture."""
         given, captions = element
         pixels = (0.0, 0.0, float(picture.width), float(picture.height))
@@ -280,7 +281,7 @@ def _is_box(box) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 1e9 for v in box)
 
 
-def _biggest(meta: dict, drawn: list, picture: Picture) -> Tensor:
+def _biggest(meta: dict, drawn: list, picture: LazyImage) -> Tensor:
     """(4,) cx, cy, w, h of the biggest of all annotated boxes of a picture."""
     width, height, listed = picture.width, picture.height, meta.get("boxes")
     known = [regions.clip_box(b, width, height) for b in (listed if isinstance(listed, list) else []) if _is_box(b)]

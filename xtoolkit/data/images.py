@@ -66,7 +66,7 @@ class RegionAugment:
     randaugment: RandAugment | None = (2, 7)
 
 
-class Picture:
+class LazyImage:
     """A picture whose header is read and whose pixels are not: its size is known before it is decoded.
 
     Args:

@@ -77,9 +77,9 @@ def collate(items: list[Item], kinds: dict[str, type[Field]], train: bool = True
     texts = [text for item in items for text in item.texts]
     boxes = [box for item in items for box in item.boxes]
     owner = torch.tensor([i for i, item in enumerate(items) for _ in item.texts], dtype=torch.int64)
-    made: dict = {"text": _texts(texts)} if texts else {}
+    made: dict = {"text": _of(kinds["text"], _texts(texts))} if texts else {}
     if items[0].image is not None:
-        made["image"] = _pictures([item.image for item in items])
+        made["image"] = _of(kinds["image"], _pictures([item.image for item in items]))
         if texts and not boxes and not train:
             made["image_index"] = owner
     if boxes:
@@ -90,11 +90,16 @@ def collate(items: list[Item], kinds: dict[str, type[Field]], train: bool = True
         if name in kinds:
             values = [item.fields[name] for item in items]
             join = _texts if isinstance(first, Text) else _pictures if isinstance(first, Image) else kinds[name].collate
-            made[name] = join(values)
+            made[name] = _of(kinds[name], join(values))
         else:
             values = [item.fields[name] for item in items for _ in item.texts or (None,)]
             made[name] = torch.stack(values) if isinstance(first, Tensor) else values
     return Batch(**made)
+
+
+def _of(kind: type[Field], field: Field) -> Field:
+    """A field as the class that the dataset names, which may be one of its own with further marks."""
+    return field if type(field) is kind else kind(**vars(field))
 
 
 def _texts(texts: list[Text]) -> TextField:

@@ -14,7 +14,7 @@ from xtoolkit.data.errors import BadDataError, BadSample
 from xtoolkit.data.items import Item
 from xtoolkit.data.order import Slot, sample_rng
 from xtoolkit.registry import ConfigError
-from xtoolkit.data.tally import Tally
+from xtoolkit.data.counts import SampleCounts
 
 RESERVES = 50  # samples tried in the place of a bad one before the stream is given up
 
@@ -100,7 +100,7 @@ class _Visits(Dataset):
                 "lower accumulate or give the stream more pictures")
 
 
-class _Ahead:
+class _VisitSampler:
     """A sampler of (visit, part), from any visit on, without end."""
 
     def __init__(self, parts: int):
@@ -165,10 +165,10 @@ class Loader:
                              f"{parts} micro-batches")
         self.dataset = dataset
         self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts, contrasts)
-        self._tally = Tally(stream, dataset, max_bad, speaks=rank == 0)
+        self._tally = SampleCounts(stream, dataset, max_bad, speaks=rank == 0)
         dataset.give_up_dead()
         self._stream, self._parts, self._workers, self._pin = stream, parts, workers, pin
-        self._ahead, self._loader, self._running, self._next = _Ahead(parts), None, None, None
+        self._ahead, self._loader, self._running, self._next = _VisitSampler(parts), None, None, None
         self.wait_s = 0.0
 
     def at(self, visit: int, part: int = 0) -> Batch:
@@ -270,7 +270,7 @@ class EvalLoader:
     def __init__(self, dataset: StreamDataset, batch_size: int, workers: int = 0, name: str = "evaluation",
                  max_bad: float = 0.01, pin: bool = False):
         self._made, self._workers, self._pin = _Pass(dataset, batch_size), workers, pin
-        self._fresh = functools.partial(Tally, name, dataset, max_bad)
+        self._fresh = functools.partial(SampleCounts, name, dataset, max_bad)
         self._tally = self._fresh()
 
     def __len__(self) -> int:

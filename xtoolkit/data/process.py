@@ -6,7 +6,7 @@ from torch import Tensor
 
 from xtoolkit.batch import stable_key
 from xtoolkit.data import items, limits
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Normalize, Picture, mirror, rand_augment, random_crop
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Normalize, LazyImage, mirror, rand_augment, random_crop
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
 from xtoolkit.data.text import Tokenizer, clean_caption, says_side
 from xtoolkit.registry import ConfigError
@@ -97,7 +97,7 @@ class ImageProcessor:
         Raises:
             BadSample: the bytes are no picture.
         """
-        picture, how = Picture(data, bad), self.augment
+        picture, how = LazyImage(data, bad), self.augment
         box = (0, 0, picture.width, picture.height)
         if how is not None and how.crop_scale is not None:
             box = random_crop(picture.width, picture.height, how.crop_scale, rng)

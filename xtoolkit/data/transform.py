@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Normalize, Picture
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Normalize, LazyImage
 
 
 class ImageTransform:
@@ -32,7 +32,7 @@ class ImageTransform:
         """(3, size, size) float32 of a picture; see ``open`` for what is one."""
         return self.pixels(self.open(picture))
 
-    def open(self, picture, name: str = "the picture") -> Picture:
+    def open(self, picture, name: str = "the picture") -> LazyImage:
         """A picture whose ``width`` and ``height`` are known.
 
         Args:
@@ -53,9 +53,9 @@ class ImageTransform:
         elif not isinstance(picture, Image.Image):
             raise TypeError(f"{name} is a {type(picture).__name__}; a picture is a path, a PIL image or a tensor "
                             "(3, H, W) (an array: PIL.Image.fromarray(array))")
-        return Picture(picture, lambda kind, detail: ValueError(f"{name}: {kind}: {detail}"))
+        return LazyImage(picture, lambda kind, detail: ValueError(f"{name}: {kind}: {detail}"))
 
-    def pixels(self, picture: Picture) -> Tensor:
+    def pixels(self, picture: LazyImage) -> Tensor:
         """(3, size, size) float32 of an open picture, once."""
         return self._normalize(picture.resized((0, 0, picture.width, picture.height), self.size))
 

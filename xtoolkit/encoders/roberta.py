@@ -39,7 +39,8 @@ class RoBERTa(Encoder):
         dropout: after embeddings, attention and feed-forward layers, and on attention weights.
         layer_norm_eps: of every LayerNorm.
         pad_id: the tokenizer's padding id; positions are counted from the ids that differ from it.
-        init_std: of embeddings and layers (the output layer keeps 0.02). 0.02 is made for 768 channels; narrow encoders start better with more.
+        init_std: of embeddings and layers (the output layer keeps 0.02). 0.02 is made for 768 channels; narrow encoders
+            start better with more.
         init: weights: a file or folder (safetensors, or torch), or a name on the Hugging Face hub. None: random.
 
     Source: RoBERTa (1907.11692); X-FM's released ``xroberta.py`` computes the same.

@@ -13,7 +13,7 @@ from xtoolkit.data.transform import ImageTransform
 from xtoolkit.inference.inputs import Pairs, Pictures, Sentences
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
-from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, nearest, schema, settled
+from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, nearest, schema, arguments
 
 
 class Pretrained:
@@ -120,7 +120,7 @@ def _reading(recipe: Recipe) -> dict:
     blocks = [block["data"] for block in recipe.evaluate.values()] + [s.data for s in recipe.streams.values()]
     found: dict = {}
     for cls, block in [*((DATASET_REGISTRY.get(block["type"]), block) for block in blocks), (PairData, {})]:
-        keys = {key.name: key.default for key in schema(cls).values()} | settled(cls, block, DATASET_REGISTRY.beside)
+        keys = {key.name: key.default for key in schema(cls).values()} | arguments(cls, block, DATASET_REGISTRY.beside)
         if any(issubclass(kind, ImageField) for kind in cls.FIELDS.values()):
             found = {key: keys[key] for key in ("mean", "std", "clean", "max_tokens") if key in keys} | found
     return found

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadRecord, Report, below, clean, elements, field
+from xtoolkit.prepare.official import BadRecord, Report, below, clean, field
 from xtoolkit.prepare.run import write_pictures
+from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.prepare.official import BadRecord, Report, below, clean, elements, field, fit, is_box
+from xtoolkit.prepare.official import BadRecord, Report, below, clean, field, fit, is_box
 from xtoolkit.prepare.run import write_pictures
+from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
 
 

@@ -3,8 +3,9 @@
 import pickle
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, elements, field, fit
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, field, fit
 from xtoolkit.prepare.run import write_pictures
+from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
 
 

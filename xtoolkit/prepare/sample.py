@@ -13,8 +13,8 @@ from xtoolkit.registry import nearest
 
 FORMAT = 1  # raise it where what the converters write changes: older prepared files are then made anew
 SCHEME = "sample://"
-PARTS = ("pairs", "pairs-val", "pairs-test", "regions", "refcoco+-val", "refcoco+-testA", "refcoco+-testB", "images", "web", "text",
-         "text-val", "tokenizer")
+PARTS = ("pairs", "pairs-val", "pairs-test", "regions", "refcoco+-val", "refcoco+-testA", "refcoco+-testB", "images",
+         "web", "text", "text-val", "tokenizer")
 ALIASES = {"images": ("pairs", "web")}  # the image-only stream reads pictures and leaves their captions
 
 

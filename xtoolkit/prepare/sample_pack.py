@@ -65,7 +65,7 @@ def _read(name: str) -> bytes:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{FOLDER / name}: not in this copy of xtoolkit; in a checkout `git checkout -- "
-            f"xtoolkit/prepare/pack` brings it back, `python -m projects.picturebook.build` builds it"
+            f"xtoolkit/prepare/pack` brings it back"
         ) from None
 
 

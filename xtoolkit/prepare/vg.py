@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadRecord, Report, clean, elements, field, fit, join
+from xtoolkit.prepare.official import BadRecord, Report, clean, field, fit
 from xtoolkit.prepare.run import write_pictures
+from xtoolkit.prepare.streaming import elements, join
 from xtoolkit.prepare.writer import Draft, Options
 
 

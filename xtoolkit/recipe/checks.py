@@ -9,7 +9,7 @@ from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, optim_pr
 from xtoolkit.recipe.wiring import Wiring, misread
 from xtoolkit.registry import (
     DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, not_numbers, schema,
-    settled,
+    arguments,
 )
 
 TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "hooks",
@@ -197,7 +197,7 @@ class Checker:
         self.found.problems += mistakes
         if mistakes or not_numbers(block, self.where):
             return None
-        values = settled(cls, block)
+        values = arguments(cls, block)
         return cls(**{k: tuple(v) if k == "betas" else v for k, v in values.items()})
 
     def _schedule(self, block):

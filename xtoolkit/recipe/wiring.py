@@ -18,7 +18,7 @@ class Wiring:
 
         blocks, specs = self.data["encoders"], {}
         self._names()
-        fields = {f: kind for name in DATASET_REGISTRY.names() for f, kind in DATASET_REGISTRY.get(name).FIELDS.items()}
+        fields = self._fields()
         for name, block in blocks.items():
             cls = self._encoder_class(name, block)
             if cls is None:
@@ -40,6 +40,22 @@ class Wiring:
             specs[name] = EncoderSpec(name, good, owner, cls.TRAINABLE, optional, pools)
         self._cycles(specs)
         return Graph(specs, fields)
+
+    def _fields(self) -> dict:
+        """{name: class} of every field that a dataset may give; those of the recipe's own data count, and must agree."""
+        fields = {f: kind for name in DATASET_REGISTRY.names() for f, kind in DATASET_REGISTRY.get(name).FIELDS.items()}
+        used: dict = {}
+        for kind, name in [(k, n) for k in ("streams", "evaluate") for n in self.data.get(k) or {}]:
+            block = self.data[kind][name]
+            data = block.get("data") if isinstance(block, dict) else None
+            dataset = data.get("type") if isinstance(data, dict) else None
+            if not isinstance(dataset, str) or dataset not in DATASET_REGISTRY:
+                continue  # reported where data are checked
+            for field, cls in DATASET_REGISTRY.get(dataset).FIELDS.items():
+                if used.setdefault(field, cls) is not cls:
+                    self.say((kind, name, "data", "type"), f"{dataset} gives ${field} as {cls.__name__}, other data of this "
+                             f"recipe as {used[field].__name__}: a name means one class of fields")
+        return fields | used
 
     def _encoder_class(self, name, block):
         """The class of an encoder's block, or of the one that it shares; None with the reason reported."""

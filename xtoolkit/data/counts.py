@@ -10,7 +10,7 @@ TRUNCATED = "truncated shard"
 LOG = logging.getLogger(__name__)
 
 
-class Tally:
+class SampleCounts:
     """Samples read and bad ones, by kind and by shard.
 
     A shard that is cut off counts as one bad sample of all there are. A dead one counts, whatever was drawn of it, with
