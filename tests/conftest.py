@@ -10,6 +10,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+pytest_plugins = ("shard_fixtures",)  # of data, and of what reads them
 
 
 @pytest.fixture(autouse=True)

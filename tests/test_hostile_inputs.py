@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hostile import Runs, jpeg, link, outsiders, tar
-from test_tools import tool
+from commands import tool
 from xtoolkit.recipe import config
 from xtoolkit.prepare import sample_pack
 from xtoolkit.prepare import coco, images, img2dataset, instances, refcoco

@@ -9,7 +9,7 @@ import torch
 from convert_recipes import tiny, write
 from release_names import BASE, release_state
 from safetensors.torch import load_file, save_file
-from test_tools import tool
+from commands import tool
 from test_xfm import DEAD
 
 from xtoolkit.batch import ImageField, TextField

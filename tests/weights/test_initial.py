@@ -5,7 +5,7 @@ import torch
 from convert_recipes import TINY, tiny, write
 from release_names import release_state
 from safetensors.torch import save_file
-from test_tools import tool
+from commands import tool
 
 from xtoolkit import recipe as recipes
 from xtoolkit.cli.releases import releases

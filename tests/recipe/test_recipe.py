@@ -13,7 +13,7 @@ from xtoolkit.plan import make_plan
 from xtoolkit.recipe.checks import FilesMissing
 from xtoolkit.registry import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "projects/xfm/base.yaml"
 TINY = ROOT / "projects/xfm/tiny.yaml"
 

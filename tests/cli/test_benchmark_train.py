@@ -13,7 +13,7 @@ from xtoolkit import recipe as recipes
 from xtoolkit.model import Model
 from xtoolkit.plan import make_plan
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BASE = str(ROOT / "projects/xfm/base.yaml")
 # base.yaml with every part of it, small enough for a test.
 SMALL = ["encoders.vision.width=32", "encoders.vision.layers=1", "encoders.vision.heads=2",

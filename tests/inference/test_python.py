@@ -13,7 +13,7 @@ import torch
 import xtoolkit
 from xtoolkit.registry import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/python.md").read_text()
 TINY = {
     "tokenizer": "sample://picturebook/tokenizer",

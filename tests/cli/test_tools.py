@@ -1,29 +1,18 @@
 """The commands, as typed."""
 
-import importlib.util
+import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from commands import ROOT, TOOLS, tool
 from xtoolkit.cli import recipes
 from xtoolkit.cli.main import COMMANDS
 from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError
-
-ROOT = Path(__file__).resolve().parent.parent
-TOOLS = {path.stem: path for path in sorted((ROOT / "tools").glob("*.py"))}
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS[name])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module  # what it imports, ``main``, is the command
-
 
 def shell(line, folder=ROOT):
     """A line of bash in which `xtoolkit` is the command of this checkout."""

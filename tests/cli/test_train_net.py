@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from test_tools import tool
+from commands import tool
 from xtoolkit.data import paths
 from xtoolkit.encoders.roberta import RoBERTa
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "projects/xfm/tiny.yaml")
 SMALL = ["encoders.vision.width=32", "encoders.vision.layers=1", "encoders.vision.heads=2", "encoders.text.width=32",
          "encoders.text.layers=1", "encoders.text.heads=2", "encoders.fusion.layers=1", "encoders.fusion.heads=2",

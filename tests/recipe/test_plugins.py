@@ -15,7 +15,7 @@ from xtoolkit.encoders.similarity import Scores
 from xtoolkit.recipe.plugins import import_components, import_plugins
 from xtoolkit.registry import LOSS_REGISTRY, ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 import_components()
 
 

@@ -15,7 +15,7 @@ import_components()
 REGISTRIES = (DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY)
 CLASSES = [registry.get(name) for registry in REGISTRIES for name in registry.names()]
 COMPONENTS = [c for c in CLASSES if c.__module__.startswith("xtoolkit.") and ".plugins." not in c.__module__]
-BASE = str(Path(__file__).resolve().parent.parent / "projects/xfm/tiny.yaml")
+BASE = str(Path(__file__).resolve().parents[2] / "projects/xfm/tiny.yaml")
 KEYS = ("optim.lr", "optim.clip", "optim.warmup", "optim.lr_mult.itm", "train.steps", "train.max_bad", "encoders.vision.dropout",
         "encoders.vision.layers", "encoders.sim.temperature", "streams.pairs.losses.itc", "streams.pairs.batch_size",
         "streams.pairs.data.mask.prob", "streams.pairs.data.augment.flip", "evaluate.retrieval.k", "schedule.every.text")

@@ -18,7 +18,7 @@ from xtoolkit.cli import benchmark
 from xtoolkit.cli.benchmarks import clocks, kernels, measure, operations, report, targets
 from xtoolkit.cli.benchmarks.operations import COMPILED, EAGER, KERNEL, RELEASED, Case
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def run(*arguments):
