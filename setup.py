@@ -38,7 +38,7 @@ class Build(build_py):
 
 setup(
     name="xtoolkit",
-    version="0.1.0",
+    version=(HERE / "xtoolkit/version.py").read_text(encoding="utf-8").split('"')[-2],
     description="Modular pretraining, fine-tuning and ablation of vision-language foundation models",
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top down: a room imports itself and those below; what shares a line imports none of its neighbours.
 ROOMS = [["__init__", "__main__"], ["cli"], ["inference"], ["report"], ["engine"], ["plan"], ["model"], ["recipe"],
          ["encoders", "losses", "tasks", "hooks"], ["prepare"], ["data"], ["weights"], ["kernels"], ["features"], ["graph"], ["batch"],
-         ["registry"], ["hints"]]
+         ["registry"], ["hints"], ["version"]]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PARTS = ("encoders", "losses", "tasks", "hooks", "data")  # what a recipe names; plugins are written like them
 FOR_PARTS = {"registry", "batch", "graph", "features", "kernels", "weights"}
@@ -61,8 +61,7 @@ def imports(path: Path) -> list[tuple[str, ast.AST]]:
             base = ".".join((*package, *([node.module] if node.module else [])))
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                if inner != "xtoolkit.__version__":  # which anyone may read
-                    found.append((inner if base.startswith("xtoolkit") and file_of(inner) else base, node))
+                found.append((inner if base.startswith("xtoolkit") and file_of(inner) else base, node))
     return found
 
 

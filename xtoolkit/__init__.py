@@ -1,6 +1,6 @@
 """xtoolkit: modular pretraining, fine-tuning and ablation of vision-language foundation models."""
 
-__version__ = "0.1.0"
+from xtoolkit.version import VERSION as __version__  # noqa: F401
 
 
 def load(path, *, config=None, tokenizer=None, device="auto", precision=None, trust_plugins=False):

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from xtoolkit import __version__
+from xtoolkit.version import VERSION
 from xtoolkit.cli.command import command
 from xtoolkit.registry import nearest
 
@@ -32,7 +32,7 @@ def main(argv=None) -> int:
         description="Pretrain, fine-tune and ablate vision-language models.\n\ncommands:\n"
                     + "\n".join(f"  {name:<{width}}{what}" for name, what in COMMANDS.items()),
         epilog="`xtoolkit COMMAND --help` says more.")
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("command", metavar="COMMAND", help="one of these")
     named = parser.parse_args(argv[:1]).command
     parser.error(f"no command `{named}`{nearest(named, COMMANDS)}")

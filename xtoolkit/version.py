@@ -1,0 +1,3 @@
+"""The version, read by setup.py too."""
+
+VERSION = "0.1.0"
