@@ -23,6 +23,8 @@ def stable_key(*parts) -> int:
 
 
 def _map(fn, value):
+    if isinstance(value, list):
+        return [_map(fn, one) for one in value]
     return fn(value) if isinstance(value, Tensor) else value.map(fn) if isinstance(value, Field) else value
 
 
@@ -77,9 +79,12 @@ class Field:
 
     def select(self, rows: Tensor) -> "Field":
         """The rows (K,) int64, repeats allowed; lists, which live on the host, are left out."""
-        picked = {f.name: v[rows] if isinstance(v, Tensor) else [] if isinstance(v, list) else v
-                  for f in dataclasses.fields(self) for v in [getattr(self, f.name)]}
-        return dataclasses.replace(self, **picked)
+        def pick(value):
+            if isinstance(value, Tensor):
+                return value[rows]
+            return value.select(rows) if isinstance(value, Field) else [] if isinstance(value, list) else value
+
+        return dataclasses.replace(self, **{f.name: pick(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def row_key(self) -> Tensor | None:
         """(rows,) int64, equal where two rows are the same thing (``stable_key``); None: it does not say."""
@@ -225,7 +230,7 @@ class Batch(Field):
     region = property(lambda self: self._values.get("region"))
 
     def map(self, fn) -> "Batch":
-        return Batch(**{name: _map(fn, value) for name, value in self.items()})
+        return Batch(**{name: _map(fn, value) for name, value in self._values.items()})
 
     @property
     def fields(self) -> dict[str, Field]:

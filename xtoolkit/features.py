@@ -146,7 +146,8 @@ class Features:
 
     def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None, share=None):
         self._graph, self._encoders, self.batch = graph, encoders, batch
-        self._needs, self._with_graph, self._observer, self._share = needs, with_graph, observer or contextlib.nullcontext, share
+        self._needs, self._observer, self._share = needs, observer or contextlib.nullcontext, share
+        self._with_graph = with_graph if torch.is_grad_enabled() else None
         self._fields = frozenset(batch.fields)
         self._memo, self.logged = {}, {}
         self._reader = None
@@ -160,11 +161,11 @@ class Features:
     # ---- what losses call -------------------------------------------------------------------------------------------------
     def __getitem__(self, ref: str):
         """The feature (Encoded, or whatever the encoder returns), or the batch's field for ``$field``."""
-        need = self._declared(f"`{ref}`", lambda n: n.ref == ref and not n.runs)
+        grad = self._declared(f"`{ref}`", lambda n: n.ref == ref and not n.runs)
         if ref.startswith("$"):
             return self.batch[ref[1:]]
         value = self._evaluate(self._graph.node(ref, self._reader, self._fields))
-        return value if need is None or need.grad else value.detach()
+        return value if grad else value.detach()
 
     def inputs(self, ref: str) -> dict:
         """{slot: feature} that an encoder would read of the batch, before any cut: rows to select from for ``run``."""
@@ -174,10 +175,10 @@ class Features:
 
     def run(self, ref: str, **slots):
         """A pass through an encoder on rows that the loss chose (ITM's negatives); this loss's cuts apply to its slots."""
-        need = self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
+        grad = self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
         owner, cut, view = self._graph.run(ref, self._reader)
         slots = {slot: value.detach() if slot in cut else value for slot, value in slots.items()}
-        with self._observer((self._reader, ref)), _grad(need is None or need.grad):
+        with self._observer((self._reader, ref)), _grad(None if grad else False):
             return self._encoders[owner](view=view, **slots)
 
     def head(self, encoder: str, name: str = "lm_logits"):
@@ -190,6 +191,7 @@ class Features:
 
         Gradients are averaged over ranks and parts, which is the mean over the whole step only where each has as many masked
         tokens, boxes or rows. With this the two are equal always. Where the batch is the whole step's it is ``value`` itself.
+        Counts are summed over ranks: a loss calls it always, on every rank and part, in the same order.
 
         Args:
             value: 0-d, a mean over ``count(batch)`` things of this batch; 0 where there is none.
@@ -203,11 +205,10 @@ class Features:
 
     # ---- how it is computed -----------------------------------------------------------------------------------------------
     def _declared(self, what, allows):
-        """The Need that allows this access; None where nothing is declared for anyone (free reading)."""
-        if self._needs is None:
-            return None
-        if declared := [need for need in self._needs.get(self._reader, ()) if allows(need)]:
-            return declared[0]
+        """Whether a gradient is wanted of something that this loss has declared, or that nobody has to declare (free reading)."""
+        declared = [need.grad for need in (self._needs or {}).get(self._reader, ()) if allows(need)]
+        if declared or self._needs is None:
+            return any(declared) or not declared
         raise KeyError(f"loss `{self._reader}` reads {what} but does not declare it: add it to what its needs() returns")
 
     def _input(self, source, cut):
@@ -222,16 +223,17 @@ class Features:
         return self._memo[node]
 
     def _pass(self, node):
-        graph = self._with_graph is None or node in self._with_graph
+        graph = None if self._with_graph is None else node in self._with_graph
         # Without a graph, inputs are cut too: a view made under no_grad still says that it requires a gradient.
-        inputs = {slot: self._input(s, getattr(s, "cut", False) or not graph) for slot, s in node.inputs}
+        inputs = {slot: self._input(s, getattr(s, "cut", False) or graph is False) for slot, s in node.inputs}
         with self._observer(node), _grad(graph):
             return self._encoders[node.encoder](view=node.view, **inputs)
 
     def _pool(self, node):
         full, (field, whole) = self._evaluate(node.base), node.pool
-        with _grad(self._with_graph is None or node.base in self._with_graph):
+        with _grad(None if self._with_graph is None else node.base in self._with_graph):
             return self.batch[field].pool(full, whole)
+
 
 def full_precision(tensor: Tensor):
     """A context without autocast on the tensor's device: for what must be computed in float32."""
@@ -241,18 +243,15 @@ def full_precision(tensor: Tensor):
 
 
 @contextlib.contextmanager
-def _grad(wanted: bool):
-    """With ``wanted`` False: no graph, and autocast's weight cache left alone.
+def _grad(wanted: bool | None):
+    """Builds a graph or none, whatever the caller's mode: what is computed is kept for other losses. None: as the caller has it.
 
     Autocast keeps the low-precision copy of a weight for the whole step. A copy made without a graph would be served to a
-    later pass with one, whose weights would then silently get no gradient.
+    later pass with one, whose weights would then silently get no gradient: without a graph its cache is left alone.
     """
-    if wanted or not torch.is_grad_enabled():
-        yield
-        return
     cached = torch.is_autocast_cache_enabled()
-    with torch.no_grad():
-        torch.set_autocast_cache_enabled(False)
+    with torch.set_grad_enabled(torch.is_grad_enabled() if wanted is None else wanted):
+        torch.set_autocast_cache_enabled(cached and wanted is not False)
         try:
             yield
         finally:

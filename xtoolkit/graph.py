@@ -60,28 +60,25 @@ class Node:
         inputs: (slot, Leaf or Edge) in the order of the block; optional slots that the stream cannot fill are absent.
         pool: None, or (the field that pools, whole): rows of that field, made of what the encoder gave for all.
         wiring: the name under which it was read, where the owner is wired more than once; no part of what it is.
+        marks: those that change it, in the graph's order; told by the inputs, and so no part of what it is.
     """
 
     encoder: str
     inputs: tuple
     pool: tuple | None = None
     wiring: str = field(default="", compare=False)
-    whole: str = field(default="", compare=False)  # the mark of a pooled pass that is whole
+    marks: tuple = field(default=(), compare=False)
 
     @cached_property
     def base(self) -> "Node":
         """The encoder's own pass, before rows are pooled from it."""
-        return Node(self.encoder, self.inputs, None, self.wiring) if self.pool else self
+        own = self.marks[:-1] if self.pool and self.pool[1] else self.marks  # without the mark of a pass that is whole
+        return Node(self.encoder, self.inputs, None, self.wiring, own) if self.pool else self
 
-    @cached_property
+    @property
     def view(self) -> str | None:
         """What sets this pass apart from the plain one, for the encoder's ``view`` argument and for the plan."""
-        marks: dict = {}
-        for _, source in self.inputs:
-            found = (source.node.view or "").split("+") if isinstance(source, Edge) else source.marks
-            marks |= dict.fromkeys(found)
-        marks |= {self.whole: None}
-        return "+".join(m for m in marks if m) or None
+        return "+".join(self.marks) or None
 
     @property
     def label(self) -> str:
@@ -167,9 +164,23 @@ class Graph:
 
     # ---- names ------------------------------------------------------------------------------------------------------
     @property
-    def marks(self) -> dict[str, str]:
-        """{mark: the field that declares it}; a mark of pooling belongs to the field that pools."""
-        return {m: name for name, cls in self.fields.items() for m in (*cls.MARKS, cls.WHOLE) if m}
+    def marks(self) -> dict[str, set[str]]:
+        """{mark: fields that declare it}; those of pooling, which belong to the field that pools, come last."""
+        found: dict[str, set] = {}
+        for name, cls in self.fields.items():
+            for mark in cls.MARKS:
+                found.setdefault(mark, set()).add(name)
+        for name, cls in self.fields.items():
+            if cls.WHOLE is not None:
+                found.setdefault(cls.WHOLE, set()).add(name)
+        return found
+
+    def told(self, ref: Ref, fields) -> tuple:
+        """The marks of a reference that change something where these fields are there, in the graph's order."""
+        read, pools = self.sources(ref.name), {self.encoders[name].pools for name in self.below([ref.name])}
+        knows = lambda mark, f: f in fields and (f in read and mark in self.fields[f].MARKS
+                                                 or mark == self.fields[f].WHOLE and self.fields[f].POOLS in pools & set(fields))
+        return tuple(mark for mark, owners in self.marks.items() if mark in ref.marks and any(knows(mark, f) for f in owners))
 
     def below(self, names) -> list[str]:
         """The encoders that ``names`` are computed from, themselves included, inputs first."""
@@ -205,8 +216,16 @@ class Graph:
         return required if required or not all(missing.values()) else set().union(*missing.values())
 
     def pooled(self, fields: frozenset) -> dict[str, str]:
-        """{field: the field that describes parts of it} on a stream."""
-        return {self.fields[f].POOLS: f for f in sorted(fields) if f in self.fields and self.fields[f].POOLS in fields}
+        """{field: the field that describes parts of it} on a stream.
+
+        Raises:
+            ValueError: two fields describe parts of one.
+        """
+        found: dict[str, str] = {}
+        for f in sorted(f for f in fields if f in self.fields and self.fields[f].POOLS in fields):
+            if (other := found.setdefault(self.fields[f].POOLS, f)) != f:
+                raise ValueError(f"${other} and ${f} both describe parts of ${self.fields[f].POOLS}; a stream has one of them")
+        return found
 
     # ---- passes -----------------------------------------------------------------------------------------------------
     def _node(self, ref: str | Ref, reader: str | None, fields: frozenset) -> Node:
@@ -216,8 +235,7 @@ class Graph:
             KeyError: the stream lacks a field that it cannot do without.
         """
         ref = Ref.parse(ref)
-        spec, inputs, pool, mark = self.encoders[ref.name], [], None, ""
-        pooled = self.pooled(fields)
+        spec, inputs, pool, pooled = self.encoders[ref.name], [], None, self.pooled(fields)
         for slot, source in spec.inputs.items():
             if missing := self.lacking(source, fields):
                 if slot in spec.optional:
@@ -228,12 +246,11 @@ class Graph:
                 name = source[1:]
                 inputs.append((slot, Leaf(name, tuple(m for m in self.fields[name].MARKS if m in ref.marks))))
                 if name in pooled and spec.pools == name:
-                    mark = self.fields[pooled[name]].WHOLE
-                    pool = (pooled[name], mark in ref.marks)
+                    pool = (pooled[name], self.fields[pooled[name]].WHOLE in ref.marks)
             else:
                 child = self.node(Ref(source, ref.marks), reader, fields)
                 inputs.append((slot, Edge(child, self.is_cut(source, ref.name, reader) and self.carries(child))))
-        return Node(spec.owner, tuple(inputs), pool, ref.name, mark if pool and pool[1] else "")
+        return Node(spec.owner, tuple(inputs), pool, ref.name, self.told(ref, fields))
 
     def is_cut(self, source: str, encoder: str, reader: str | None) -> bool:
         """Whether the edge from a source is cut for a loss."""
@@ -244,7 +261,7 @@ class Graph:
         parsed = Ref.parse(ref)
         spec = self.encoders[parsed.name]
         cut = frozenset(slot for slot, source in spec.inputs.items() if self.is_cut(source, parsed.name, reader))
-        return spec.owner, cut, "+".join(mark for mark in self.marks if mark in parsed.marks) or None
+        return spec.owner, cut, "+".join(self.told(parsed, self.fields)) or None
 
     def carries(self, node: Node) -> bool:
         """Whether a gradient that enters ``node`` reaches any parameter."""
@@ -266,7 +283,7 @@ class Graph:
             entry.graph |= grad and self.carries(node)
             for _, source in node.inputs:
                 if isinstance(source, Edge):
-                    visit(source.node, loss, grad and not source.cut)
+                    visit(source.node, loss, grad and not source.cut and self.carries(node))
 
         for loss, needs in losses.items():
             for need in needs:
@@ -274,12 +291,3 @@ class Graph:
                     visit(self.node(need.ref, loss, fields), loss, need.grad, need if need.runs else None)
         order = self.below(self.encoders)
         return sorted(found.values(), key=lambda p: (order.index(p.node.wiring), p.run is not None))
-
-    def dropped(self, losses: dict[str, list[Need]], fields: frozenset) -> list[tuple[str, str, str]]:
-        """(encoder, slot, source) of the optional slots that stay empty in the passes of a stream."""
-        gone = []
-        for p in self.passes(losses, fields):
-            kept = dict(p.node.inputs)
-            gone += [(p.node.wiring, slot, source) for slot, source in self.encoders[p.node.wiring].inputs.items()
-                     if slot not in kept]
-        return list(dict.fromkeys(gone))

@@ -39,13 +39,12 @@ class Model(nn.Module):
                 self._seed(name)
                 self.encoders[name] = ENCODER_REGISTRY.build(
                     config["encoders"][name], where("encoders", name), widths=widths, modules=self.encoders)
+                for head in sorted(self._heads(name)):  # now: a copy of the encoder has them too
+                    self._seed(name, head)
+                    self.encoders[name].build_head(head)
             elif other := {s: w for s, w in widths.items() if w != self._widths(spec.owner).get(s, w)}:
                 raise ConfigError(f"{where('encoders', name)}: encoder `{name}` shares `{spec.owner}`, whose inputs have "
                                   f"widths {self._widths(spec.owner)}; here they have {other}")
-        wanted = [n for needs in recipe.needs.values() for n in needs if n.head]
-        for encoder, head in sorted({(self.graph.encoders[Ref.parse(n.ref).name].owner, n.head) for n in wanted}):
-            self._seed(encoder, head)
-            self.encoders[encoder].build_head(head)
         for name, needs in recipe.needs.items():
             self._seed(name)
             self.losses[name] = LOSS_REGISTRY.build(
@@ -53,12 +52,17 @@ class Model(nn.Module):
                 widths={n.ref: self.encoder(Ref.parse(n.ref).name).width for n in needs if not n.ref.startswith("$")},
                 vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"),
                 modules=self.encoders)
-        self._with_graph = {s: {p.node for p in recipe.passes(s) if p.graph} for s in recipe.streams}
+        self._with_graph = {s: {p.node for p in recipe.passes(s) if p.graph and p.run is None} for s in recipe.streams}
 
     def _seed(self, *name) -> None:
         """Each part's first weights come from the recipe's seed and its own name: two recipes that differ in one part start
         the others alike, as a controlled comparison needs."""
         torch.manual_seed(stable_key(self.recipe.train.seed, *name))
+
+    def _heads(self, owner: str) -> set[str]:
+        """The output layers of an encoder that losses declare."""
+        wanted = [n for needs in self.recipe.needs.values() for n in needs if n.head]
+        return {n.head for n in wanted if self.graph.encoders[Ref.parse(n.ref).name].owner == owner}
 
     def encoder(self, name: str) -> nn.Module:
         """The module of an encoder of the recipe, which another may own."""

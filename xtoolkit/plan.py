@@ -40,7 +40,7 @@ class StreamPlan:
     losses: dict
     passes: list[PassPlan] = field(default_factory=list)
     head_gflops: float = 0.0
-    gflops: float = 0.0
+    gflops: float | None = None
     dropped: list = field(default_factory=list)
     unknown: str | None = None
 
@@ -67,11 +67,20 @@ def make_plan(recipe: Recipe, length: int | None = None) -> Plan:
     Args:
         recipe: checked.
         length: tokens a text, specials included; None: each stream's ``max_tokens``.
+
+    Raises:
+        ConfigError: parts that do not fit each other.
     """
-    with torch.device("meta"):
-        model = Model(recipe)
-    streams = [_stream(model, recipe, name, length) for name in recipe.streams]
-    return Plan(streams, count_parameters(model), recipe.left_out, recipe.idle,
+    unknown, model = None, None
+    try:
+        with torch.device("meta"):
+            model = Model(recipe)
+    except ConfigError:
+        raise
+    except Exception as e:  # of any part, a plugin's too: a run builds it where there are numbers, and goes on
+        unknown = f"cannot be built on shapes alone: {_told(e)}"
+    streams = [_stream(model, recipe, name, length, unknown) for name in recipe.streams]
+    return Plan(streams, count_parameters(model) if model else {}, recipe.left_out, recipe.idle,
                 {f"{a} -> {b}": sorted(losses) for (a, b), losses in recipe.graph.cuts.items()}, origins(recipe))
 
 
@@ -100,22 +109,30 @@ def count_parameters(model: Model) -> dict:
     return {"trainable": total, "transformer_layers": layers, "without_output_matrix": total - matrices, "parts": own}
 
 
-def _stream(model: Model, recipe: Recipe, name: str, length: int | None) -> StreamPlan:
+def _stream(model: Model | None, recipe: Recipe, name: str, length: int | None, unknown: str | None) -> StreamPlan:
     stream = recipe.streams[name]
     cls = DATASET_REGISTRY.get(stream.data["type"])
     block = {k.name: k.default for k in schema(cls).values()} | {k: v for k, v in stream.data.items() if v is not None}
     longest = cls.max_length(block)
     plan = StreamPlan(name, stream.batch_size, longest and (length or longest), dict(stream.losses),
-                      dropped=[f"{encoder}.{slot} ({source})" for encoder, slot, source in
-                               recipe.graph.dropped(recipe.stream_needs(name), stream.fields)])
+                      dropped=_dropped(recipe, name), passes=_passes(recipe, name), unknown=unknown)
+    if model is None:
+        return plan
     try:
         batch = cls.example(block, ROWS, model.sizes(stream.fields), recipe.views(name), plan.tokens)
-    except CANNOT as e:
-        plan.passes, plan.unknown = _passes(recipe, name), f"{cls.__name__}.example: {_told(e)}"
+    except Exception as e:  # a plugin's dataset may not say what it looks like
+        plan.unknown = f"{cls.__name__}.example: {_told(e)}"
         return plan
     plan.passes, plan.head_gflops, plan.unknown = count(model, recipe, name, batch, batch.size)
-    plan.gflops = trained(plan.passes, plan.head_gflops)
+    plan.gflops = None if plan.unknown else trained(plan.passes, plan.head_gflops)
     return plan
+
+
+def _dropped(recipe: Recipe, name: str) -> list[str]:
+    """The optional slots that stay empty in the passes of a stream, ``encoder.slot (source)``."""
+    gone = [f"{p.node.wiring}.{slot} ({source})" for p in recipe.passes(name)
+            for slot, source in recipe.graph.encoders[p.node.wiring].inputs.items() if slot not in dict(p.node.inputs)]
+    return list(dict.fromkeys(gone))
 
 
 def _passes(recipe: Recipe, name: str) -> list[PassPlan]:
@@ -125,10 +142,6 @@ def _passes(recipe: Recipe, name: str) -> list[PassPlan]:
 def trained(passes: list[PassPlan], head_gflops: float) -> float:
     """GFLOPs a row of forward and backward: each pass once, and twice more where it has a graph; heads always have one."""
     return sum(p.gflops * (3 if p.graph else 1) for p in passes) + 3 * head_gflops
-
-
-# What shapes without numbers raise of code that asks for a number, or that knows no such device.
-CANNOT = (NotImplementedError, RuntimeError, TypeError)
 
 
 def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> tuple[list[PassPlan], float, str | None]:
@@ -179,7 +192,8 @@ def _told(error: Exception) -> str:
     """What an error says, and the last line of code outside torch that it passed."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).splitlines() or [type(error).__name__]
-    return said[0] + (f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else "")
+    said = [said[0], *getattr(error, "__notes__", ())]
+    return "; ".join(said) + (f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else "")
 
 
 def as_text(plan: Plan) -> str:
@@ -204,7 +218,8 @@ def as_text(plan: Plan) -> str:
     if plan.idle:
         lines.append("streams without an active loss, left out: " + ", ".join(plan.idle))
     lines.append("weights: " + "; ".join(plan.weights))
-    p = plan.parameters
+    if not (p := plan.parameters):
+        return "\n".join([*lines, "parameters unknown"])
     lines.append(f"trainable parameters: {p['trainable']:,}; in transformer layers {p['transformer_layers']:,}; "
                  f"without the losses' output matrices {p['without_output_matrix']:,}")
     lines += [f"    {name:<24} {count:>13,}" for name, count in p["parts"].items()]

@@ -121,6 +121,9 @@ class Registry(_Registry):
             raise
         except ValueError as e:  # values that only the constructor can judge: heads that do not divide the width, ...
             raise ConfigError(f"{where}: {e}") from e
+        except Exception as e:
+            e.add_note(f"while {cls.__name__} of {where} was built")
+            raise
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from xtoolkit.batch import Batch
 from xtoolkit.cli.show import picture_sizes
 from xtoolkit.data.loader import Loader
 from xtoolkit.data.text import load_tokenizer
+from xtoolkit.features import Features
 from xtoolkit.model import Model
 from xtoolkit.plan import as_text, make_plan
 from xtoolkit.recipe.config import load as load_config
@@ -152,6 +153,10 @@ def test_a_decoder_starts_as_what_it_copies_once_that_is_loaded():
     ("encoders.words.inputs={text: $txt}", "unknown field `$txt`; did you mean `text`?"),
     ("streams.text.losses={mim: 1}", "whose mark `@mask_image` needs $image; stream `text`"),
     ("streams.text.losses={itc: 1}", "loss `itc` reads sim, which needs $image"),
+    ("optim.lr_mult={words: 2}", "`lr_mult` names neither an encoder nor a loss with parameters of its own: `words`; it shares the "
+     "module of `backbone`: name that"),
+    ("optim.layer_decay={picture: 0.5}", "it shares the module of `backbone`: name that"),
+    ("encoders.teacher={type: Teacher, of: words}", "`of` must name an encoder with a `type` of its own: `words` shares `backbone`"),
     ("streams.pairs.data={type: SyntheticRegions, tokens: 8, mask: {prob: 0.4, max: 4}}", "nothing can be pooled from it (it has no POOLS)"),
 ])
 def test_mistakes_are_answered_by_name(change, said):
@@ -195,3 +200,79 @@ class ToyMarked(SyntheticText):
     assert type(batches(made, Model(made))["text"].text).__name__ == "Marked"
     with pytest.raises(ConfigError, match="as TextField, other data of this recipe as Marked: a name means one class"):
         recipe("experts", own, data)
+
+
+def test_a_teacher_copies_a_text_encoder_with_its_output_layer():
+    """Built after the student's heads, it has what the student has, and follows it."""
+    teach = ("encoders.slow={type: Teacher, of: text, mode: ema, momentum: 0.5}", "encoders.both.inputs.text=slow")
+    model = Model(recipe("three", *teach))
+    assert model.encoders["slow"].encoder.state_dict().keys() == model.encoders["text"].state_dict().keys()
+    model.load_init()
+    with torch.no_grad():
+        for p in model.encoders["text"].parameters():
+            p.add_(1)
+    before = {n: p.clone() for n, p in model.encoders["slow"].encoder.named_parameters()}
+    model.encoders["slow"].after_update()
+    assert all(torch.allclose(p, before[n] + 0.5) for n, p in model.encoders["slow"].encoder.named_parameters())
+    passes = {p.node.label: p.graph for p in recipe("three", *teach).passes("pairs")}
+    assert passes["slow@mask_text"] is False and passes["both@mask_text+mask_image"] is True
+
+
+def test_the_graph_of_a_shared_pass_is_the_plans_whoever_reads_first():
+    """A loss that reads under no_grad leaves the pass that others differentiate with its graph."""
+    made = recipe("three")
+    model = Model(made)
+    batch = batches(made, model)["pairs"]
+    f = Features(model.graph, model.encoders, batch, made.needs, model._with_graph["pairs"])
+    with torch.no_grad():
+        f.bound("mmim")["both@mask_text+mask_image"]
+    assert f.bound("mmlm")["both@mask_text+mask_image"].tokens.requires_grad
+    with torch.no_grad():  # but nothing has a graph where the step itself wants none
+        assert not model("pairs", batch)["mmlm"].requires_grad
+
+
+def test_several_fields_may_know_a_mark(tmp_path):
+    """Registering data with a second text changes nothing for others; on its stream the mark reaches each field by itself."""
+    (tmp_path / "asked.py").write_text('''
+from xtoolkit.batch import TextField
+from xtoolkit.data.items import Item
+from xtoolkit.data.synthetic import SyntheticText
+from xtoolkit.registry import DATASET_REGISTRY
+
+
+@DATASET_REGISTRY.register
+class ToyAsked(SyntheticText):
+    FIELDS = SyntheticText.FIELDS | {"question": TextField}
+
+    def load(self, source, sample, rows, rng):
+        item = super().load(source, sample, rows, rng)
+        return Item(texts=item.texts, fields={"question": super().load(source, sample + 1, rows, rng).texts[0]})
+''')
+    own = f"plugins=[{HERE / 'joint.py'}, {tmp_path / 'asked.py'}]"
+    plain, made = recipe("experts"), recipe("experts", own)
+    assert [made.views(s) for s in made.streams] == [plain.views(s) for s in plain.streams]
+    asks = ("encoders.asks={shares: backbone, inputs: {text: $question}}", "losses.mlm.feature=asks@mask_text",
+            "streams.text.data={type: ToyAsked, tokens: 10, mask: {prob: 0.3, max: 4}}")
+    made = recipe("experts", own, *asks)
+    node = made.graph.node("asks@mask_text", "mlm", made.streams["text"].fields)
+    assert node.view == "mask_text" and dict(node.inputs)["text"].name == "question" and made.views("text") == {"mask_text"}
+    assert made.graph.node("words@mask_image", None, frozenset({"text", "image"})) == made.graph.node("words", None, frozenset({"text", "image"}))
+
+
+def test_an_encoder_that_cannot_be_built_on_shapes_leaves_the_plan_without_figures(tmp_path):
+    (tmp_path / "asks.py").write_text('''
+import torch
+from xtoolkit.encoders.roberta import RoBERTa
+from xtoolkit.registry import ENCODER_REGISTRY
+
+
+@ENCODER_REGISTRY.register
+class ToyAsksDevice(RoBERTa):
+    def __init__(self, width: int = 16):
+        super().__init__(width=width, layers=1, heads=2, vocab_size=4000, max_positions=20)
+        self.rates = [x.item() for x in torch.linspace(0, 1, 3)]
+''')
+    made = recipe("three", f"plugins=[{HERE / 'joint.py'}, {tmp_path / 'asks.py'}]", "encoders.text={type: ToyAsksDevice}")
+    said = as_text(make_plan(made))
+    assert "FLOPs unknown: cannot be built on shapes alone" in said and "ToyAsksDevice" in said and "asks.py" in said
+    assert Model(made).encoders["text"].rates == [0, 0.5, 1]

@@ -132,10 +132,10 @@ def test_layers_are_found_in_a_sequence_below_wrappers_and_in_two_lists():
 
 def test_mistakes_are_named():
     bad = Optim(lr=1e-3, lr_mult={"vison": 2}, warmup=30, min_lr=1, layer_decay={"mlm": 0.5})
-    found = str(optim_problems(bad, ["vision"], ["mlm"], steps=20))
+    found = str(optim_problems(bad, {"vision": "vision"}, ["mlm"], steps=20))
     for words in ("('lr_mult', 'vison'), '`lr_mult` names neither", "`vison`; did you mean `vision`?",
                   "30 steps are more than the run's 20", "above the peak", "('layer_decay', 'mlm')",
                   "`layer_decay` names no encoder: `mlm`; choose from: vision"):
         assert words in found
     good = Optim(lr=1e-3, lr_mult={"vision": 2, "mlm": 2}, layer_decay={"vision": 0.7})
-    assert optim_problems(good, ["vision"], ["mlm"], 20) == []
+    assert optim_problems(good, {"vision": "vision"}, ["mlm"], 20) == []

@@ -1,5 +1,6 @@
 """The few collectives that replicated training needs: joining, averaging gradients once, agreeing, gathering."""
 
+import itertools
 import os
 
 import torch
@@ -107,17 +108,27 @@ def mean(values: torch.Tensor) -> torch.Tensor:
     return total(values) / world()
 
 
-def share(batches: list, part: int):
-    """How much a part's mean counts for the mean over all parts and ranks, as a function of what it is a mean over.
+def shares(batches: list):
+    """How much a part's mean counts for the mean over all parts and ranks: ``shares(batches)(part)(count)``.
 
-    Counted on the host, where the batches are.
+    Counted once, for all parts, on the host, where the batches are: the n-th call of each part is about the same mean.
+
+    Args:
+        batches: of all parts of this rank.
     """
-    parts = len(batches) * world()
+    counted: list = []
 
-    def of(count) -> float:
-        counts = [float(count(batch)) for batch in batches]
-        whole = float(total(torch.tensor(sum(counts), dtype=torch.float64)))
-        return counts[part] * parts / whole if whole else 1.0
+    def of(part: int):
+        calls = itertools.count()
+
+        def share(count) -> float:
+            if (call := next(calls)) == len(counted):
+                counts = [float(count(batch)) for batch in batches]
+                counted.append((counts, float(total(torch.tensor(sum(counts), dtype=torch.float64)))))
+            counts, whole = counted[call]
+            return counts[part] * len(batches) * world() / whole if whole else 1.0
+
+        return share
 
     return of
 

@@ -133,11 +133,11 @@ class Trainer:
         spec, parts, whole = self.recipe.streams[stream], self.train.accumulate, 0
         visit = self.schedule.visit(stream, step)
         batches = [self.loaders[stream].at(visit, part) for part in range(parts)]
+        shares = distributed.shares(batches) if parts * self.ranks.world > 1 else lambda part: None
         for part, batch in enumerate(batches):
             torch.manual_seed(_seed(self.train.seed, step, stream, self.ranks.rank, part))
-            share = distributed.share(batches, part) if parts * self.ranks.world > 1 else None
             with autocast(self.device, self.train.precision):
-                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=share)
+                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=shares(part))
             total = sum(spec.losses[name] * value.float() for name, value in losses.items()) / parts
             total.backward()
             whole = whole + total.detach()

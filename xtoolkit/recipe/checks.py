@@ -110,6 +110,11 @@ class Checker:
 
     def _reads(self, stream, needs, graph, cls):
         """Whether the stream has the fields that its losses read, and what their marks need."""
+        try:
+            graph.pooled(stream.fields)
+        except ValueError as e:
+            self.say(("streams", stream.name, "data", "type"), f"stream `{stream.name}` ({cls.__name__}): {e}")
+            return
         for loss, wanted in needs.items():
             for need in wanted:
                 if why := misread(graph, need.ref, stream.fields):
@@ -206,9 +211,12 @@ class Checker:
                 self.say(("schedule", *path), _named(path, message))
 
     def _rates(self, optim, train):
-        names = self.data["encoders"], self.data["losses"]
-        for path, message in optim_problems(optim, *names, train.steps if train else None) if optim else ():
+        owners = {name: block["shares"] if isinstance(block, dict) and "shares" in block else name
+                  for name, block in self.data["encoders"].items()}
+        steps = train.steps if train else None
+        for path, message in optim_problems(optim, owners, self.data["losses"], steps) if optim else ():
             self.say(("optim", *path), _named(path, message))
+
 
 def _named(path, message: str) -> str:
     """A message that begins with what must be, with the key that it is about."""

@@ -82,8 +82,7 @@ class Recipe:
     def marks(self, needs: list[Need], fields: frozenset) -> frozenset:
         """The marks of ``fields`` under which something is read: they decide what a loader draws."""
         asked = frozenset().union(*(Ref.parse(n.ref).marks for n in needs))
-        owner = self.graph.marks
-        return frozenset(m for m in asked if owner[m] in fields and m in self.graph.fields[owner[m]].MARKS)
+        return frozenset(m for m in asked if any(m in self.graph.fields[f].MARKS for f in fields))
 
     def views(self, stream: str) -> frozenset:
         """The marks that the losses of a stream read."""

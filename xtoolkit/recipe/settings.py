@@ -112,15 +112,19 @@ def optim_problems(optim: Optim, encoders, losses, steps: int | None = None) -> 
     """What is wrong with an `optim` block beyond the type and range of each key: (keys below `optim`, what is wrong).
 
     Args:
-        encoders: names of the recipe's.
-        losses: likewise.
+        encoders: {name: the encoder whose module it is}.
+        losses: names of the recipe's.
         steps: optimizer steps of the run, to hold ``warmup`` against; None: not checked.
     """
-    names, given = [*encoders, *losses], optim.layer_decay
-    found = [(("lr_mult", name), f"`lr_mult` names neither an encoder nor a loss: `{name}`{nearest(name, names)}")
-             for name in optim.lr_mult if name not in names]
-    found += [(("layer_decay", name), f"`layer_decay` names no encoder: `{name}`{nearest(name, encoders)}")
-              for name in (given if isinstance(given, dict) else ()) if name not in encoders]
+    owners = [name for name, owner in encoders.items() if name == owner]
+    found = []
+    for key, what, names in (("lr_mult", "neither an encoder nor a loss", [*owners, *losses]),
+                             ("layer_decay", "no encoder", owners)):
+        given = getattr(optim, key)
+        for name in [n for n in (given if isinstance(given, dict) else ()) if n not in names]:
+            said = f"; it shares the module of `{encoders[name]}`: name that" if name in encoders else nearest(name, names)
+            found.append(((key, name), f"`{key}` names {what} with parameters of its own: `{name}`{said}" if name in encoders
+                          else f"`{key}` names {what}: `{name}`{said}"))
     if optim.min_lr > optim.lr:
         found.append((("min_lr",), f"{optim.min_lr} is above the peak lr {optim.lr}"))
     if steps is not None and warmup_steps(optim, steps) > steps:

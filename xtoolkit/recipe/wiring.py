@@ -55,7 +55,7 @@ class Wiring:
                 if used.setdefault(field, cls) is not cls:
                     self.say((kind, name, "data", "type"), f"{dataset} gives ${field} as {cls.__name__}, other data of this "
                              f"recipe as {used[field].__name__}: a name means one class of fields")
-        return fields | used
+        return used | {name: cls for name, cls in fields.items() if name not in used}
 
     def _encoder_class(self, name, block):
         """The class of an encoder's block, or of the one that it shares; None with the reason reported."""
@@ -84,7 +84,10 @@ class Wiring:
             if isinstance(block.get(key), str) and block[key] not in self.data["encoders"]:
                 self.say(("encoders", name, key), f"`{key}` names unknown encoder `{block[key]}`"
                          f"{nearest(block[key], self.data['encoders'])}")
-            elif found is None and isinstance(self.data["encoders"].get(block.get(key)), dict):
+            elif isinstance(other := self.data["encoders"].get(block.get(key)), dict) and "shares" in other:
+                self.say(("encoders", name, key), f"`{key}` must name an encoder with a `type` of its own: `{block[key]}` shares "
+                         f"`{other['shares']}`")
+            elif found is None and isinstance(other, dict):
                 found = block[key]
         return found
 
@@ -210,12 +213,10 @@ def misread(graph: Graph, ref: str, fields: frozenset) -> str | None:
     parsed, pooled = Ref.parse(ref), graph.pooled(fields)
     read = graph.sources(ref)
     for mark in sorted(parsed.marks):
-        owner = graph.marks[mark]
-        if mark not in graph.fields[owner].MARKS or owner not in read:
-            continue
-        if owner not in fields:
-            return f"whose mark `@{mark}` needs ${owner}"
-        if owner in pooled:
+        owners = sorted(f for f in graph.marks[mark] & read if mark in graph.fields[f].MARKS)
+        if owners and not fields.intersection(owners):
+            return f"whose mark `@{mark}` needs " + " or ".join(f"${f}" for f in owners)
+        for owner in fields.intersection(owners) & pooled.keys():
             return f"but `@{mark}` is not defined where ${pooled[owner]} are parts of ${owner}"
     for name in graph.below([parsed.name]):
         spec = graph.encoders[name]
