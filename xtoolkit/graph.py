@@ -9,6 +9,8 @@ stream, which of its inputs are cut. Equal nodes are one pass through the encode
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
+from xtoolkit.registry import nearest
+
 
 @dataclass(frozen=True)
 class Need:
@@ -232,9 +234,13 @@ class Graph:
         """The pass that ``ref`` means to ``reader`` (a loss, or None: nothing is cut) on a stream with ``fields``.
 
         Raises:
-            KeyError: the stream lacks a field that it cannot do without.
+            KeyError: no such encoder or mark, or the stream lacks a field that it cannot do without.
         """
         ref = Ref.parse(ref)
+        if ref.name not in self.encoders:
+            raise KeyError(f"unknown encoder `{ref.name}`{nearest(ref.name, self.encoders)}")
+        if unknown := sorted(ref.marks - self.marks.keys()):
+            raise KeyError(f"unknown view `@{unknown[0]}`{nearest(unknown[0], self.marks)}")
         spec, inputs, pool, pooled = self.encoders[ref.name], [], None, self.pooled(fields)
         for slot, source in spec.inputs.items():
             if missing := self.lacking(source, fields):

@@ -5,7 +5,7 @@ import traceback
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xtoolkit.batch import Batch
 from xtoolkit.model import Model, trainable
@@ -178,12 +178,17 @@ def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> t
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.device("meta"):
-            model.train()(name, batch, observer=Watch)
+            losses = model.train()(name, batch, observer=Watch)
     except Exception as e:  # of any part, a plugin's too: which is to be named
         what = f"encoder pass `{running[-1].name}`" if running else f"a loss of {', '.join(recipe.streams[name].losses)}"
         if isinstance(e, NotImplementedError) or isinstance(e, RuntimeError) and "meta" in str(e):
             return passes, 0.0, f"{what} cannot run on shapes alone: {_told(e)}"
         raise ConfigError(f"{recipe.source.where('streams', name)}: stream `{name}` cannot run: {what}: {_told(e)}") from e
+    for loss, value in losses.items():
+        if not isinstance(value, Tensor) or value.dim():
+            got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ConfigError(f"{recipe.source.where('losses', loss)}: loss `{loss}` ({type(model.losses[loss]).__name__}) must "
+                              f"return a scalar tensor, or a dict of them; on stream `{name}` it gives {got}")
     heads = counter.get_total_flops() / rows / 1e9 - sum(p.gflops for p in passes)
     return passes, heads if heads > 1e-12 else 0.0, None  # a difference of sums: rounding may leave a trace below 0
 

@@ -276,3 +276,36 @@ class ToyAsksDevice(RoBERTa):
     said = as_text(make_plan(made))
     assert "FLOPs unknown: cannot be built on shapes alone" in said and "ToyAsksDevice" in said and "asks.py" in said
     assert Model(made).encoders["text"].rates == [0, 0.5, 1]
+
+
+def test_a_loss_that_gives_no_scalar_and_a_misspelt_reference_are_named(tmp_path):
+    (tmp_path / "vague.py").write_text('''
+from xtoolkit.graph import Need
+from xtoolkit.losses.base import Loss
+from xtoolkit.registry import LOSS_REGISTRY
+
+
+@LOSS_REGISTRY.register
+class ToyVague(Loss):
+    def __init__(self, feature: str):
+        super().__init__()
+        self.feature = feature
+
+    @classmethod
+    def needs(cls, block):
+        return [Need(block["feature"])]
+
+    def forward(self, f, batch):
+        return f[self.feature].pooled.mean(1)
+''')
+    own = f"plugins=[{HERE / 'joint.py'}, {tmp_path / 'vague.py'}]"
+    made = recipe("three", own, "losses.mlm={type: ToyVague, feature: text@mask_text}")
+    with pytest.raises(ConfigError, match=r"loss `mlm` \(ToyVague\) must return a scalar tensor.*on stream `text` it gives a tensor"):
+        make_plan(made)
+    made = recipe("three")
+    model = Model(made)
+    f = model.features(batches(made, model)["pairs"])
+    with pytest.raises(KeyError, match="unknown view `@mask_txt`; did you mean `mask_text`?"):
+        f["both@mask_txt"]
+    with pytest.raises(KeyError, match="unknown encoder `vison`; did you mean `vision`?"):
+        f["vison"]
