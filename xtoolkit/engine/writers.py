@@ -13,7 +13,7 @@ from xtoolkit.engine.optim import lr_at
 from xtoolkit.engine.records import now, plain, write_json, write_results
 from xtoolkit.hooks import Hook
 from xtoolkit.recipe.config import Config
-from xtoolkit.recipe.folder import PLUGINS, TOKENIZER
+from xtoolkit.recipe.folder import CONFIG, PLUGINS, TOKENIZER
 from xtoolkit.recipe.plugins import copy_plugins
 
 
@@ -197,7 +197,7 @@ class RunRecord(Hook):
             return
         folder = Path(trainer.output)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
+        (folder / CONFIG).write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
         copy_plugins(trainer.recipe.plugins, folder / PLUGINS)
