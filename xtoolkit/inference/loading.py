@@ -84,11 +84,13 @@ def _instead(path: Path, files: list) -> str:
 
 def _recipe(weights: Path, folder: Path, given, trust: bool) -> recipes.Recipe:
     """The recipe: the one given, else that in the checkpoint's record, else ``config.yaml`` beside the weights."""
+    kept = {}
     if given is not None:
         source, beside = configs.load(given), Path(given).resolve().parent
     elif weights.is_dir():
         record = checkpoint.read_record(weights)
         source, beside = Config(record["config"], {(): str(weights / RECORD)}), folder
+        kept = record["plugins"] if "plugins" in record else {}
     elif (folder / CONFIG).is_file():
         source, beside = configs.load(folder / CONFIG), folder
     else:
@@ -97,9 +99,9 @@ def _recipe(weights: Path, folder: Path, given, trust: bool) -> recipes.Recipe:
                           f"xtoolkit.load(path, config='recipe.yaml'), or put it beside them as {CONFIG}")
     copies = folder / PLUGINS
     if not trust:
-        _refuse_plugins(source, beside, copies)
+        _refuse_plugins(source, beside, copies, kept)
     try:
-        return recipes.checked(source, str(beside), missing_files=False, copies=copies)
+        return recipes.checked(source, str(beside), missing_files=False, copies=copies, kept=kept)
     except ConfigError as error:  # a recipe of another version of the toolkit, plugins that lie nowhere
         if given is not None:
             raise
@@ -107,13 +109,13 @@ def _recipe(weights: Path, folder: Path, given, trust: bool) -> recipes.Recipe:
                                                "xtoolkit.load(path, config='recipe.yaml')") from error
 
 
-def _refuse_plugins(source: Config, beside: Path, copies: Path) -> None:
+def _refuse_plugins(source: Config, beside: Path, copies: Path, kept: dict) -> None:
     """Raises ConfigError where a recipe names plugins that are not imported already: loading would run their code."""
     import_components()
     strange = []
     for entry in recipes.named_plugins(source):
         try:
-            plugin = find(entry, beside, copies)
+            plugin = find(entry, beside, copies, kept)
         except ConfigError:
             continue  # nothing of it can be run; the check of the recipe says so
         if not plugin.imported():
