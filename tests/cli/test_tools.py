@@ -61,6 +61,11 @@ def test_list_prints_every_component_with_its_keys(capsys):
     assert "its head lm_logits" in out and "xfm/tiny.yaml" in out
 
 
+def test_list_says_which_moments_a_hook_defines(capsys):
+    tool("list_components").main(["hooks"])
+    assert re.search(r"^    defines: .*after_backward", capsys.readouterr().out, re.M)
+
+
 def test_list_of_one_kind(capsys):
     tool("list_components").main(["losses"])
     out = capsys.readouterr().out

@@ -12,6 +12,9 @@ from xtoolkit.cli.show import picture_sizes
 from xtoolkit.data.loader import Loader
 from xtoolkit.data.text import load_tokenizer
 from xtoolkit.features import Features
+
+
+from xtoolkit.engine.initial import load_initial
 from xtoolkit.model import Model
 from xtoolkit.plan import as_text, make_plan
 from xtoolkit.recipe.config import load as load_config
@@ -140,6 +143,24 @@ def test_a_decoder_starts_as_what_it_copies_once_that_is_loaded():
     own, other = model.losses["answer"].decoder.state_dict(), model.encoders["fusion"].state_dict()
     assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
     assert all(a is not b for a, b in zip(model.losses["answer"].decoder.parameters(), model.encoders["fusion"].parameters()))
+
+
+def test_a_decoder_that_the_weights_lack_starts_as_what_it_copies_from_them(tmp_path):
+    trained = Model(recipe("decoder"))
+    with torch.no_grad():
+        for p in trained.parameters():
+            p.normal_()
+    torch.save({n: t for n, t in trained.state_dict().items() if not n.startswith("losses.")}, tmp_path / "encoders.pt")
+    made = recipe("decoder", f"init={{path: {tmp_path / 'encoders.pt'}, allow_missing: [losses.answer.*]}}")
+    model = Model(made)
+    load_initial(model, made)
+    own, other = model.losses["answer"].decoder.state_dict(), trained.encoders["fusion"].state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
+    torch.save(trained.state_dict(), tmp_path / "whole.pt")
+    made = recipe("decoder", f"init={tmp_path / 'whole.pt'}")
+    model = Model(made)
+    load_initial(model, made)
+    assert all(torch.equal(t, trained.state_dict()[n]) for n, t in model.state_dict().items()), "a trained decoder stays"
 
 
 @pytest.mark.parametrize("change, said", [

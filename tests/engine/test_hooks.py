@@ -17,6 +17,7 @@ import torch
 from engine_toy import ToyModel, loaders, recipe
 from xtoolkit.recipe.folder import evaluated, latest
 from xtoolkit.recipe import config
+from xtoolkit.recipe.plugins import find
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.hooks import Checkpoint, Evaluate, JsonLines, Log, Signals, default_hooks
 from xtoolkit.recipe.settings import Optim, ScheduleBlock
@@ -233,6 +234,23 @@ def test_more_steps_than_before_are_said_to_bend_the_schedule(tmp_path, capsys, 
     line = ("train.steps was 5 and is 20, which bends the schedule: the learning rate was 0.00e+00 at step 5 and becomes "
             "8.24e-03")
     assert (line in capsys.readouterr().out.splitlines()) == said
+
+
+def test_an_edited_plugin_is_said_and_both_contents_are_kept(tmp_path, capsys):
+    def run(steps, text, resume=True):
+        (tmp_path / "mine.py").write_text(text)
+        made = recipe(tmp_path / "run", steps=steps)
+        made.plugins = [find("mine.py", tmp_path)]
+        Trainer(ToyModel(), made, loaders(), hooks=default_hooks(), resume=resume).fit()
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("plugin ")]
+
+    assert run(5, "a = 1\n", resume=False) == [] and run(6, "a = 1\n") == []
+    known = checkpoint.read_record(latest(tmp_path / "run"))["plugins"]["mine.py"]
+    (line,) = run(7, "a = 2\n")
+    assert line.startswith("plugin mine.py is not what step_00000006 was trained with: its content was " + known["digest"])
+    assert (tmp_path / "run/plugins/mine.py").read_text() == "a = 2\n"
+    assert (tmp_path / "run/plugins" / known["digest"] / "mine.py").read_text() == "a = 1\n"
+    assert run(8, "a = 2\n") == []
 
 
 def test_a_constant_rate_bends_nothing(tmp_path, capsys):

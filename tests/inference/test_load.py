@@ -491,7 +491,7 @@ class Longest(Task):
         self.more, self.tokenizer, self.output = more, tokenizer, output
 
     def abilities(self):
-        return {"longest": self.longest, "words": property(lambda loaded: self.tokenizer.vocab_size)}
+        return {"longest": self.longest, "where": lambda loaded: str(self.output), "words": property(lambda loaded: self.tokenizer.vocab_size)}
 
     def longest(self, loaded, texts):
         """The number of tokens of the longest text."""
@@ -499,12 +499,15 @@ class Longest(Task):
         return max(int(text.mask.sum(1).max()) for text in batches) + self.more
 
 
-def test_an_ability_of_a_plugins_task(made, monkeypatch):
+def test_an_ability_of_a_plugins_task(made, monkeypatch, tmp_path):
     monkeypatch.setitem(TASK_REGISTRY._obj_map, "Longest", Longest)
     loaded = xtoolkit.load(made.run)
     assert loaded.longest("a cat") == len(loaded.tokenizer.encode("a cat"))
     assert loaded.longest(["a", "a cat", "a red cat under the tree"]) > loaded.longest("a cat")
     assert loaded.words == loaded.tokenizer.vocab_size and "longest" in repr(loaded)
+    own = shutil.copytree(made.run, tmp_path / "moved") / "evaluations" / "Longest"
+    assert xtoolkit.load(own.parents[1]).model.recipe.train.output == str(made.run)
+    assert xtoolkit.load(own.parents[1]).where() == str(own), "a task's own files are those of the folder loaded from"
     # What the recipe says comes before what a task suggests.
     block = "evaluate.mine={type: Longest, more: 100, data: {type: SyntheticPairs}}"
     asked = Pretrained(Model(recipes.load(str(made.recipe), [block])), loaded.tokenizer)

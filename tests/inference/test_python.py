@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import xtoolkit
+from xtoolkit.recipe.folder import latest, read_record
 from xtoolkit.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,3 +187,8 @@ def test_loading_a_model_runs_no_code_unless_it_is_trusted(tmp_path):
         xtoolkit.load(output)
     with pytest.raises(ConfigError, match="is not the `strange_plugin` that is imported already from"):
         xtoolkit.load(output, trust_plugins=True)
+    known = read_record(latest(output))["plugins"]["strange_plugin.py"]
+    kept = output / "plugins" / known["digest"] / known["copy"]  # where what it was trained with moves when it is edited
+    kept.parent.mkdir()
+    kept.write_text(PLUGIN.format(trace=str(trace)))
+    assert xtoolkit.load(output).model.recipe.plugins[0].path == kept

@@ -1,5 +1,6 @@
 """The worked example of a plugin, as docs/plugins.md walks through it, and how plugins are found."""
 
+import dataclasses
 import math
 import os
 import shutil
@@ -12,7 +13,7 @@ import torch
 
 from xtoolkit.batch import Batch, ImageField, TextField
 from xtoolkit.encoders.similarity import Scores
-from xtoolkit.recipe.plugins import import_components, import_plugins
+from xtoolkit.recipe.plugins import check_copies, copy_plugins, find, import_components, import_plugins, record
 from xtoolkit.registry import LOSS_REGISTRY, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,3 +139,48 @@ print(sorted(p.relative_to(copies).as_posix() for p in copies.rglob("*") if p.is
     shutil.rmtree(tmp_path / "there")
     second = run(tmp_path / "empty", [])
     assert second.stdout == first.stdout, second.stderr
+
+
+@pytest.mark.parametrize("entry, beside", [("..", "inner"), ("../", "inner"), (".", "."), ("./", "."), ("inner/..", ".")])
+def test_a_package_named_by_dots_is_copied_under_its_own_name_and_nothing_else_is_touched(tmp_path, entry, beside):
+    package, run = tmp_path / "dotted_package", tmp_path / "run"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "kept").write_text("")
+    plugin = find(entry, package / beside)
+    assert (plugin.name, plugin.path) == ("dotted_package", package)
+    for text in ("", "edited = True\n", ""):
+        (package / "__init__.py").write_text(text)
+        plugin = find(entry, package / beside)
+        copy_plugins([plugin], run / "plugins")
+        assert (run / "plugins/dotted_package/__init__.py").read_text() == text
+        assert find(entry, tmp_path / "nowhere", run / "plugins", record([plugin])).path == run / "plugins/dotted_package"
+    assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "plugins"] and (run / "checkpoints/kept").is_file()
+    with pytest.raises(ConfigError, match="lies in the plugin .*dotted_package.*: name a folder outside it"):
+        check_copies([plugin], package / "outputs" / "run")
+    with pytest.raises(ConfigError, match="outside .*plugins: name the plugin itself"):
+        copy_plugins([dataclasses.replace(plugin, copy=Path(".."))], run / "plugins")
+    assert (run / "checkpoints/kept").is_file()
+
+
+def test_names_that_begin_alike_or_hold_dots_are_names_of_their_own(tmp_path):
+    for file, name in (("prefix_extra.py", "PrefixExtra"), ("prefix.py", "Prefix"), ("prefix.more.py", "PrefixMore")):
+        (tmp_path / file).write_text(PLUGIN.format(name=name))
+        assert imported([file], tmp_path) == [] and imported([file], tmp_path) == []
+        assert find(file, tmp_path).imported() and name in LOSS_REGISTRY.names()
+    (tmp_path / "prefix.more.py").write_text(PLUGIN.format(name="Another"))
+    assert "is not the `prefix.more` that is imported already" in imported(["prefix.more.py"], tmp_path)[0]
+
+
+def test_each_checkpoint_finds_the_copy_that_it_was_trained_with(tmp_path):
+    (tmp_path / "edited.py").write_text("version = 1\n")
+    copies, records = tmp_path / "run" / "plugins", []
+    for version in (1, 2, 3, 2):
+        (tmp_path / "edited.py").write_text(f"version = {version}\n")
+        plugin = find("edited.py", tmp_path)
+        copy_plugins([plugin], copies)
+        records.append(record([plugin]))
+    for version, known in zip((1, 2, 3, 2), records):
+        assert find("edited.py", tmp_path / "nowhere", copies, known).path.read_text() == f"version = {version}\n"
+    assert find("edited.py", tmp_path / "nowhere", copies).path == copies / "edited.py", "without a record the newest"

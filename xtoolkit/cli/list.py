@@ -26,10 +26,6 @@ def reads(kind: str, cls) -> str:
         return "defines: " + ", ".join(moments)
     if kind == "datasets":
         return "gives: " + ", ".join(f"${f}" for f in sorted(cls.FIELDS))
-    if kind == "hooks":
-        from xtoolkit.hooks import Hook
-        moments = [name for name in vars(Hook) if callable(getattr(Hook, name)) and not name.startswith("_")]
-        return "called: " + ", ".join(name for name in moments if getattr(cls, name) is not getattr(Hook, name))
     keys = schema(cls)
     # A stand-in for every required name shows which keys are references.
     block = {k.name: f"<{k.name}>" if k.required else k.default for k in keys.values()}

@@ -27,7 +27,8 @@ def load_initial(model: Model, recipe: Recipe) -> None:
 def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()) -> None:
     """Fills a model, heads of its losses included, strictly.
 
-    A part that copies another (a teacher) and of which the weights have nothing copies it anew.
+    A part of which the weights have nothing, an encoder that copies another (a teacher) or a loss whose head starts as a copy of
+    one, copies it anew.
 
     Args:
         path: as in ``read_model_weights``.
@@ -38,17 +39,14 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
         WeightsError: every missing, unexpected and mis-shaped name; nothing has been changed then.
     """
     state, origin = read_model_weights(path)
-    copies = {}
-    for name, encoder in model.encoders.items():
-        prefix = f"encoders.{name}."
-        if type(encoder).REFERS and not any(k.startswith(prefix) for k in state):
-            copies[prefix] = encoder
+    lacks = lambda prefix: not any(name.startswith(prefix) for name in state)
+    copies = {p: e for name, e in model.encoders.items() if type(e).REFERS and lacks(p := f"encoders.{name}.")}
+    heads = [loss for name, loss in model.losses.items() if lacks(f"losses.{name}.")]
     load_strictly(model, state, origin, ignore=allow_unexpected, may_miss=[*allow_missing, *(f"{p}*" for p in copies)],
                   mend="use the recipe that these weights were made with, or allow what may differ: `init: {path: "
                   f"{path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
-    for encoder in copies.values():
-        if hasattr(encoder, "load_init"):
-            encoder.load_init()
+    for part in (*copies.values(), *heads):
+        part.load_init()
 
 
 def read_model_weights(path) -> tuple[dict[str, Tensor], str]:

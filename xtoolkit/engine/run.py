@@ -14,6 +14,7 @@ from xtoolkit.model import Losses, Model
 from xtoolkit.plan import Plan, make_plan
 from xtoolkit.recipe import Purpose, Recipe
 from xtoolkit.recipe.folder import EVALUATIONS, check_folder, check_resumed, evaluated, is_complete, latest
+from xtoolkit.recipe.plugins import check_copies
 from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError, nearest
 
 EVAL_BATCH = 64  # pictures a batch in evaluation
@@ -252,6 +253,7 @@ def check_start(recipe: Recipe, purpose: Purpose) -> None:
         if latest(output) is None:
             found.append(f"--eval-only: {output} holds no checkpoint; train first, or name another folder (train.output=...)")
     for check in (lambda: purpose == "evaluate" or check_folder(output, purpose == "resume"),
+                  lambda: purpose == "evaluate" or check_copies(recipe.plugins, output),
                   lambda: purpose == "resume" and check_resumed(output, recipe.config, recipe.train.steps),
                   lambda: use_triton(pick_device(recipe.train.device).type)):
         try:

@@ -11,6 +11,7 @@ from xtoolkit.engine.finite import NonFiniteError, not_finite
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
 from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
+from xtoolkit.recipe.plugins import record as record_of
 from xtoolkit.engine.schedule import Schedule
 from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
 from xtoolkit.hooks.base import state_of
@@ -51,7 +52,7 @@ class Trainer:
         values: numbers of the last step as tensors on the device: ``loss``, ``<stream>.<loss>``, ``<stream>.<logged>``,
             ``norm``, and at log steps ``norm.<encoder>`` (before clipping; of several groups the largest).
         resumed_from: the checkpoint that the run went on from, or None.
-        resumed_steps: what ``train.steps`` was when that was written.
+        resumed_steps: what ``train.steps`` was when that was written; ``resumed_plugins``: its record of plugins.
         latest: the last numbers written that hold a ``loss``.
         evaluations: {name: {metric: number}}, the newest of each.
         seconds: time spent in steps, earlier parts of a resumed run included.
@@ -68,7 +69,7 @@ class Trainer:
         self.recipe, self.train, self.loaders = recipe, recipe.train, loaders
         self.evaluators, self.hooks = evaluators or {}, list(hooks or [])
         self.output, self.kernels = output or self.train.output, kernels
-        self.resume, self.resumed_from, self.resumed_steps = resume, None, None
+        self.resume, self.resumed_from, self.resumed_steps, self.resumed_plugins = resume, None, None, {}
         self.device = pick_device(self.train.device)
         distributed.join(self.device)
         self.ranks = distributed.Ranks()
@@ -213,7 +214,8 @@ class Trainer:
         self.check_finite()
         if distributed.is_main():
             record = {"config": self.recipe.config, "versions": versions(), "git": git_hash(),
-                      "data": self.data_manifest(), "seconds": self.seconds, "kernels": self.kernels,
+                      "plugins": record_of(self.recipe.plugins), "data": self.data_manifest(),
+                      "seconds": self.seconds, "kernels": self.kernels,
                       "hooks": {hook.name: state_of(hook) for hook in self.hooks if hook.name is not None},
                       "counted": {name: loader.counted() for name, loader in self.loaders.items()}}
             checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
@@ -248,7 +250,7 @@ class Trainer:
             raise ConfigError(refusal(path, found))
         checkpoint.load(path, self.model, self.optimizer)
         self.done, self.seconds, self.resumed_from = record["step"], record["seconds"], path
-        self.resumed_steps = record["config"]["train"]["steps"]
+        self.resumed_steps, self.resumed_plugins = record["config"]["train"]["steps"], record["plugins"]
         for hook in self.hooks:
             if hook.name in record["hooks"]:
                 hook.load_state_dict(record["hooks"][hook.name])

@@ -13,8 +13,8 @@ from xtoolkit.engine.optim import lr_at
 from xtoolkit.engine.records import now, plain, write_json, write_results
 from xtoolkit.hooks import Hook
 from xtoolkit.recipe.config import Config
-from xtoolkit.recipe.folder import PLUGINS, TOKENIZER
-from xtoolkit.recipe.plugins import copy_plugins
+from xtoolkit.recipe.folder import CONFIG, PLUGINS, TOKENIZER
+from xtoolkit.recipe.plugins import copy_plugins, record
 
 
 class Console(Hook):
@@ -37,6 +37,7 @@ class Console(Hook):
         if trainer.resumed_from:
             self._line(f"resumed from {trainer.resumed_from}: step {trainer.done} of {trainer.train.steps}")
             self._bent(trainer)
+            self._edited(trainer)
         elif trainer.resume:
             self._line(f"nothing to resume in {trainer.output}: starting at step 0")
 
@@ -46,6 +47,14 @@ class Console(Hook):
         if done < steps and lr_at(done, optim, then) != lr_at(done, optim, steps):
             self._line(f"train.steps was {then} and is {steps}, which bends the schedule: the learning rate was "
                        f"{lr_at(done - 1, optim, then):.2e} at step {done} and becomes {lr_at(done, optim, steps):.2e}")
+
+    def _edited(self, trainer):
+        """What is computed from here on need not be what was computed before."""
+        then = {known["copy"]: known["digest"] for known in trainer.resumed_plugins.values()}
+        for entry, now in record(trainer.recipe.plugins).items():
+            if now["copy"] in then and then[now["copy"]] != now["digest"]:
+                self._line(f"plugin {entry} is not what {trainer.resumed_from.name} was trained with: its content was "
+                           f"{then[now['copy']]} and is {now['digest']}; both are kept in {Path(trainer.output) / PLUGINS}")
 
     def after_step(self, trainer):
         if distributed.is_main() and self._bar.isatty() and time.monotonic() - self._drawn > 1 / self.BAR_RATE:
@@ -197,7 +206,7 @@ class RunRecord(Hook):
             return
         folder = Path(trainer.output)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
+        (folder / CONFIG).write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
         if self._tokenizer is not None:
             self._tokenizer.save(folder / TOKENIZER)
         copy_plugins(trainer.recipe.plugins, folder / PLUGINS)

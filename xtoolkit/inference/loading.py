@@ -15,14 +15,13 @@ from xtoolkit.data.text import Tokenizer, load_tokenizer
 from xtoolkit.weights.files import load_strictly
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.initial import read_model_weights
-from xtoolkit.recipe.folder import FOLDER, PLUGINS, RECORD, TOKENIZER, latest
+from xtoolkit.recipe.folder import CONFIG, FOLDER, PLUGINS, RECORD, TOKENIZER, latest
 from xtoolkit.recipe.plugins import find, import_components
 from xtoolkit.weights.hub import missing
 from xtoolkit.model import Model
 from xtoolkit.inference.pretrained import Pretrained
 from xtoolkit.registry import ConfigError
 
-RECIPE = "config.yaml"
 TAKES = ("xtoolkit.load takes a run's output folder, a checkpoint folder in it, or a file of a whole model's weights "
          "(.safetensors) with its recipe beside it")
 
@@ -49,7 +48,7 @@ def load(path, config=None, tokenizer=None, device: str = "auto",
                   mend="give the recipe that these weights were made with: xtoolkit.load(path, config='recipe.yaml')")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Pretrained(model.to(device), words)
+    return Pretrained(model.to(device), words, folder)
 
 
 def _find(path: Path) -> tuple[Path, Path]:
@@ -73,7 +72,7 @@ def _instead(path: Path, files: list) -> str:
     """What a folder is that nothing can be loaded from."""
     if files:
         return f"several files of weights ({', '.join(f.name for f in files)}): name the one"
-    if (path / RECIPE).is_file():
+    if (path / CONFIG).is_file():
         return "a run without a whole checkpoint: one is written every `train.checkpoint_every` steps and at the end"
     inside = sorted(p.name for p in path.iterdir())
     runs = [name for name in inside if (path / name).is_dir() and latest(path / name)]
@@ -85,22 +84,24 @@ def _instead(path: Path, files: list) -> str:
 
 def _recipe(weights: Path, folder: Path, given, trust: bool) -> recipes.Recipe:
     """The recipe: the one given, else that in the checkpoint's record, else ``config.yaml`` beside the weights."""
+    kept = {}
     if given is not None:
         source, beside = configs.load(given), Path(given).resolve().parent
     elif weights.is_dir():
         record = checkpoint.read_record(weights)
         source, beside = Config(record["config"], {(): str(weights / RECORD)}), folder
-    elif (folder / RECIPE).is_file():
-        source, beside = configs.load(folder / RECIPE), folder
+        kept = record["plugins"] if "plugins" in record else {}
+    elif (folder / CONFIG).is_file():
+        source, beside = configs.load(folder / CONFIG), folder
     else:
         read_model_weights(weights)  # what is no file of weights says so
         raise ConfigError(f"{weights}: weights alone do not say what model they are of; give its recipe, "
-                          f"xtoolkit.load(path, config='recipe.yaml'), or put it beside them as {RECIPE}")
+                          f"xtoolkit.load(path, config='recipe.yaml'), or put it beside them as {CONFIG}")
     copies = folder / PLUGINS
     if not trust:
-        _refuse_plugins(source, beside, copies)
+        _refuse_plugins(source, beside, copies, kept)
     try:
-        return recipes.checked(source, str(beside), missing_files=False, copies=copies)
+        return recipes.checked(source, str(beside), missing_files=False, copies=copies, kept=kept)
     except ConfigError as error:  # a recipe of another version of the toolkit, plugins that lie nowhere
         if given is not None:
             raise
@@ -108,13 +109,13 @@ def _recipe(weights: Path, folder: Path, given, trust: bool) -> recipes.Recipe:
                                                "xtoolkit.load(path, config='recipe.yaml')") from error
 
 
-def _refuse_plugins(source: Config, beside: Path, copies: Path) -> None:
+def _refuse_plugins(source: Config, beside: Path, copies: Path, kept: dict) -> None:
     """Raises ConfigError where a recipe names plugins that are not imported already: loading would run their code."""
     import_components()
     strange = []
     for entry in recipes.named_plugins(source):
         try:
-            plugin = find(entry, beside, copies)
+            plugin = find(entry, beside, copies, kept)
         except ConfigError:
             continue  # nothing of it can be run; the check of the recipe says so
         if not plugin.imported():

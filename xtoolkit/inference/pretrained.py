@@ -13,6 +13,7 @@ from xtoolkit.data.transform import ImageTransform
 from xtoolkit.inference.inputs import Pairs, Pictures, Sentences
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
+from xtoolkit.recipe.folder import EVALUATIONS
 from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, nearest, schema, arguments
 
 
@@ -34,6 +35,7 @@ class Pretrained:
     Args:
         model: with weights, on its device; of several parts that could answer, that which an evaluation names does.
         tokenizer: of its texts.
+        folder: that it was loaded from, where its tasks' own files lie; None: the recipe's `train.output`.
 
     Attributes:
         model: ``model.features(batch)`` reads any other feature.
@@ -42,13 +44,13 @@ class Pretrained:
         config: the resolved recipe, plain.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer):
+    def __init__(self, model: Model, tokenizer: Tokenizer, folder: Path | None = None):
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.recipe.config
         reads, sizes = _reading(model.recipe), model.sizes()
         self._texts = TextProcessor(tokenizer, reads["max_tokens"], reads["clean"])
         self.transform = ImageTransform(sizes["image_size"], reads["mean"], reads["std"]) if sizes else None
         self._abilities: dict = {}
-        for task in _tasks(model, tokenizer):
+        for task in _tasks(model, tokenizer, Path(model.recipe.train.output) if folder is None else folder):
             self._abilities = task.abilities() | self._abilities
 
     @property
@@ -101,7 +103,7 @@ class Pretrained:
         return Pairs(self.pictures(images), self.texts(texts))
 
 
-def _tasks(model: Model, tokenizer) -> list:
+def _tasks(model: Model, tokenizer, folder: Path) -> list:
     """The tasks that say what a model can: those of its recipe first, then those that suggest themselves."""
     recipe = model.recipe
     blocks = [(name, recipe.source.where("evaluate", name), block) for name, block in recipe.evaluate.items()]
@@ -109,8 +111,7 @@ def _tasks(model: Model, tokenizer) -> list:
     for name in TASK_REGISTRY.names():
         if block := TASK_REGISTRY.get(name).suggest(*kinds):
             blocks.append((name, f"what {name} suggests", block))
-    output = Path(recipe.train.output) / "evaluations"
-    return [TASK_REGISTRY.build(block, where, tokenizer=tokenizer, output=output / name)
+    return [TASK_REGISTRY.build(block, where, tokenizer=tokenizer, output=folder / EVALUATIONS / name)
             for name, where, block in blocks]
 
 

@@ -12,6 +12,7 @@ BINDING = frozenset({"seed", "precision", "accumulate"})
 FREE_BLOCKS = frozenset({"evaluate", "hooks", "plugins"})
 SHARDS = ("data", "shards")  # of a stream: how shards are fetched is the machine's affair; only `window` binds
 
+CONFIG = "config.yaml"  # the resolved recipe in a run's folder, or beside a file of weights
 FOLDER, RECORD = "checkpoints", "checkpoint.json"  # of the run's folder, and in each checkpoint
 PLUGINS = "plugins"  # the folder in a run's folder that holds copies of its recipe's plugins
 TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
@@ -31,7 +32,7 @@ def check_folder(output, resume: bool) -> None:
         raise ConfigError(f"train.output: {existing} is a file; name a folder")
     if not resume and folder.is_dir() and any(folder.iterdir()):
         way = ("go on from its last checkpoint with --resume" if latest(folder) else
-               "it holds no checkpoint, so that --resume would start it again at step 0" if (folder / "config.yaml").is_file()
+               "it holds no checkpoint, so that --resume would start it again at step 0" if (folder / CONFIG).is_file()
                else "it holds no run: empty it")
         raise ConfigError(f"train.output: {output} exists and is not empty; {way}, or name another folder (train.output=...)")
     if not os.access(existing, os.W_OK | os.X_OK):

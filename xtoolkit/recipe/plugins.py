@@ -1,13 +1,15 @@
 """Imports components: the toolkit's own, the plugins that come with it, and what a recipe's `plugins:` list names.
 
 A plugin that a recipe names is known by the hash of its content, wherever it lies: the same content is imported once, and
-one process holds one plugin of a name. A run keeps a copy of each, so that it can be opened elsewhere.
+one process holds one plugin of a name. A run keeps a copy of each, so that it can be opened elsewhere; where a plugin was edited
+before the run went on, also of what it was.
 """
 
 import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import shutil
 import sys
 import types
@@ -20,6 +22,7 @@ from xtoolkit.registry import ConfigError
 BUILTIN = ("xtoolkit.encoders", "xtoolkit.losses", "xtoolkit.tasks", "xtoolkit.hooks", "xtoolkit.data", "xtoolkit.prepare.sample")
 PACKAGE = "xtoolkit.plugins"  # what the plugins that come with the toolkit are imported under
 PREFIX = "xtoolkit_plugin_"  # of the module's name of a plugin that a recipe names by its path
+IMPORTED: dict[str, tuple[Path, str]] = {}  # {name: where a recipe's plugin lies, and the hash of what was imported}
 
 
 def builtin_folder() -> Path:
@@ -38,6 +41,7 @@ class Plugin:
         path: the file or package, whole; None: part of Python itself.
         digest: hash of the content.
         root: the folder that an installed module's name begins in, if Python does not search it; else None.
+        copy: where a run's copy lies, in its folder of plugins.
         by_path: named by a path, not as a module.
     """
 
@@ -46,18 +50,13 @@ class Plugin:
     path: Path | None
     digest: str
     root: Path | None
+    copy: Path
     by_path: bool
-
-    @property
-    def copy(self) -> Path:
-        """Where a run's copy lies, in its folder of plugins."""
-        if self.by_path:
-            return Path(Path(self.entry).name or self.path.name)
-        return Path(*self.name.split(".")).with_suffix(self.path.suffix if self.path.is_file() else "")
 
     def imported(self) -> bool:
         """Whether a module of this content is imported already."""
-        return self.path is None or any(content == self.digest for _, _, content in self._modules())
+        known = [*IMPORTED.values(), *self._modules().values()]
+        return self.path is None or any(content == self.digest for _, content in known)
 
     def load(self) -> None:
         """Imports it, once. Raises ConfigError where another content of this name is imported, and whatever it raises."""
@@ -65,29 +64,31 @@ class Plugin:
             if not self.by_path and (self.path is None or self.name in sys.modules):
                 importlib.import_module(self.entry)  # perhaps another module of the same package
             return
-        if others := [path for name, path, _ in self._modules() if not (self.by_path and name == self.name)]:
+        others = {n: path for n, (path, _) in self._modules().items() if not (self.by_path and n == self.name)}
+        if self.name in IMPORTED:
+            others[self.name] = IMPORTED[self.name][0]
+        if others:
             raise ConfigError(f"plugin {self.entry}: {self.path} is not the `{self.name}` that is imported already from "
-                              f"{others[0]}: rename one of them, or start Python anew")
+                              f"{next(iter(others.values()))}: rename one of them, or start Python anew")
         if self.by_path:
-            _import_path(f"{PREFIX}{self.name}_{self.digest}", self.path)
-            return
-        if self.root is not None:
-            sys.path.insert(0, str(self.root))
-        try:
-            importlib.import_module(self.entry)
-        finally:
+            _import_path(PREFIX + re.sub(r"\W", "_", f"{self.name}_{self.digest}"), self.path)
+        else:
             if self.root is not None:
-                sys.path.remove(str(self.root))
+                sys.path.insert(0, str(self.root))
+            try:
+                importlib.import_module(self.entry)
+            finally:
+                if self.root is not None:
+                    sys.path.remove(str(self.root))
+        IMPORTED[self.name] = (self.path, self.digest)
 
-    def _modules(self) -> list[tuple[str, Path, str]]:
-        """Modules in memory of this name or content: what each is called, where it lies, and the hash of its content."""
-        found = []
-        for name, module in list(sys.modules.items()):
-            ours, file = name.startswith(PREFIX) and "." not in name, getattr(module, "__file__", None)
-            if file and ours and (name.startswith(f"{PREFIX}{self.name}_") or name.endswith(f"_{self.digest}")):
-                found.append((name, _whole(Path(file)), name.rpartition("_")[2]))  # as it was when it was imported
-            elif file and name in (self.name, f"{PACKAGE}.{self.name}") and Path(file).exists():
-                found.append((name, _whole(Path(file)), digest(_whole(Path(file)))))
+    def _modules(self) -> dict[str, tuple[Path, str]]:
+        """Modules in memory that go by this name and were imported by others: where each lies, and the hash of its content."""
+        found = {}
+        for name in (self.name, f"{PACKAGE}.{self.name}"):
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if name not in IMPORTED and file and Path(file).exists():
+                found[name] = (_whole(Path(file)), digest(_whole(Path(file))))
         return found
 
 
@@ -104,46 +105,51 @@ def import_components() -> None:
             importlib.import_module(f"{PACKAGE}.{path.stem}")
 
 
-def find(entry: str, relative_to=".", copies: Path | None = None) -> Plugin:
+def find(entry: str, relative_to=".", copies: Path | None = None, kept: dict | None = None) -> Plugin:
     """Finds a plugin; runs none of its code.
 
     Args:
         entry: the path of a Python file or package, or an installed module.
         relative_to: folder of the recipe; a path is relative to it, else to the working folder; last, copies lie there.
         copies: a run's folder of plugins, where copies are looked for first.
+        kept: ``record`` of the plugins that a checkpoint was trained with: a copy of that content comes before others.
 
     Raises:
         ConfigError: it is not there.
     """
-    by_path = entry.endswith(".py") or "/" in entry
+    by_path = entry.endswith(".py") or "/" in entry or entry in (".", "..")
+    known = kept[entry] if kept and entry in kept else None
 
     def copied(folder: Path):
         if by_path:
-            path = folder / Path(entry).name
-            return _plugin(entry, path, path.stem, by_path=True) if path.exists() else None
+            path = folder / (known["copy"] if known else Path(entry).name)
+            return _at(entry, path) if path.exists() and path.name not in ("", "..") and path != folder else None
         found = _unit(entry, [str(folder)])
-        return _plugin(entry, found[1], found[0], folder) if found else None
+        return _installed(entry, *found, folder) if found else None
 
-    if copies is not None and (plugin := copied(copies)):
-        return plugin
+    if copies is not None:
+        folders = [copies, copies / known["digest"]] if known else [copies]
+        found = [plugin for plugin in map(copied, folders) if plugin]
+        if found:
+            return next((plugin for plugin in found if known and plugin.digest == known["digest"]), found[0])
     if path := next((p for p in (Path(relative_to, entry), Path(entry)) if p.exists()), None):
         if path.is_dir() and not (path / "__init__.py").is_file():
             raise ConfigError(f"plugin {entry}: {path} is a folder without __init__.py: name a file or a package")
-        return _plugin(entry, path, path.stem, by_path=True)
+        return _at(entry, path)
     if not by_path and (found := _unit(entry)):
-        return _plugin(entry, found[1], found[0])
+        return _installed(entry, *found)
     if plugin := copied(Path(relative_to, PLUGINS)):  # the recipe is the `config.yaml` of a run
         return plugin
     raise ConfigError(f"plugin {entry}: no such file" + ("" if by_path else ", and no module of this name is installed"))
 
 
 def import_plugins(entries, where: str = "plugins", relative_to=".",
-                   copies: Path | None = None) -> tuple[list[Plugin], list[str]]:
+                   copies: Path | None = None, kept: dict | None = None) -> tuple[list[Plugin], list[str]]:
     """Imports what a recipe's list names: each that can be.
 
     Args:
         where: the place of the list, for messages.
-        relative_to, copies: see ``find``.
+        relative_to, copies, kept: see ``find``.
 
     Returns:
         those that are imported now, and a line for each that is missing or fails, with the reason.
@@ -151,7 +157,7 @@ def import_plugins(entries, where: str = "plugins", relative_to=".",
     plugins, problems = [], []
     for entry in entries:
         try:
-            plugin = find(entry, relative_to, copies)
+            plugin = find(entry, relative_to, copies, kept)
             plugin.load()
         except KeyboardInterrupt:
             raise
@@ -164,16 +170,42 @@ def import_plugins(entries, where: str = "plugins", relative_to=".",
     return plugins, problems
 
 
+def check_copies(plugins: list[Plugin], output) -> None:
+    """Raises ConfigError where a run's folder lies in a plugin: its copy would hold the run, and itself."""
+    if found := [p for p in plugins if p.path is not None and Path(output).resolve().is_relative_to(p.path)]:
+        raise ConfigError(f"train.output: {output} lies in the plugin {found[0].entry} ({found[0].path}), of which the run keeps "
+                          "a copy: name a folder outside it")
+
+
+def record(plugins: list[Plugin]) -> dict:
+    """{entry: ``copy`` and ``digest``} of plugins, as JSON has them: what a checkpoint says that it was trained with."""
+    return {p.entry: {"copy": p.copy.as_posix(), "digest": p.digest} for p in plugins if p.path is not None}
+
+
 def copy_plugins(plugins: list[Plugin], folder: Path) -> None:
-    """Puts a copy of each plugin, packages whole, into a run's folder of plugins."""
+    """Puts a copy of each plugin, packages whole, into a run's folder of plugins.
+
+    What lies there under its name with another content, which older checkpoints need, moves to ``<folder>/<its hash>``.
+
+    Raises:
+        ConfigError: a name that leads out of the folder.
+    """
     for plugin in plugins:
         if plugin.path is None:
             continue
         target = folder / plugin.copy
-        if target.exists() and digest(target) == plugin.digest:
-            continue
-        if target.is_dir():
-            shutil.rmtree(target)
+        if target.resolve() == folder.resolve() or not target.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"plugin {plugin.entry}: its copy would lie at {target}, outside {folder}: name the plugin itself")
+        if target.exists():
+            content = digest(target)
+            if content == plugin.digest:
+                continue
+            older = folder / content / plugin.copy
+            if older.exists() and target.is_dir():
+                shutil.rmtree(target)
+            else:
+                older.parent.mkdir(parents=True, exist_ok=True)
+                target.replace(older)
         for file in _files(plugin.path):
             to = target / file.relative_to(plugin.path) if plugin.path.is_dir() else target
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -197,9 +229,18 @@ def _files(path: Path) -> list[Path]:
     return [file for file in found if file == path or not any(map(strange, file.relative_to(path).parts))]
 
 
-def _plugin(entry, path, name, root=None, by_path=False) -> Plugin:
-    path = None if path is None else path.resolve()
-    return Plugin(entry, name, path, "" if path is None else digest(path), root, by_path)
+def _at(entry: str, path: Path) -> Plugin:
+    """A plugin named by its path: it goes by its own name, also where the path ends in dots."""
+    whole = path.resolve()
+    copy = Path(whole.name if path.name in ("", "..") else path.name)
+    return Plugin(entry, copy.name if whole.is_dir() else copy.stem, whole, digest(whole), None, copy, by_path=True)
+
+
+def _installed(entry: str, name: str, path: Path | None, root: Path | None = None) -> Plugin:
+    copy, path = Path(*name.split(".")), None if path is None else path.resolve()
+    if path is not None and path.is_file():
+        copy = copy.with_suffix(path.suffix)
+    return Plugin(entry, name, path, "" if path is None else digest(path), root, copy, by_path=False)
 
 
 def _whole(file: Path) -> Path:

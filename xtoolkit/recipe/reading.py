@@ -30,7 +30,7 @@ def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose =
 
 
 def checked(source: Config, folder: str, missing_files: bool = True, purpose: Purpose = "train",
-            copies: Path | None = None) -> Recipe:
+            copies: Path | None = None, kept: dict | None = None) -> Recipe:
     """The recipe of a resolved configuration.
 
     Args:
@@ -38,14 +38,14 @@ def checked(source: Config, folder: str, missing_files: bool = True, purpose: Pu
         missing_files: also report files that are not there and that ``purpose`` needs.
         purpose: ``evaluate`` reads a checkpoint, so it needs neither the streams' data nor weights to start from;
             ``resume`` needs weights to start from only where its folder has no checkpoint; ``build`` needs no data yet.
-        copies: a run's folder of plugins, where they are looked for first.
+        copies, kept: a run's folder of plugins, where they are looked for first: see ``plugins.find``.
 
     Raises:
         ConfigError: every mistake, one line each with its place.
     """
     import_components()
     entries = named_plugins(source)
-    plugins, lacking = import_plugins(entries, source.where("plugins"), folder, copies)
+    plugins, lacking = import_plugins(entries, source.where("plugins"), folder, copies, kept)
     recipe = Checker(source, missing_files, purpose, lacking).recipe()
     recipe.plugins = plugins
     return recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xtoolkit.engine.figures import Samples
 from xtoolkit.recipe import config
-from xtoolkit.recipe.folder import RESULTS, evaluated
+from xtoolkit.recipe.folder import CONFIG, RESULTS, evaluated
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -74,9 +74,9 @@ def read_run(folder: Path) -> Run:
     Raises:
         FileNotFoundError: the folder holds no run.
     """
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run: it has no config.yaml; name the `train.output` of a run")
+        raise FileNotFoundError(f"{folder} holds no run: it has no {CONFIG}; name the `train.output` of a run")
     known, found = config.load(str(path)).data, evaluated(folder)
     order = [*(name for name in known.get("evaluate") or () if name in found), *found]
     return Run(known, path.read_text(encoding="utf-8"), read_lines(folder / "metrics.jsonl"), _json(folder / RESULTS),
