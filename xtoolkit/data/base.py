@@ -134,7 +134,7 @@ class StreamDataset(abc.ABC):
         """
 
     def collate(self, loaded: list[items.Item]) -> Batch:
-        return items.collate(loaded, self.FIELDS, self.train)
+        return items.collate(loaded, type(self), self.train)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """The pictures of a batch, {image id: (3, H, W) uint8}: its own normalisation undone."""
