@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 
 from xtoolkit.registry import (
-    ConfigError, Count, Dropout, NotNegative, Positive, Range, Registry, Share, check, fits, not_numbers, schema,
+    ConfigError, Count, Dropout, NotNegative, Positive, Range, Registry, Share, check, filled, fits, not_numbers, schema,
 )
 
 
@@ -157,3 +157,16 @@ def test_numbers_that_are_none_are_refused(registry):
         "f.yaml:pair.1: `pair.1` must be a finite number, not -inf"]
     with pytest.raises(ConfigError, match="here: `rate` must be a finite number, not nan"):
         registry.build(block, "here")
+
+
+def test_a_block_is_filled_with_what_its_class_would_be_built_with(registry):
+    @registry.register
+    class Kept:
+        def __init__(self, must: str, other: str, rate: float = 0.5, name: str | None = "x", inner: Inner | None = None):
+            self.got = {"must": must, "other": other, "rate": rate, "name": name, "inner": inner}
+
+    block = {"type": "Kept", "must": "a", "rate": None, "name": None, "inner": {"prob": 1}}
+    found = filled(Kept, block)
+    assert found == {"must": "a", "rate": 0.5, "name": None, "inner": {"prob": 1}}, "`other` is missing, and nothing stands for it"
+    built = registry.build(block | {"other": "b"}, "here").got
+    assert built == found | {"other": "b", "inner": Inner(1)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xtoolkit.batch import Batch
 from xtoolkit.model import Model, trainable
 from xtoolkit.recipe import Recipe
-from xtoolkit.registry import DATASET_REGISTRY, ConfigError, schema
+from xtoolkit.registry import DATASET_REGISTRY, ConfigError, filled
 
 ROWS = 4  # rows of the batch that is counted; every count is linear in the rows but for contrast's tiny matrix
 
@@ -112,7 +112,7 @@ def count_parameters(model: Model) -> dict:
 def _stream(model: Model | None, recipe: Recipe, name: str, length: int | None, unknown: str | None) -> StreamPlan:
     stream = recipe.streams[name]
     cls = DATASET_REGISTRY.get(stream.data["type"])
-    block = {k.name: k.default for k in schema(cls).values()} | {k: v for k, v in stream.data.items() if v is not None}
+    block = filled(cls, stream.data)
     longest = cls.max_length(block)
     plan = StreamPlan(name, stream.batch_size, longest and (length or longest), dict(stream.losses),
                       dropped=_dropped(recipe, name), passes=_passes(recipe, name), unknown=unknown)

@@ -166,6 +166,17 @@ def arguments(cls, block: dict, beside=frozenset()) -> dict:
             if k not in beside and (v is not None or fits(None, keys[k].type))}
 
 
+def filled(cls, block: dict) -> dict:
+    """A block's keys with the defaults of its class, values as in YAML; without the toolkit's own keys, and without those that
+    must be given and are not.
+
+    A null means the default, but where the type has a null it is one: what the class itself is built with.
+    """
+    keys = schema(cls)
+    given = {k: v for k, v in block.items() if k in keys and (v is not None or fits(None, keys[k].type))}
+    return {k.name: k.default for k in keys.values() if not k.required} | given
+
+
 def _argument(value, hint):
     kind = nested(hint)
     if kind is None or not isinstance(value, dict):

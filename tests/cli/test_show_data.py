@@ -1,4 +1,4 @@
-"""show_data.py shows what the loader would hand to the model, row for row, and needs neither model nor weights."""
+"""show_data.py shows what the loader would hand to the model, row for row, and needs no weights."""
 
 import importlib
 import json
@@ -48,8 +48,12 @@ def tool():
 
 @pytest.fixture
 def file(tmp_path, tokenizer_folder, text_file, pair_shards, region_shard, monkeypatch):
-    def built(*_, **__):
-        raise AssertionError("an encoder was built")
+    build = ENCODER_REGISTRY.build
+
+    def built(*block, **given):
+        module = build(*block, **given)
+        assert all(p.is_meta for p in module.parameters()), "an encoder was built with weights"
+        return module
 
     monkeypatch.setattr(ENCODER_REGISTRY, "build", built)
     path = tmp_path / "recipe.yaml"
@@ -172,6 +176,6 @@ def test_mistakes_are_answered(tool, file, tmp_path, capsys):
 
 def test_sizes_come_from_the_encoder_that_reads_pictures(tool, file):
     recipe = recipes.load(str(file), ["encoders.vision.image_size=64"], missing_files=False)
-    assert tool.picture_sizes(recipe) == (64, 8)
+    assert tool.sizes(recipe, "pairs") == {"image_size": 64, "patch_size": 8}
     with pytest.raises(ConfigError, match="masked"):
         tool.open_dataset(recipes.load(str(file), ["encoders.vision.image_size=16"], missing_files=False), "pairs")

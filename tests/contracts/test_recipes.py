@@ -8,7 +8,7 @@ import torch
 
 from xtoolkit import recipe as recipes
 from xtoolkit.batch import Batch
-from xtoolkit.cli.show import picture_sizes
+from xtoolkit.cli.show import open_dataset
 from xtoolkit.data.loader import Loader
 from xtoolkit.data.text import load_tokenizer
 from xtoolkit.features import Features
@@ -116,7 +116,8 @@ def test_a_second_wiring_is_a_node_and_no_module():
 def test_pictures_that_a_wiring_alone_reads_can_be_shown():
     alone = ("encoders.backbone.inputs.image=null", "losses.mim.feature=picture@mask_image", "streams.pairs.losses={itc: 1}",
              "losses.itm=null", "losses.mvlm=null", "losses.mvim=null")
-    assert picture_sizes(recipe("experts", *alone)) == (32, 8)
+    images = open_dataset(recipe("experts", *alone), "image")[0].images
+    assert images.size == 32 and images.side == 4
 
 
 def test_stops_name_wirings():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xtoolkit.batch import Field, ImageField, TextField
+from xtoolkit.batch import Field, ImageField, RegionField, TextField
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import Augment
@@ -16,7 +16,8 @@ from xtoolkit.data.items import Item
 from xtoolkit.data.loader import EvalLoader, Loader
 from xtoolkit.data.masking import TextMask
 from xtoolkit.data.process import ImageProcessor, TextProcessor
-from xtoolkit.registry import Count, Registry, check, schema
+from xtoolkit.data.synthetic import SyntheticPairs, SyntheticRegions
+from xtoolkit.registry import Count, Registry, check, filled
 
 SIZES = {"image_size": 32, "patch_size": 8}
 OWN = Registry("DATASET")
@@ -115,8 +116,7 @@ def test_pictures_and_captions_of_a_csv(table, tokenizer):
     for row in range(4):
         assert tokenizer.decode(batch.text.ids[row]) == f"a red dog {batch.image.image_id[row][0]}"
         assert tokenizer.decode(batch["title"].ids[row]) == "two cat"
-    filled = {k.name: k.default for k in schema(Captioned).values()} | {"mask": {"prob": 0.5, "max": 3}}
-    made = Captioned.example(filled, 4, SIZES, marks)
+    made = Captioned.example(filled(Captioned, {"mask": {"prob": 0.5, "max": 3}}), 4, SIZES, marks)
     assert set(made) == {"image", "text", "title"} and made["title"].ids.shape == (4, 16)
     assert Captioned.check({"file": table}, marks) == [
         ("mask", "losses or a task read `@mask_text` of this stream, which needs `mask: {prob: 0.15, max: 20}`")]
@@ -140,3 +140,23 @@ def test_what_a_dataset_shows_of_its_batches(table, tokenizer, datasets):
     words = figure["items"][0]["words"]
     assert "".join(was for _, _, was in words).strip() == tokenizer.decode(batch.text.ids[0])
     assert {read for read, chosen, was in words if read != was} and all(chosen for read, chosen, was in words if read != was)
+
+
+def test_regions_are_of_the_class_that_a_dataset_names(tokenizer):
+    class Parts(RegionField):
+        pass
+
+    class Own(SyntheticRegions):
+        FIELDS = SyntheticRegions.FIELDS | {"region": Parts}
+
+    data = Own(tokenizer, 32, 8, size=8)
+    assert type(Loader("own", data, 4, 1, 0).at(0).region) is Parts
+
+
+def test_texts_that_no_field_names_are_refused_by_name(tokenizer):
+    class Forgetful(SyntheticPairs):
+        FIELDS = {"image": ImageField}
+
+    data = Forgetful(tokenizer, 32, 8, size=8)
+    with pytest.raises(TypeError, match=r"items of Forgetful hold \$text, which its FIELDS do not name; they name \$image"):
+        Loader("own", data, 4, 1, 0).at(0)

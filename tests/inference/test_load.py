@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import xtoolkit
 from xtoolkit import recipe as recipes
 from xtoolkit.batch import ImageField
+from xtoolkit.data.text import clean_caption
 from xtoolkit.weights.files import WeightsError
 from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
@@ -531,3 +532,39 @@ def test_the_documents_ability_works_as_it_stands(made, monkeypatch):
 def test_importing_the_package_is_light():
     code = "import sys, xtoolkit; xtoolkit.load; print(sorted({'torch', 'numpy', 'PIL', 'yaml'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# ---- how texts are read ---------------------------------------------------------------------------------------------
+WORDS = """
+tokenizer: {folder}/words
+encoders:
+  text: {{type: RoBERTa, inputs: {{text: $text}}, width: 16, layers: 1, heads: 2, vocab_size: 300}}
+losses: {{mlm: {{type: MLM, feature: text@mask_text}}}}
+streams: {{text: {{batch_size: 4, losses: {{mlm: 1}}, data: {data}}}}}
+optim: {{lr: 1e-3}}
+train: {{steps: 2, output: {folder}/runs/words, workers: 0, device: cpu, precision: fp32}}
+"""
+SEES = ["encoders.vision={type: BEiTv2, inputs: {image: $image}, width: 16, layers: 1, heads: 2, patch_size: 16, image_size: 48}",
+        "encoders.vision_proj={type: Projection, inputs: {x: vision}, dim: 8}",
+        "encoders.text_proj={type: Projection, inputs: {x: text}, dim: 8}",
+        "encoders.sim={type: Similarity, inputs: {image: vision_proj, text: text_proj}}", "losses.itc={type: ITC, sim: sim}"]
+RAW = "{type: Text, path: a.txt, max_tokens: 7, mask: {prob: 0.5, max: 3}}"
+
+
+@pytest.mark.parametrize("data, more, clean, most", [
+    (RAW, [], False, 7),
+    ("{type: Text, path: a.txt, max_tokens: 7, clean: true, mask: {prob: 0.5, max: 3}}", [], True, 7),
+    ("{type: SyntheticText, tokens: 6, mask: {prob: 0.5, max: 3}}", [], False, 6),  # has no key `clean`, and one of its own
+    (RAW, ["streams.pairs={batch_size: 2, losses: {itc: 1}, data: {type: Pairs, path: a.tar}}"], True, 30),
+    (RAW, ["streams.pairs={batch_size: 2, losses: {itc: 1}, data: {type: SyntheticPairs, tokens: 9}}"], False, 9),
+    (RAW, ["streams.pairs={batch_size: 2, losses: {itc: 1}, data: {type: SyntheticPairs, tokens: 9}}",
+           "evaluate={r: {type: Retrieval, sim: sim, data: {type: Pairs, path: a.tar, max_tokens: 8, clean: false}}}"], False, 8),
+])
+def test_texts_are_read_as_the_data_of_the_recipe_are(made, tmp_path, data, more, clean, most):
+    path = tmp_path / "words.yaml"
+    path.write_text(WORDS.format(folder=made.folder, data=data))
+    recipe = recipes.load(str(path), more and [*SEES, *more], missing_files=False)
+    tokenizer = xtoolkit.load(made.run).tokenizer
+    said = "A red Cat, under the tree! Under the red cat and a tree. And under a red tree the cat"
+    read, = Pretrained(Model(recipe), tokenizer).texts(said).batches(4)
+    assert read.ids[0].tolist() == tokenizer.encode(clean_caption(said) if clean else said, most)

@@ -2,7 +2,7 @@
 
 One page of HTML, nothing fetched: augmented pictures with their masked patches, tokens with their masks and what they
 hide, boxes with their phrases, and where each sample lies. The draws are those of the run: same seed, same visit, same
-crops and masks. Neither the model is built nor a weight loaded.
+crops and masks. Of the model only shapes are made, which say how large its pictures are; no weight is drawn or loaded.
 """
 
 import argparse
@@ -93,10 +93,9 @@ def open_dataset(recipe, stream: str):
         if "://" not in recipe.tokenizer and (problem := missing(recipe.tokenizer, "tokenizer")):
             raise ConfigError(f"{where('tokenizer')}: {problem}")
         tokenizer = load_tokenizer(recipe.tokenizer)
-    size, patch = picture_sizes(recipe)
     try:
-        dataset = DATASET_REGISTRY.build(block, where("streams", stream, "data"), tokenizer=tokenizer, image_size=size,
-                                         patch_size=patch, views=recipe.views(stream), train=True)
+        dataset = DATASET_REGISTRY.build(block, where("streams", stream, "data"), tokenizer=tokenizer,
+                                         views=recipe.views(stream), train=True, **sizes(recipe, stream))
     except ConfigError as e:  # of its paths: they name the key within the block
         key = lambda problem: problem.partition(":")[0].split(".")
         raise ConfigError([f"{where('streams', stream, *key(p))}: streams.{stream}.{p}" if p.startswith("data.") else p
@@ -104,17 +103,14 @@ def open_dataset(recipe, stream: str):
     return dataset, tokenizer
 
 
-def picture_sizes(recipe) -> tuple[int, int] | tuple[None, None]:
-    """(pixels a side, pixels a patch) of the encoder that reads ``$image``, from its block and its class's defaults."""
-    from xtoolkit.registry import ENCODER_REGISTRY, schema, arguments
+def sizes(recipe, stream: str) -> dict:
+    """``image_size`` and ``patch_size`` of a stream's pictures, None where no encoder reads them."""
+    import torch
+    from xtoolkit.model import Model
 
-    for name in recipe.reached:
-        block = recipe.config["encoders"][recipe.graph.encoders[name].owner]
-        cls = ENCODER_REGISTRY.get(block["type"])
-        keys = {k.name: k.default for k in schema(cls).values()} | arguments(cls, block, ENCODER_REGISTRY.beside)
-        if "$image" in recipe.graph.encoders[name].inputs.values() and {"image_size", "patch_size"} <= keys.keys():
-            return keys["image_size"], keys["patch_size"]
-    return None, None
+    with torch.device("meta"):
+        model = Model(recipe)
+    return {"image_size": None, "patch_size": None} | model.sizes(recipe.streams[stream].fields)
 
 
 def items_of(dataset, batch, tokenizer) -> list[dict]:
@@ -157,7 +153,7 @@ def page(recipe, stream: str, visit: int, samples: list[tuple], bad: list[str]) 
 
     spec = recipe.streams[stream]
     views = ", ".join(f"@{v}" for v in sorted(recipe.views(stream))) or "no view"
-    size, patch = picture_sizes(recipe)
+    size, patch = sizes(recipe, stream).values()
     facts = [spec.data["type"], f"losses {', '.join(spec.losses)}", f"which read {views}", f"seed {recipe.train.seed}",
-             f"from visit {visit}"] + ([f"{size} px in patches of {patch}"] if "image" in spec.fields else [])
+             f"from visit {visit}"] + ([f"{size} px in patches of {patch}"] if size else [])
     return samples_page(stream, facts, samples, bad)

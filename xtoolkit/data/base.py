@@ -72,12 +72,21 @@ class StreamDataset(abc.ABC):
         return block.get("max_tokens")
 
     @classmethod
+    def rows_each(cls, block: dict) -> int:
+        """Rows of one picture at most, where its rows are regions.
+
+        Args:
+            block: the YAML block with the defaults of the signature filled in.
+        """
+        return 1
+
+    @classmethod
     def example(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: int | None = None) -> Batch:
         """A batch of the shapes that training has, on the meta device, for the plan; it opens no file.
 
         Args:
             block: the YAML block with the defaults of the signature filled in.
-            rows: rows asked for; on a region stream pictures, each with ``max_per_image`` rows.
+            rows: rows asked for; on a region stream pictures, each with ``rows_each`` rows.
             sizes: ``image_size`` and ``patch_size`` of the encoder that reads pictures; empty if none does.
             views: the marks that are read of it.
             length: tokens of each text; None: ``max_length``.
@@ -134,7 +143,7 @@ class StreamDataset(abc.ABC):
         """
 
     def collate(self, loaded: list[items.Item]) -> Batch:
-        return items.collate(loaded, self.FIELDS, self.train)
+        return items.collate(loaded, type(self), self.train)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """The pictures of a batch, {image id: (3, H, W) uint8}: its own normalisation undone."""

@@ -209,6 +209,10 @@ class Regions(Sharded):
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
         self._max = max_per_image
 
+    @classmethod
+    def rows_each(cls, block: dict) -> int:
+        return block["max_per_image"]
+
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         elements = [s.column("elements").clip(max=self._max) for s in self._shards]
         return Order(seed, stream, batch_size, self.sizes, self._weights, elements=elements,

@@ -64,28 +64,36 @@ class Item:
         return replace(self, texts=self.texts[first:last], boxes=self.boxes[first:last]) if self.boxes else self
 
 
-def collate(items: list[Item], kinds: dict[str, type[Field]], train: bool = True) -> Batch:
+def collate(items: list[Item], dataset: type, train: bool = True) -> Batch:
     """One Batch of items of one stream.
 
     Args:
-        kinds: FIELDS of the dataset.
+        dataset: its class, whose FIELDS say what a batch holds.
         train: False: an item of a pair stream holds every caption of its picture, and ``image_index`` says whose.
 
     Returns:
         A Batch: the fields, and the items' other values as plain entries, tensors stacked, anything else as a list.
+
+    Raises:
+        TypeError: items hold texts, a picture or boxes that FIELDS does not name.
     """
+    kinds = dataset.FIELDS
     texts = [text for item in items for text in item.texts]
     boxes = [box for item in items for box in item.boxes]
     owner = torch.tensor([i for i, item in enumerate(items) for _ in item.texts], dtype=torch.int64)
-    made: dict = {"text": _of(kinds["text"], _texts(texts))} if texts else {}
+    made: dict = {"text": _texts(texts)} if texts else {}
     if items[0].image is not None:
-        made["image"] = _of(kinds["image"], _pictures([item.image for item in items]))
+        made["image"] = _pictures([item.image for item in items])
         if texts and not boxes and not train:
             made["image_index"] = owner
     if boxes:
         made["region"] = RegionField(owner, torch.tensor([b.box for b in boxes], dtype=torch.float32),
                                      torch.from_numpy(np.stack([b.patches for b in boxes])),
                                      torch.tensor([b.is_box for b in boxes]), torch.tensor([b.key for b in boxes]))
+    if unnamed := [f"${name}" for name in made if isinstance(made[name], Field) and name not in kinds]:
+        raise TypeError(f"items of {dataset.__name__} hold {', '.join(unnamed)}, which its FIELDS do not name; they name "
+                        f"{', '.join(f'${name}' for name in kinds)}")
+    made = {name: _of(kinds[name], value) if name in kinds else value for name, value in made.items()}
     for name, first in items[0].fields.items():
         if name in kinds:
             values = [item.fields[name] for item in items]

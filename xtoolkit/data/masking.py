@@ -31,6 +31,10 @@ class TextMask:
     ngram_prob: Share = 0.2
     whole_word: bool = False
 
+    def most(self, length: int) -> int:
+        """Tokens to predict of a text with ``length`` that may be; the plan counts with them."""
+        return max(1, min(self.max, round(length * self.prob)))
+
     def problems(self) -> list[tuple[str, str]]:
         return [] if self.ngram >= 2 or self.ngram_prob == 0 else [("ngram", "must be at least 2, or ngram_prob 0")]
 
@@ -73,8 +77,7 @@ def mask_text(ids, starts, plain, mask_id: int, how: TextMask, rng: random.Rando
             units[-1].append(position)
         else:
             units.append([position])
-    wanted = min(how.max, max(1, round(n * how.prob)))
-    chosen = _units(units, wanted, how, rng)
+    chosen = _units(units, how.most(n), how, rng)
     masked = ids.copy()
     for position in chosen:
         draw = rng.random()

@@ -130,6 +130,10 @@ class SyntheticRegions(Synthetic):
         self._makes_pictures(image_size, patch_size, views)
         self._max = max_per_image
 
+    @classmethod
+    def rows_each(cls, block: dict) -> int:
+        return block["max_per_image"]
+
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         return Order(seed, stream, batch_size, self.sizes, [1.0], elements=[np.full(self._size, self._max)])
 

@@ -14,7 +14,9 @@ from xtoolkit.inference.inputs import Pairs, Pictures, Sentences
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
 from xtoolkit.recipe.folder import EVALUATIONS
-from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, nearest, schema, arguments
+from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, filled, nearest, schema
+
+READS = ("mean", "std", "clean", "max_tokens")  # keys of data that say how a picture and a text are read
 
 
 class Pretrained:
@@ -29,7 +31,7 @@ class Pretrained:
 
     Texts are cleaned and cut, pictures resized and normalised, and passes computed and their precision chosen as the
     evaluations of the recipe do: the first evaluation says how, else the first stream (``mean``, ``std``, ``clean``,
-    ``max_tokens``). Results need no gradient, and do not depend on what else is in a batch, up to rounding. The model's
+    ``max_tokens``), of either first those with pictures; what no data says to clean is not cleaned. Results need no gradient, and do not depend on what else is in a batch, up to rounding. The model's
     own mode, training or not, is as before after each call.
 
     Args:
@@ -116,12 +118,19 @@ def _tasks(model: Model, tokenizer, folder: Path) -> list:
 
 
 def _reading(recipe: Recipe) -> dict:
-    """``mean``, ``std``, ``clean`` and ``max_tokens``: each of the first evaluation, else the first stream, that has
-    pictures and that key; else the default of Pairs."""
-    blocks = [block["data"] for block in recipe.evaluate.values()] + [s.data for s in recipe.streams.values()]
+    """``mean``, ``std``, ``clean`` and ``max_tokens``: each of the first data that have it, evaluations before streams, of
+    either those with pictures before those without; where none has it, what pictures and texts get that say nothing."""
+    defaults = {key: one.default for key, one in schema(ImageTransform).items() if key in ("mean", "std")}
     found: dict = {}
-    for cls, block in [*((DATASET_REGISTRY.get(block["type"]), block) for block in blocks), (PairData, {})]:
-        keys = {key.name: key.default for key in schema(cls).values()} | arguments(cls, block, DATASET_REGISTRY.beside)
-        if any(issubclass(kind, ImageField) for kind in cls.FIELDS.values()):
-            found = {key: keys[key] for key in ("mean", "std", "clean", "max_tokens") if key in keys} | found
-    return found
+    for blocks in ([block["data"] for block in recipe.evaluate.values()], [s.data for s in recipe.streams.values()]):
+        data = [(DATASET_REGISTRY.get(block["type"]), block) for block in blocks]
+        for cls, block in sorted(data, key=lambda one: not _pictures(one[0])):
+            keys = filled(cls, block)
+            keys["max_tokens"] = cls.max_length(keys)
+            found = {key: keys[key] for key in READS if keys.get(key) is not None} | found
+    return defaults | {"clean": False, "max_tokens": schema(PairData)["max_tokens"].default} | found
+
+
+def _pictures(cls) -> bool:
+    """Whether a dataset has pictures."""
+    return any(issubclass(kind, ImageField) for kind in cls.FIELDS.values())

@@ -3,13 +3,13 @@
 from xtoolkit.graph import Need, Ref
 from xtoolkit.recipe.config import Config, unknown_keys
 from xtoolkit.recipe.files import Files
-from xtoolkit.recipe.problems import Problems, filled
+from xtoolkit.recipe.problems import Problems
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems
 from xtoolkit.recipe.wiring import Wiring, misread
 from xtoolkit.registry import (
-    DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, check, fits, nearest, not_numbers, schema,
-    arguments,
+    DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, arguments, check, filled, fits, nearest,
+    not_numbers, schema,
 )
 
 TOP = ("tokenizer", "plugins", "init", "encoders", "losses", "stop_gradient", "streams", "schedule", "evaluate", "hooks",

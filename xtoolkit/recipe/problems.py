@@ -1,9 +1,7 @@
 """Where the mistakes of a configuration are gathered: each with its place, each once."""
 
-import inspect
-
 from xtoolkit.recipe.config import Config
-from xtoolkit.registry import ConfigError, check, nearest, schema
+from xtoolkit.registry import ConfigError, check, nearest
 
 
 class Problems:
@@ -43,9 +41,3 @@ class Problems:
         if mistakes:
             self.bad.add(at)
         return cls
-
-
-def filled(cls, block) -> dict:
-    """A block with the defaults of its class, as ``needs`` wants it."""
-    defaults = {k.name: k.default for k in schema(cls).values() if k.default is not inspect.Parameter.empty}
-    return defaults | {k: v for k, v in block.items() if k in schema(cls) and v is not None}

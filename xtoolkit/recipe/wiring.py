@@ -2,8 +2,8 @@
 
 from xtoolkit.graph import EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe.config import unknown_keys
-from xtoolkit.recipe.problems import Problems, filled
-from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, nearest
+from xtoolkit.recipe.problems import Problems
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, filled, nearest
 
 
 class Wiring:

@@ -1,7 +1,7 @@
 """Which encoder of a recipe a published encoder's weights are for: found by type, as a recipe may call its parts as it likes."""
 
 from xtoolkit.graph import Ref
-from xtoolkit.registry import ENCODER_REGISTRY, schema
+from xtoolkit.registry import ENCODER_REGISTRY, filled
 from xtoolkit.weights.report import ConversionError
 
 
@@ -34,8 +34,7 @@ def only(recipe, kind: str) -> str:
 def block_of(recipe, name: str) -> dict:
     """An encoder's block of the recipe, its defaults filled in."""
     block = recipe.config["encoders"][name]
-    keys = schema(ENCODER_REGISTRY.get(block["type"]))
-    return {k.name: k.default for k in keys.values()} | {k: v for k, v in block.items() if v is not None}
+    return filled(ENCODER_REGISTRY.get(block["type"]), block)
 
 
 def output_layer_read(recipe, name: str) -> bool:
