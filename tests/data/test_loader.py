@@ -2,9 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import tarfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -204,6 +208,88 @@ def test_too_many_bad_samples_stop_the_run_and_name_the_worst_shard(broken, toke
                 loader.at(visit)
         assert 100 <= loader.report()["read"] < 125
         loader.close()
+
+
+class Threads:
+    """Two ranks as threads: each gets what both bring."""
+
+    def __init__(self):
+        self._met, self._brought = threading.Barrier(2, timeout=30), {}
+
+    def of(self, rank):
+        def gather(items):
+            self._brought[rank] = items
+            self._met.wait()
+            joined = self._brought[0] + self._brought[1]
+            self._met.wait()
+            return joined
+
+        return SimpleNamespace(gather=gather, agree=lambda number: max(gather([number])), part=lambda n: range(n * rank // 2, n * (rank + 1) // 2))
+
+    def run(self, work):
+        """What ``work(rank, ranks)`` returns or raises on each rank."""
+        with ThreadPoolExecutor(2) as pool:
+            tasks = [pool.submit(work, rank, self.of(rank)) for rank in range(2)]
+        return [task.exception() or task.result() for task in tasks]
+
+
+def spoilt(tmp_path, shards, bad):
+    """240 pairs in order, some of them bad."""
+    samples = [BROKEN["broken json"](n) if n in bad else shards.sample(n, image_id=n, captions=[f"a dog {n}"]) for n in range(240)]
+    shards.tar(tmp_path / "x.tar", [member for sample in samples for member in sample])
+    return str(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("max_bad, stopped", [(0.05, False), (0.02, True)])
+def test_bad_samples_of_an_evaluation_are_judged_over_all_ranks(tmp_path, shards, tokenizer, max_bad, stopped):
+    """Eight of 240 are bad, all of them in the first rank's half: 7% of its samples."""
+    data = Pairs(tokenizer, **SIZES, path=spoilt(tmp_path, shards, range(50, 58)), train=False)
+
+    def work(rank, ranks):
+        loader = EvalLoader(data, 12, 0, max_bad=max_bad, shared=True)
+        read = sum(batch.size for batch in loader.batches(ranks.part(len(loader))))
+        loader.judge(ranks)
+        return read
+
+    found = Threads().run(work)
+    if stopped:
+        assert all(isinstance(one, BadDataError) for one in found) and str(found[0]) == str(found[1])
+        assert "8 broken json in 240 samples read" in str(found[0])
+    else:
+        assert found == [112, 120]
+
+
+def test_ranks_of_a_stream_judge_what_all_have_read_and_refuse_at_the_same_visit(broken, tokenizer):
+    data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"))
+
+    def until(max_bad, world):
+        def work(rank, ranks):
+            loader = Loader("pairs", data, 8, 1, 0, rank, world, max_bad=max_bad, ranks=ranks)
+            for visit in range(60):
+                try:
+                    loader.at(visit)
+                except BadDataError as error:
+                    return visit, re.sub(r"\(\d+; the last.*?\)", "", str(error))
+            return None
+        return work
+
+    for max_bad in (0.05, 0.15, 0.5):
+        (alone,) = [until(max_bad, 1)(0, None)]
+        first, second = Threads().run(until(max_bad, 2))
+        assert first == second == alone, max_bad
+
+
+def test_a_rank_that_cannot_go_on_stops_the_other_with_its_reason(broken, tokenizer, monkeypatch):
+    monkeypatch.setattr("xtoolkit.data.loader.RESERVES", 1)
+    data = Pairs(tokenizer, **SIZES, path=str(broken / "*.tar"))
+
+    def work(rank, ranks):
+        loader = Loader("pairs", data, 4, 1, 0, rank, 2, max_bad=1.0, ranks=ranks)
+        for visit in range(60):
+            loader.at(visit)
+
+    first, second = Threads().run(work)
+    assert isinstance(first, BadDataError) and str(first) == str(second) and "1 samples in a row are bad" in str(first)
 
 
 def test_a_stream_of_bad_samples_only_stops_at_once(tmp_path, shards, tokenizer):

@@ -1,5 +1,6 @@
 """Counts what was read of a stream and what was bad, and stops a run whose data is worse than it allows."""
 
+import copy
 import logging
 from collections import Counter
 
@@ -29,7 +30,7 @@ class SampleCounts:
     def __init__(self, name: str, dataset, max_bad: float, speaks: bool = True):
         self._name, self._dataset, self._max_bad, self._speaks = name, dataset, max_bad, speaks
         self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
-        self._kinds, self._shards, self._last = Counter(), Counter(), {}
+        self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
         if dataset.dead and self._share() > max_bad:
             raise BadDataError(self.complaint())
@@ -63,21 +64,49 @@ class SampleCounts:
         return (self._bad / max(1, self._read) + self._kinds[TRUNCATED] / max(1, self._read, self._size)
                 + lost / max(1, self._size) + unknown / max(1, self._dataset.shard_count))
 
-    def add(self, read: int, bad: list[tuple[str, str, str]]) -> None:
-        """Adds what one batch cost: samples read, and (kind, shard, detail) of each bad one.
-
-        Raises:
-            BadDataError: the share of bad samples is above ``max_bad``.
-        """
-        self._read += read
+    def add(self, read: int, bad: list[tuple[str, str, str]]) -> bool:
+        """Adds what one batch cost: samples read, and (kind, shard, detail) of each bad one. Returns whether to judge."""
+        due, self._read = bool(bad) or not self._settled, self._read + read
+        self._settled = self._read >= FEWEST_READ  # from here on only what is bad raises the share
         for kind, path, detail in bad:
             self._count(kind, path, detail)
             if kind == DEAD:
                 self._lose(path, detail, self._dataset.samples_of(path))
             else:
                 self._bad += 1
-        if self._read >= FEWEST_READ and self._share() > self._max_bad:
-            raise BadDataError(self.complaint())
+        return due
+
+    def judge(self, ranks=None, error: str | None = None) -> None:
+        """Stops all processes together, which call it at the same time.
+
+        Args:
+            ranks: has ``gather(list)``: what all processes have counted is judged as if one had read it; None: there is but one.
+            error: why this process cannot go on, whatever the share.
+
+        Raises:
+            BadDataError: the first error; or the share of bad samples is above ``max_bad``.
+        """
+        found = [(error, self.counted())]
+        found = found if ranks is None else ranks.gather(found)
+        if errors := [why for why, _ in found if why is not None]:
+            raise BadDataError(errors[0])
+        whole = self._joined([counted for _, counted in found])
+        if whole._read >= FEWEST_READ and whole._share() > self._max_bad:
+            raise BadDataError(whole.complaint())
+
+    def _joined(self, several: list[dict]) -> "SampleCounts":
+        """The counts of several processes as one's. What is wrong with whole shards, which each finds, counts once."""
+        whole = copy.copy(self)
+        whole._read, whole._bad = sum(one["read"] for one in several), sum(one["bad"] for one in several)
+        whole._kinds, whole._shards, whole._last, whole._lost = Counter(), Counter(), {}, {}
+        for one in several:
+            whole._kinds.update({kind: n for kind, n in one["kinds"].items() if kind != TRUNCATED})
+            whole._shards.update(one["shards"])
+            whole._last |= one["last"]
+            whole._lost |= one["lost"]
+        if cut := max(Counter(one["kinds"])[TRUNCATED] for one in several):
+            whole._kinds[TRUNCATED] = cut
+        return whole
 
     def counted(self) -> dict:
         """All counts, as JSON has them."""

@@ -95,9 +95,9 @@ class _Visits(Dataset):
         if min(map(len, pictures)) > 1:
             return None
         what = "a batch" if slices == 1 else f"{self._rows} rows of a batch"
-        return (f"visit {visit}: {what} without two distinct pictures, so that contrastive losses have no negatives: "
-                f"batch_size {self._batch_size} over {self._world} ranks x accumulate {self._parts}; raise batch_size, "
-                "lower accumulate or give the stream more pictures")
+        return (f"stream `{self._stream}`: visit {visit}: {what} without two distinct pictures, so that contrastive losses "
+                f"have no negatives: batch_size {self._batch_size} over {self._world} ranks x accumulate {self._parts}; raise "
+                "batch_size, lower accumulate or give the stream more pictures")
 
 
 class _VisitSampler:
@@ -147,6 +147,7 @@ class Loader:
         max_bad: share of bad samples above which ``at`` raises.
         pin: pin the memory of batches, for copies to a CUDA device that do not wait.
         contrasts: a loss of the stream learns from rows that differ: each rank's part must show two pictures at least.
+        ranks: has ``agree(number)`` and ``gather(list)``; all ranks then call ``at`` together and refuse together. None: alone.
 
     Attributes:
         dataset: what it reads.
@@ -158,8 +159,7 @@ class Loader:
     """
 
     def __init__(self, stream: str, dataset: StreamDataset, batch_size: int, seed: int, workers: int, rank: int = 0,
-                 world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False,
-                 contrasts: bool = False):
+                 world: int = 1, max_bad: float = 0.01, parts: int = 1, pin: bool = False, contrasts: bool = False, ranks=None):
         if batch_size % (world * parts):
             raise ConfigError(f"streams.{stream}.batch_size: {batch_size} does not divide by {world} ranks x "
                              f"{parts} micro-batches")
@@ -167,7 +167,7 @@ class Loader:
         self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts, contrasts)
         self._tally = SampleCounts(stream, dataset, max_bad, speaks=rank == 0)
         dataset.give_up_dead()
-        self._stream, self._parts, self._workers, self._pin = stream, parts, workers, pin
+        self._parts, self._workers, self._pin, self._ranks = parts, workers, pin, ranks
         self._ahead, self._loader, self._running, self._next = _VisitSampler(parts), None, None, None
         self.wait_s = 0.0
 
@@ -180,10 +180,9 @@ class Loader:
         begin = time.perf_counter()
         made = self._fetch((visit, part))
         self.wait_s += time.perf_counter() - begin
-        self._tally.add(made.read, made.bad)
-        if made.error is not None:
-            raise BadDataError(f"stream `{self._stream}`: {made.error}" if made.batch is not None
-                               else f"{made.error}. {self._tally.complaint()}")
+        due = self._tally.add(made.read, made.bad) or made.error is not None
+        if due if self._ranks is None else self._ranks.agree(int(due)):
+            self._tally.judge(self._ranks, made.error if made.batch is not None else f"{made.error}. {self._tally.complaint()}")
         return made.batch
 
     def _fetch(self, unit: tuple[int, int]) -> _Result:
@@ -193,10 +192,8 @@ class Loader:
             self._ahead.start = unit
             if self._loader is None:
                 self._loader = _data_loader(self._made, self._ahead, self._workers, self._pin)
-                self._running = iter(self._loader)
                 atexit.register(self.close)  # workers ignore SIGTERM: Python must not wait for them at its end
-            else:
-                self._running = iter(self._loader)
+            self._running = iter(self._loader)
         made = next(self._running)
         visit, part = unit
         self._next = (visit, part + 1) if part + 1 < self._parts else (visit + 1, 0)
@@ -265,11 +262,12 @@ class EvalLoader:
         name: for messages.
         max_bad: share of bad samples above which it raises.
         pin: pin the memory of batches.
+        shared: several processes read a part each: nobody is stopped in the middle, and all call ``judge`` after the pass.
     """
 
     def __init__(self, dataset: StreamDataset, batch_size: int, workers: int = 0, name: str = "evaluation",
-                 max_bad: float = 0.01, pin: bool = False):
-        self._made, self._workers, self._pin = _Pass(dataset, batch_size), workers, pin
+                 max_bad: float = 0.01, pin: bool = False, shared: bool = False):
+        self._made, self._workers, self._pin, self._shared = _Pass(dataset, batch_size), workers, pin, shared
         self._fresh = functools.partial(SampleCounts, name, dataset, max_bad)
         self._tally = self._fresh()
 
@@ -287,9 +285,14 @@ class EvalLoader:
         else:
             made = map(self._made.__getitem__, numbers)
         for one in made:
-            self._tally.add(one.read, one.bad)
+            if self._tally.add(one.read, one.bad) and not self._shared:
+                self._tally.judge()
             if one.batch is not None:
                 yield one.batch
+
+    def judge(self, ranks) -> None:
+        """Raises BadDataError, on every process, where the last pass over all parts met more than ``max_bad`` bad samples."""
+        self._tally.judge(ranks)
 
     def report(self) -> dict:
         """Samples read and bad ones of the last pass, or part of one, as ``Loader.report``."""

@@ -67,6 +67,10 @@ class Ranks:
         """This process's numbers below ``n``: contiguous, in the order of the ranks, sizes that differ by one at most."""
         return range(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
+    def agree(self, number: int) -> int:
+        """The largest of the integers that the processes bring."""
+        return agree(number)
+
     def gather(self, items: list) -> list:
         """The lists of all processes joined in the order of the ranks, on every process; it waits for the slowest.
 
