@@ -142,13 +142,14 @@ class Features:
         with_graph: base nodes that must build an autograd graph; None: all do (evaluation decides with ``torch.no_grad``).
         observer: called with a node, or with the (loss, reference) of a ``run``; returns a context manager around the pass.
         share: what ``mean`` multiplies by, a function of its ``count``; None: this batch is the whole step's.
+        context: returns the context manager in which features are computed, whoever reads them; None: the reader's.
     """
 
-    def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None, share=None):
+    def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None, share=None, context=None):
         self._graph, self._encoders, self.batch = graph, encoders, batch
         self._needs, self._observer, self._share = needs, observer or contextlib.nullcontext, share
         self._with_graph = with_graph if torch.is_grad_enabled() else None
-        self._fields = frozenset(batch.fields)
+        self._fields, self._context = frozenset(batch.fields), context or contextlib.nullcontext
         self._memo, self.logged = {}, {}
         self._reader = None
 
@@ -178,7 +179,7 @@ class Features:
         grad = self._declared(f"runs of `{ref}`", lambda n: n.ref == ref and n.runs)
         owner, cut, view = self._graph.run(ref, self._reader)
         slots = {slot: value.detach() if slot in cut else value for slot, value in slots.items()}
-        with self._observer((self._reader, ref)), _grad(None if grad else False):
+        with self._context(), self._observer((self._reader, ref)), _grad(None if grad else False):
             return self._encoders[owner](view=view, **slots)
 
     def head(self, encoder: str, name: str = "lm_logits"):
@@ -219,7 +220,8 @@ class Features:
 
     def _evaluate(self, node):
         if node not in self._memo:
-            self._memo[node] = self._pool(node) if node.pool else self._pass(node)
+            with self._context():
+                self._memo[node] = self._pool(node) if node.pool else self._pass(node)
         return self._memo[node]
 
     def _pass(self, node):

@@ -124,9 +124,13 @@ class Model(nn.Module):
             values[name] = value
         return Losses(values, log | f.logged)
 
-    def features(self, batch: Batch) -> Features:
-        """Free reading of any feature, nothing cut and nothing declared: for evaluations and notebooks."""
-        return Features(self.graph, self.encoders, batch)
+    def features(self, batch: Batch, context=None) -> Features:
+        """Free reading of any feature, nothing cut and nothing declared: for evaluations and notebooks.
+
+        Args:
+            context: see ``Features``.
+        """
+        return Features(self.graph, self.encoders, batch, context=context)
 
     def parts(self):
         """(name, module) of every encoder and loss: what ``lr_mult`` and reports name."""

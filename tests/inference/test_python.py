@@ -91,6 +91,16 @@ def test_losses_are_those_of_the_step_and_building_leaves_no_trace(tmp_path, mon
     assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in fresh.model.state_dict().items())
 
 
+def test_features_are_those_that_losses_read_in_the_recipe_s_precision():
+    run = xtoolkit.build(tiny(train=TINY["train"] | {"precision": "bf16"}))
+    batch, read = run.batch("words"), []
+    own = run.model.losses["mlm"].forward
+    run.model.losses["mlm"].forward = lambda f, batch: read.append(f["text@mask_text"].tokens) or own(f, batch)
+    run.losses("words", batch)
+    assert torch.equal(run.features(batch)["text@mask_text"].tokens, read[0])
+    assert not torch.equal(run.model.features(batch)["text@mask_text"].tokens, read[0]), "fp32 is another"
+
+
 def test_paths_are_relative_to_the_folder(tmp_path, monkeypatch):
     """Also those of plugins, of weights to start from and of what a recipe inherits."""
     lab = tmp_path / "lab"
