@@ -33,13 +33,12 @@ def lines(output):
 
 
 def scores():
-    """Evaluators that count their calls, and look at the mode that the model is in."""
+    """Evaluators that count their calls."""
     calls = {"often": 0, "atend": 0}
 
     def of(name):
         def evaluate(step):
             calls[name] += 1
-            assert not torch.is_grad_enabled()
             return {"metrics": {"r10": 10.0 * calls[name], "none": None}, "floor": {"r10": math.nan}, "figures": []}
         return evaluate
 
@@ -97,6 +96,41 @@ def test_a_signal_during_the_last_evaluations_leaves_a_run_that_resuming_complet
     assert calls == {"often": 1, "atend": 1}, "what was evaluated at the last step is evaluated again"
 
 
+def test_what_was_due_when_a_signal_came_is_evaluated_when_the_run_goes_on(tmp_path):
+    """At step 4 both are due: the signal comes in the first, which ends; the second is made up for, once."""
+    calls, evaluators = scores()
+    steps = []
+    noted = {name: lambda step, name=name: steps.append((name, step)) or evaluators[name](step) for name in evaluators}
+    interrupted = noted | {"often": lambda step: os.kill(os.getpid(), signal.SIGTERM) or noted["often"](step)}
+    made = lambda steps=6: recipe(tmp_path, steps=steps, evaluate={n: {"type": "X", "every": 4, "data": {}} for n in noted})
+    with pytest.raises(Stopped, match="after step 4"):
+        Trainer(ToyModel(), made(), loaders(), interrupted, default_hooks()).fit()
+    with pytest.raises(Stopped, match="after step 4"):  # and again before a step is taken
+        again = noted | {"atend": lambda step: os.kill(os.getpid(), signal.SIGTERM) or noted["atend"](step), "third": noted["often"]}
+        more = made()
+        more.evaluate["third"] = {"type": "X", "every": 2, "data": {}}
+        Trainer(ToyModel(), more, loaders(), again, default_hooks(), resume=True).fit()
+    Trainer(ToyModel(), made(), loaders(), noted, default_hooks(), resume=True).fit()
+    assert steps == [("often", 4), ("atend", 4), ("often", 6), ("atend", 6)]
+    assert [line["step"] for line in lines(tmp_path) if "atend.r10" in line] == [4, 6]
+
+
+def test_what_a_killed_run_had_not_evaluated_is_evaluated_when_it_goes_on(tmp_path):
+    """A kill in an evaluation of a step whose checkpoint is written already; nothing is due before the first step."""
+    calls, evaluators = scores()
+    steps = []
+    noted = {"often": lambda step: steps.append(step) or evaluators["often"](step)}
+
+    def killed(step):
+        raise MemoryError
+
+    made = lambda: recipe(tmp_path, steps=7, checkpoint_every=4, evaluate={"often": EVALUATE["often"]})
+    with pytest.raises(MemoryError):
+        Trainer(ToyModel(), made(), loaders(), {"often": killed}, default_hooks()).fit()
+    Trainer(ToyModel(), made(), loaders(), noted, default_hooks(), resume=True).fit()
+    assert steps == [4, 7]
+
+
 def test_metrics_hold_losses_by_name_rates_and_what_was_seen(tmp_path):
     schedule = ScheduleBlock(every_step=[["a", "b"]], every={"b": 4})
     made = recipe(tmp_path, schedule=schedule, log_every=4, optim=Optim(lr=1e-2, warmup=8))
@@ -120,14 +154,12 @@ def test_metrics_hold_losses_by_name_rates_and_what_was_seen(tmp_path):
     assert (found[1]["samples.a"], found[1]["samples.b"], found[1]["epochs.a"]) == (64, 16, 1.0)
 
 
-def test_evaluations_run_when_due_in_eval_mode_and_join_the_line_of_their_step(tmp_path, capsys):
+def test_evaluations_run_when_due_and_join_the_line_of_their_step(tmp_path, capsys):
     calls, evaluators = scores()
     made = recipe(tmp_path, evaluate=EVALUATE, log_every=4)
     trainer = Trainer(ToyModel(), made, loaders(), evaluators, default_hooks())
-    training = []
-    evaluators["often"] = lambda step, inner=evaluators["often"]: training.append(trainer.model.training) or inner(step)
     trainer.fit()
-    assert calls == {"often": 3, "atend": 1} and training == [False] * 3 and trainer.model.training
+    assert calls == {"often": 3, "atend": 1}
     assert [(x["step"], x.get("often.r10"), x.get("atend.r10")) for x in lines(tmp_path)] == [
         (4, 10.0, None), (8, 20.0, None), (10, 30.0, 10.0)]
     assert lines(tmp_path)[0]["loss"] > 0 and lines(tmp_path)[0]["often.none"] is None

@@ -1,5 +1,6 @@
 """A run put together: what starts and what does not, records that merge by name, and evaluation on two ranks."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -8,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine_toy import ToyModel, loaders, recipe
-from xtoolkit.engine import figures, records, run
+from xtoolkit.batch import Batch
+from xtoolkit.engine import records, run
 from xtoolkit.engine.distributed import Ranks
 from xtoolkit.engine.hooks import Evaluate, JsonLines, default_hooks
 from xtoolkit.engine.trainer import Trainer
@@ -38,15 +41,39 @@ class Task:
         return [{"title": "words", "items": [{"caption": e["text"]} for e in examples]}]
 
 
+class Numbers(list):
+    """A loader of an evaluation: numbers are its batches; ``judged`` counts how often its bad samples were."""
+
+    judged = 0
+
+    def batches(self, numbers):
+        return (Batch(number=torch.tensor(self[n])) for n in numbers)
+
+    def judge(self, ranks):
+        self.judged += 1
+
+
+class Coloured:
+    """Data in which each batch is one picture, named by its number; ``read`` lists those that were looked at."""
+
+    def __init__(self):
+        self.read = []
+
+    def pictures(self, batch):
+        self.read.append(int(batch["number"]))
+        return {str(self.read[-1]): torch.full((3, 4, 4), self.read[-1], dtype=torch.uint8)}
+
+
 class ARun(run.Run):
     """A run of a recipe that has one evaluation, without a model and data of its own."""
 
     def __init__(self, output, steps=2, task=None, data=(1, 2, 3, 4, 5)):
         self.recipe = recipe(output, steps=steps, evaluate={"sums": {"type": "X", "data": {}}})
-        self.tasks, self.model, self.data = {"sums": task or Task()}, ToyModel(), data
+        self.tasks, self.model, self.data, self.pictures = {"sums": task or Task()}, ToyModel(), Numbers(data), Coloured()
+        self.model.recipe = self.recipe
 
     def _dataset(self, kind, name):
-        return None
+        return self.pictures
 
     def eval_loader(self, name):
         return self.data
@@ -96,8 +123,41 @@ def test_evaluating_alone_writes_what_it_found_and_leaves_the_rest(tmp_path):
     ARun(tmp_path).evaluate(step=2, say=said.append, report=lambda *given: said.append(given))
     assert said[-1] == (str(tmp_path), ["sums"]) and evaluated(tmp_path)["sums"]["figures"]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["step"] == 2 and results["evaluations"].keys() == {"other", "sums"}
-    assert not is_complete(tmp_path, 2, ["sums"])
+    assert results.keys() == {"evaluations"} and results["evaluations"].keys() == {"other", "sums"}
+    assert evaluated(tmp_path)["sums"]["step"] == 2 and not is_complete(tmp_path, 2, ["sums"])
+
+
+def test_evaluating_alone_does_not_complete_a_run_that_was_killed(tmp_path):
+    """It went on to a fourth step, which was kept, and was killed before its results were written."""
+    Trainer(ToyModel(), recipe(tmp_path, steps=2), loaders(), hooks=default_hooks()).fit()
+    Trainer(ToyModel(), recipe(tmp_path, steps=4), loaders(), hooks=default_hooks()[:-1], resume=True).fit()
+    ARun(tmp_path, steps=4).evaluate(step=4, say=lambda text: None)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["step"] == results["losses"]["step"] == 2 and "sums" in results["evaluations"]
+    assert not is_complete(tmp_path, 4, ["sums"])
+
+
+@pytest.mark.parametrize("how", ["training", "alone"])
+def test_a_task_s_own_evaluate_runs_alike_in_training_and_alone(tmp_path, how):
+    seen = []
+
+    class Looking(Task):
+        def evaluate(self, model, loader, ranks):
+            x = torch.ones(2, 2)
+            seen.append((model.training, torch.is_grad_enabled(), (x @ x).dtype))
+            return super().evaluate(model, loader, ranks)
+
+    made = ARun(tmp_path, steps=1, task=Looking())
+    made.recipe.train = dataclasses.replace(made.recipe.train, precision="bf16")
+    made.model.encoders["side"].eval()  # a module that is to stay so
+    if how == "alone":
+        made.evaluate(say=lambda text: None)
+    else:
+        trainer = Trainer(made.model, made.recipe, loaders(), {"sums": made.evaluator("sums", 1)}, [Evaluate()])
+        made.model.encoders["side"].eval()
+        trainer.fit()
+    assert seen == [(False, False, torch.bfloat16)] and made.model.training and not made.model.encoders["side"].training
+    assert made.data.judged == 1
 
 
 def test_a_start_that_cannot_be_is_answered_with_every_reason(tmp_path, monkeypatch):
@@ -163,14 +223,14 @@ def test_two_ranks_evaluate_a_part_each_and_one_writes(tmp_path):
         assert "Warning" not in trouble, trouble
         read.append(json.loads(out.splitlines()[-1]))
     assert read == [{"mine": [0, 1], "sum": 15.0, "tensors": [0.0, 1.0]}, {"mine": [2, 3, 4], "sum": 15.0, "tensors": [0.0, 1.0]}]
-    assert evaluated(tmp_path)["sums"]["metrics"] == {"sum": 15, "order": True}
+    found = evaluated(tmp_path)["sums"]
+    assert found["metrics"] == {"sum": 15, "order": True}
+    assert [item.keys() for item in found["figures"][0]["items"]] == [{"image"}, {"image"}, set()], "found by either"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["sums.sum"] for line in lines] == [15]
 
 
 def two_ranks(output):
-    import torch
-
     from xtoolkit.engine import distributed
 
     rank = distributed.rank()
@@ -181,10 +241,14 @@ def two_ranks(output):
             seen.extend(ranks.part(len(loader)))
             return super().evaluate(model, loader, ranks)
 
+        def figures(self, examples):
+            return [{"items": [{"image": "1"}, {"image": "4"}, {"image": "9"}]}]
+
     made = recipe(output, steps=1, evaluate={"sums": {"type": "X", "data": {}}})
-    trainer = Trainer(ToyModel(), made, loaders(rank=rank, world=2), {"sums": ARun(output, task=Counting()).evaluator("sums", 1)},
+    trainer = Trainer(ToyModel(), made, loaders(rank=rank, world=2), {"sums": (one := ARun(output, task=Counting())).evaluator("sums", 1)},
                       [JsonLines(), Evaluate()])
     trainer.fit()
+    assert one.pictures.read == ([1, 2], [3, 4, 5])[rank], "each looks through its own part"
     tensors = [float(t["x"][0]) for t in Ranks().gather([{"x": torch.full((2,), float(rank))}])]
     print(json.dumps({"mine": seen, "sum": float(trainer.evaluations["sums"]["sum"]), "tensors": tensors}))
     distributed.leave()

@@ -16,6 +16,7 @@ from torch import Tensor
 from xtoolkit.engine import distributed
 from xtoolkit.engine.records import write_json
 from xtoolkit.hooks import Hook
+from xtoolkit.tasks.base import Alone
 
 # Pixels a side of a picture at most, and its JPEG quality.
 SIDE, QUALITY = 192, 88
@@ -60,21 +61,24 @@ def record(task, result: dict, figures: list[dict]) -> dict:
             "figures": figures}
 
 
-def with_pictures(figures: list[dict], dataset=None, loader=()) -> list[dict]:
+def with_pictures(figures: list[dict], dataset=None, batches=(), ranks=Alone()) -> list[dict]:
     """Figures as JSON has them. An item whose picture is not to be had is shown without.
+
+    Several processes call it at the same time with the same figures, and each looks through its own batches.
 
     Args:
         figures: as a task or a dataset makes them.
         dataset: ``pictures(batch)`` gives {image id: (3, H, W) uint8} of its own batches.
-        loader: yields those; gone through no further than the pictures that are named are found, and not at all where
-            none is.
+        batches: those of this process; gone through no further than the pictures that are named are found, and not at all
+            where none is.
+        ranks: has ``gather(list)``, see ``tasks.base.Alone``.
 
     Raises:
         TypeError: a key that items do not have.
     """
     items = [[Item(**item) for item in figure["items"]] if "items" in figure else [] for figure in figures]
     named = {item.image for several in items for item in several if isinstance(item.image, str)}
-    found = find_pictures(dataset, loader, named) if named else {}
+    found = dict(ranks.gather(list(find_pictures(dataset, batches, named).items()) if named else []))
 
     def shown(item):
         if item.image is None or isinstance(item.image, str):
@@ -84,10 +88,10 @@ def with_pictures(figures: list[dict], dataset=None, loader=()) -> list[dict]:
     return [figure | ({"items": [shown(item) for item in several]} if several else {}) for figure, several in zip(figures, items)]
 
 
-def find_pictures(dataset, loader, names: set) -> dict[str, str]:
+def find_pictures(dataset, batches, names: set) -> dict[str, str]:
     """{image id: JPEG in base64} of the pictures named; what the data does not have is left out."""
     found: dict = {}
-    for batch in loader:
+    for batch in batches:
         found |= {name: jpeg(picture) for name, picture in dataset.pictures(batch).items()
                   if name in names and name not in found}
         if len(found) == len(names):

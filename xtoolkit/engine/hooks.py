@@ -119,13 +119,11 @@ class Signals(Hook):
         self._before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def after_step(self, trainer):
-        if number := distributed.agree(trainer.stop):
-            trainer.save()
-            raise Stopped(number, trainer.done)
+        leave_if_asked(trainer)
 
     def after_train(self, trainer):
         """A signal during the last evaluations: all steps are done and kept, the results are not complete."""
-        self.after_step(trainer)
+        leave_if_asked(trainer)
 
     def close(self, trainer):
         for number, handler in self._before.items():
@@ -133,26 +131,37 @@ class Signals(Hook):
         self._before = {}
 
 
+def leave_if_asked(trainer) -> None:
+    """Writes a checkpoint and raises ``Stopped`` where a signal has come to any process."""
+    if number := distributed.agree(trainer.stop):
+        trainer.save()
+        raise Stopped(number, trainer.done)
+
+
 class Evaluate(Hook):
     """Runs each evaluator every ``evaluate.<name>.every`` steps (null: never in between) and after the last step.
 
     Its numbers are written as ``<evaluation>.<metric>``, and all that it found as ``evaluations/<name>.json``. Every
-    process evaluates a part, in eval mode; the first one writes. None is begun once a signal has come, and none again
-    that was done at this step before the run was resumed.
+    process evaluates a part; the first one writes. None is begun once a signal has come. A run that goes on first makes up
+    for those that were due at its checkpoint's step and have no record of it; none is run again that has.
     """
 
     def before_train(self, trainer):
         known = evaluated(trainer.output)
         self._evaluated_at = {name: record["step"] for name, record in known.items()}
         trainer.evaluations |= {name: known[name]["metrics"] for name in trainer.evaluators if name in known}
+        if 0 < trainer.done < trainer.train.steps:
+            self._run(trainer, [name for name in self._lacking(trainer) if self._due(trainer, trainer.recipe.evaluate[name])])
 
     def after_step(self, trainer):
         self._run(trainer, [name for name in trainer.evaluators if self._due(trainer, trainer.recipe.evaluate[name])])
 
     def after_train(self, trainer):
         """What a signal kept from being evaluated after the last step is evaluated when the run is resumed."""
-        self._run(trainer, [n for n in trainer.evaluators if n not in self._evaluated_at
-                            or self._evaluated_at[n] != trainer.done])
+        self._run(trainer, self._lacking(trainer))
+
+    def _lacking(self, trainer):
+        return [n for n in trainer.evaluators if n not in self._evaluated_at or self._evaluated_at[n] != trainer.done]
 
     def _due(self, trainer, block):
         between = "every" in block and block["every"] is not None and trainer.done % block["every"] == 0
@@ -160,13 +169,9 @@ class Evaluate(Hook):
 
     def _run(self, trainer, names):
         for name in names:
-            if distributed.agree(trainer.stop):
-                return
+            leave_if_asked(trainer)
             started = time.perf_counter()
-            trainer.model.eval()
-            with torch.no_grad():
-                record = trainer.evaluators[name](trainer.done)
-            trainer.model.train()
+            record = trainer.evaluators[name](trainer.done)
             trainer.evaluations[name] = record["metrics"]
             if distributed.is_main():
                 records.write_evaluation(trainer.output, name, trainer.done, record)

@@ -16,6 +16,7 @@ from xtoolkit.recipe import Purpose, Recipe
 from xtoolkit.recipe.folder import EVALUATIONS, check_folder, check_resumed, evaluated, is_complete, latest
 from xtoolkit.recipe.plugins import check_copies
 from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError, nearest
+from xtoolkit.tasks.base import evaluating, share
 
 EVAL_BATCH = 64  # pictures a batch in evaluation
 
@@ -88,8 +89,11 @@ class Run:
             return self.model(stream, batch)
 
     def features(self, batch: Batch) -> Features:
-        """What encoders say about a batch, each computed when it is read: ``run.features(batch)["text@mask_text"]``."""
-        return self.model.features(batch)
+        """What encoders say about a batch, each computed when it is read: ``run.features(batch)["text@mask_text"]``.
+
+        They are computed in the recipe's precision, as losses read them; what is made of them is the reader's own affair.
+        """
+        return self.model.features(batch, lambda: autocast(self.device, self.recipe.train.precision))
 
     # ---- data -------------------------------------------------------------------------------------------------------
     @property
@@ -98,7 +102,7 @@ class Run:
         train = self.recipe.train
         for name in self.recipe.streams:
             if name not in self._loaders:
-                self._loaders[name] = self._loader(name, train.workers, train.accumulate)
+                self._loaders[name] = self._loader(name, train.workers, train.accumulate, distributed.Ranks())
         return self._loaders
 
     def eval_loader(self, name: str):
@@ -108,16 +112,16 @@ class Run:
         train = self.recipe.train
         size = self.recipe.evaluate[name].get("batch_size") or EVAL_BATCH
         return EvalLoader(self._dataset("evaluate", name), size, train.workers, name, train.max_bad,
-                          self.device.type == "cuda")
+                          self.device.type == "cuda", shared=distributed.world() > 1)
 
-    def _loader(self, stream, workers, parts):
+    def _loader(self, stream, workers, parts, ranks=None):
         from xtoolkit.data.loader import Loader
 
         self._known(stream)
         train = self.recipe.train
         return Loader(stream, self._dataset("streams", stream), self.recipe.streams[stream].batch_size, train.seed, workers,
                       distributed.rank(), distributed.world(), train.max_bad, parts, self.device.type == "cuda",
-                      self.recipe.contrasts(stream))
+                      self.recipe.contrasts(stream), ranks)
 
     def _known(self, stream):
         if stream not in self.recipe.streams:
@@ -207,7 +211,7 @@ class Run:
                 if distributed.is_main():
                     say(f"{name}: {time.perf_counter() - started:.1f} s")
             if keeps:
-                records.write_results(output, {"step": step})
+                records.write_results(output, {})  # what training left there is of its own step
                 report(output, list(found))
             distributed.barrier()
         finally:
@@ -217,16 +221,21 @@ class Run:
     def evaluator(self, name: str, last: int | None):
         """A callable ``evaluate(step)`` that runs one evaluation, on every process, and returns its record.
 
+        A task's ``evaluate`` always runs alike: in eval mode, without gradients, in the recipe's precision.
+
         Args:
-            last: the step whose figures are drawn, which takes a pass over the data for their pictures; at others there
-                are none.
+            last: the step whose figures are drawn, for whose pictures each process looks through its part of the data; at
+                others there are none.
         """
         task, data, loader = self.tasks[name], self._dataset("evaluate", name), self.eval_loader(name)
 
         def evaluate(step):
-            result, drawn = task.evaluate(self.model, loader, distributed.Ranks()), []
-            if step is not None and step == last and distributed.is_main():
-                drawn = figures.with_pictures(task.figures(result["examples"]), data, loader)
+            ranks, drawn = distributed.Ranks(), []
+            with evaluating(self.model):
+                result = task.evaluate(self.model, loader, ranks)
+            loader.judge(ranks)
+            if step is not None and step == last:
+                drawn = figures.with_pictures(task.figures(result["examples"]), data, share(loader, ranks, "cpu"), ranks)
             return figures.record(task, result, drawn)
 
         return evaluate

@@ -110,7 +110,7 @@ def is_complete(output, steps: int, evaluations) -> bool:
         return False
     known, written = evaluated(output), json.loads(results.read_text(encoding="utf-8"))
     # Evaluations alone write results too, but no losses.
-    return (written["step"] == steps and "losses" in written
+    return ("losses" in written and written["step"] == steps
             and all(name in known and known[name]["step"] == steps for name in evaluations))
 
 
