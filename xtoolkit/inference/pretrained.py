@@ -31,8 +31,9 @@ class Pretrained:
 
     Texts are cleaned and cut, pictures resized and normalised, and passes computed and their precision chosen as the
     evaluations of the recipe do: the first evaluation says how, else the first stream (``mean``, ``std``, ``clean``,
-    ``max_tokens``), of either first those with pictures; what no data says to clean is not cleaned. Results need no gradient, and do not depend on what else is in a batch, up to rounding. The model's
-    own mode, training or not, is as before after each call.
+    ``max_tokens``), of either first those with pictures; what no data says to clean is not cleaned. Results need no
+    gradient, and do not depend on what else is in a batch, up to rounding. The model's own mode, training or not, is as
+    before after each call.
 
     Args:
         model: with weights, on its device; of several parts that could answer, that which an evaluation names does.
