@@ -28,6 +28,13 @@ def _map(fn, value):
     return fn(value) if isinstance(value, Tensor) else value.map(fn) if isinstance(value, Field) else value
 
 
+def _cat(values: list):
+    first = values[0]
+    if isinstance(first, (Tensor, Field)):
+        return torch.cat(values) if isinstance(first, Tensor) else type(first).cat(values)
+    return sum(values, []) if isinstance(first, list) else first
+
+
 class Field:
     """One named part of a batch, which encoders and losses read as ``$name``: a frozen dataclass of tensors, lists and fields.
 
@@ -86,6 +93,13 @@ class Field:
 
         return dataclasses.replace(self, **{f.name: pick(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
+    @classmethod
+    def cat(cls, several: "list[Field]") -> "Field":
+        """Rows of several, one after the other: tensors of one shape but for their rows; lists are joined."""
+        if cls.POOLS:
+            raise TypeError(f"a {cls.__name__} names rows of ${cls.POOLS}: it cannot be joined to another alone")
+        return cls(**{f.name: _cat([getattr(one, f.name) for one in several]) for f in dataclasses.fields(cls)})
+
     def row_key(self) -> Tensor | None:
         """(rows,) int64, equal where two rows are the same thing (``stable_key``); None: it does not say."""
         return getattr(self, "key", None)
@@ -130,7 +144,24 @@ class TextField(Field):
 
     def select(self, rows: Tensor) -> "TextField":
         """The rows (K,) int64 of what an encoder reads; what is to be predicted, flat positions in a batch, is left out."""
-        return TextField(self.ids[rows], self.mask[rows], None if self.key is None else self.key[rows])
+        return super(TextField, self._read()).select(rows)
+
+    @classmethod
+    def cat(cls, several: "list[TextField]") -> "TextField":
+        """Rows of several, what is to be predicted left out, padded to the longest as one of them is (none: by a last id)."""
+        longest = max(one.ids.shape[1] for one in several)
+        pad = next((one.ids[~one.mask][0] for one in several if not one.mask.all()), several[0].ids[0, -1])
+        wide = lambda part, value: torch.cat([part, value.expand(part.shape[0], longest - part.shape[1])], 1)
+        return super().cat([dataclasses.replace(one._read(), ids=wide(one.ids, pad), mask=wide(one.mask, one.mask.new_zeros(())))
+                            for one in several])
+
+    def trim(self, length: int) -> "TextField":
+        """Without what stands behind the first ``length`` tokens; what is to be predicted is left out."""
+        return dataclasses.replace(self._read(), ids=self.ids[:, :length].contiguous(), mask=self.mask[:, :length].contiguous())
+
+    def _read(self) -> "TextField":
+        """This text without what is to be predicted of it."""
+        return dataclasses.replace(self, masked_ids=None, masked_pos=None, labels=None)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,14 @@ class Encoded:
         parts = tuple((s, rows if i is None else i[rows]) for s, i in self.parts)
         return Encoded(parts, self.mask[rows], self.segments)
 
+    def to(self, device) -> "Encoded":
+        """The same values on a device, without what layers have made of them."""
+        return Encoded.of(self.tokens.to(device), self.mask.to(device), self.segments)
+
+    def trim(self, length: int) -> "Encoded":
+        """Without what stands behind the first ``length`` tokens. Sources are not shared on, nor are segments known."""
+        return Encoded.of(self.tokens[:, :length].contiguous(), self.mask[:, :length].contiguous())
+
     def detach(self) -> "Encoded":
         """The same values with no gradient to what made them."""
         return replace(self, parts=tuple((s.detach(), i) for s, i in self.parts))

@@ -61,12 +61,11 @@ class Comparing:
         model, pairs, found = loaded.model, loaded.pairs(images, texts), []
         loss = model.losses[self._matching]
         image_slot, text_slot = sides(model.graph, loss.fusion)
-        inputs = model.graph.encoders[loss.fusion].inputs
         with evaluating(model):
             for image, text, shown, _ in pairs.batches(batch_size):
                 f = model.features(Batch(text=text, image=image))
-                fused = f.run(loss.fusion, **{image_slot: f[inputs[image_slot]].select(shown),
-                                              text_slot: f[inputs[text_slot]]})
+                inputs = f.inputs(loss.fusion)
+                fused = f.run(loss.fusion, **inputs | {image_slot: rows_of(inputs[image_slot], shown)})
                 found.append(matched(loss, fused))
         found = torch.cat(found)
         return pairs.result(found if logits else found.softmax(1)[:, 1])
@@ -103,6 +102,11 @@ def matched(loss, fused: Encoded) -> Tensor:
     would tie."""
     with full_precision(fused.mask):
         return loss.match(Encoded.of(fused.tokens.float(), fused.mask)).float()
+
+
+def rows_of(read, rows: Tensor):
+    """The rows (K,) int64 of what an encoder reads: a field of the batch, token features, or vectors (B, D)."""
+    return read[rows] if isinstance(read, Tensor) else read.select(rows)
 
 
 def summary(feature) -> Tensor:

@@ -8,12 +8,12 @@ import typing
 import torch
 from torch import Tensor
 
-from xtoolkit.batch import Batch
-from xtoolkit.features import Encoded, full_precision
+from xtoolkit.batch import Batch, Field
+from xtoolkit.features import full_precision
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, Count
 from xtoolkit.tasks.base import Alone, Task, cell, decoded, evaluating, heads, joined, share, token_ids
-from xtoolkit.tasks.comparing import Comparing, matched, sides, summary
+from xtoolkit.tasks.comparing import Comparing, matched, rows_of, sides, summary
 from xtoolkit.tasks.ranking import below_scored, best, both_ways, chance
 
 DUAL, MATCHED = "dual", "matched"
@@ -76,8 +76,8 @@ class Retrieval(Task):
         inputs = self._graph.encoders[self.sim].inputs
         kept = {f"sim.{slot}": [summary(f[source]).cpu()] for slot, source in inputs.items()}
         if self.match is not None:
-            fusion = self._graph.encoders[self.heads["match"].fusion].inputs
-            kept |= {f"fusion.{slot}": [_on(f[source], "cpu")] for slot, source in fusion.items()}
+            fusion = f.inputs(self.heads["match"].fusion)
+            kept |= {f"fusion.{slot}": [read.to("cpu")] for slot, read in fusion.items()}
         return kept | {"owner": [batch["image_index"].cpu()], "images": [batch.image.pixels.shape[0]],
                        "image_id": list(batch.image.image_id), "ids": token_ids(batch.text)}
 
@@ -140,12 +140,12 @@ class Retrieval(Task):
     def abilities(self) -> dict:
         return Comparing(self.sim, self.match).abilities()
 
-    def _own_pictures(self, mine: list[dict]) -> Encoded | None:
+    def _own_pictures(self, mine: list[dict]):
         """Takes what the fusion encoder reads of pictures out of this process's outputs: no other process needs it."""
         if self.match is None or not mine:
             return None
         slot = sides(self._graph, self.heads["match"].fusion)[0]
-        return Encoded.cat([part for output in mine for part in output.pop(f"fusion.{slot}")])
+        return _cat([part for output in mine for part in output.pop(f"fusion.{slot}")])
 
     def _similarity(self, images: Tensor, texts: Tensor, image_slot: str, text_slot: str, chunk: int = 1024) -> Tensor:
         """(I, T) float32 from the similarity encoder, in full precision: in bf16 many scores would tie."""
@@ -167,37 +167,42 @@ class Retrieval(Task):
         asked = (rows >= own.start) & (rows < own.stop)
         found = []
         if bool(asked.any()):
-            texts = Encoded.cat(outputs[f"fusion.{sides(self._graph, self.heads['match'].fusion)[1]}"])
+            texts = _cat(outputs[f"fusion.{sides(self._graph, self.heads['match'].fusion)[1]}"])
             pairs = rows[asked] - own.start, columns[asked]
-            found = [self._match(model, _on(pictures, device), _on(texts, device), *pairs).cpu()]
+            found = [self._match(model, pictures.to(device), texts.to(device), *pairs).cpu()]
         logits[rows, columns] = torch.cat(ranks.gather(found)).to(device)
         return [below_scored(logits, scored, similarity) for scored in wanted]
 
-    def _match(self, model, images: Encoded, texts: Encoded, rows: Tensor, columns: Tensor) -> Tensor:
-        """(P,) float32, the matching logits of pairs (``rows`` ascending), whole pictures after whole pictures."""
+    def _match(self, model, images, texts, rows: Tensor, columns: Tensor) -> Tensor:
+        """(P,) float32, the matching logits of pairs (``rows`` ascending), whole pictures after whole pictures.
+
+        Args:
+            images, texts: what the fusion encoder reads of them: features, or fields of the batch.
+        """
         f, loss = model.features(Batch()), self.heads["match"]
         image_slot, text_slot = sides(self._graph, loss.fusion)
-        lengths = texts.mask.sum(1)
-        ends = torch.bincount(rows, minlength=len(images)).cumsum(0).tolist()
+        count = images.rows if isinstance(images, Field) else len(images)
+        lengths = texts.mask.sum(1) if hasattr(texts, "trim") else columns.new_ones(int(columns.max()) + 1)
+        ends = torch.bincount(rows, minlength=count).cumsum(0).tolist()
         logits, first, start = [], 0, 0
         while start < len(rows):
             last = first + 1
-            while last < len(images) and ends[last] - start <= self.pairs_per_pass:
+            while last < count and ends[last] - start <= self.pairs_per_pass:
                 last += 1
-            group = Encoded.of(images.tokens[first:last], images.mask[first:last])
+            group = rows_of(images, torch.arange(first, last, device=rows.device)).to(rows.device)  # its keys and values, once
             pairs = torch.arange(start, ends[last - 1], device=rows.device)
             pairs = pairs[lengths[columns[pairs]].argsort(stable=True)]
             found = []
             for some in pairs.split(self.pairs_per_pass):
-                longest = int(lengths[columns[some]].max())
-                text = Encoded.of(texts.tokens[columns[some], :longest], texts.mask[columns[some], :longest])
-                fused = f.run(loss.fusion, **{image_slot: group.select(rows[some] - first), text_slot: text})
+                text = rows_of(texts, columns[some])
+                text = text.trim(int(lengths[columns[some]].max())) if hasattr(text, "trim") else text
+                fused = f.run(loss.fusion, **{image_slot: rows_of(group, rows[some] - first), text_slot: text})
                 found.append(matched(loss, fused)[:, 1])
             logits.append(torch.cat(found)[pairs.argsort()])
             first, start = last, ends[last - 1]
         return torch.cat(logits)
 
 
-def _on(encoded: Encoded, device) -> Encoded:
-    """The same values on a device, without what layers have made of them."""
-    return Encoded.of(encoded.tokens.to(device), encoded.mask.to(device))
+def _cat(several: list):
+    """What an encoder reads of several batches as of one."""
+    return torch.cat(several) if isinstance(several[0], Tensor) else type(several[0]).cat(several)
