@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xtoolkit import recipe
-from xtoolkit.plan import as_text, make_plan
+from xtoolkit.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,7 +54,7 @@ def test_no_pass_is_wasted(plan):
 
 
 def test_cut_edges_show(plan):
-    text = as_text(plan)
+    text = str(plan)
     assert "stop gradient: text -> fusion for bbp, imlm, itm" in text
     assert text.count("cut: text -> fusion") == 5
 

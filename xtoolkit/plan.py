@@ -60,6 +60,35 @@ class Plan:
     cuts: dict
     weights: list
 
+    def __str__(self) -> str:
+        """The plan as a person reads it."""
+        lines = []
+        for s in self.streams:
+            losses = " + ".join(f"{w:g} {n}" if w != 1 else n for n, w in s.losses.items())
+            length = f", {s.tokens} tokens a text" if s.tokens else ""
+            work = f"FLOPs unknown: {s.unknown}" if s.unknown else f"{s.gflops:,.2f} GFLOPs a row"
+            lines.append(f"stream {s.name}: {losses}; {s.batch_size} a batch{length}; {work}")
+            for p in s.passes:
+                runs = f" x{p.runs:g}" if p.runs != 1 else ""
+                graph = "graph   " if p.graph else "no graph"
+                cuts = f"   cut: {', '.join(p.cuts)}" if p.cuts else ""
+                lines.append(f"    {p.name + runs:<24} {graph} {p.gflops:10,.3f} GFLOPs   read by {', '.join(p.readers)}{cuts}")
+            lines.append(f"    {'heads of the losses':<24} graph    {s.head_gflops:10,.3f} GFLOPs")
+            if s.dropped:
+                lines.append(f"    left empty, as this stream has nothing to fill them: {', '.join(s.dropped)}")
+        lines.append("stop gradient: " + ("; ".join(f"{e} for {', '.join(l)}" for e, l in self.cuts.items()) or "nowhere"))
+        if self.left_out:
+            lines.append("not built, since nothing reads them: " + ", ".join(self.left_out))
+        if self.idle:
+            lines.append("streams without an active loss, left out: " + ", ".join(self.idle))
+        lines.append("weights: " + "; ".join(self.weights))
+        if not (p := self.parameters):
+            return "\n".join([*lines, "parameters unknown"])
+        lines.append(f"trainable parameters: {p['trainable']:,}; in transformer layers {p['transformer_layers']:,}; "
+                     f"without the losses' output matrices {p['without_output_matrix']:,}")
+        lines += [f"    {name:<24} {count:>13,}" for name, count in p["parts"].items()]
+        return "\n".join(lines)
+
 
 def make_plan(recipe: Recipe, length: int | None = None) -> Plan:
     """Counts a recipe on the meta device.
@@ -199,33 +228,3 @@ def _told(error: Exception) -> str:
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).splitlines() or [type(error).__name__]
     said = [said[0], *getattr(error, "__notes__", ())]
     return "; ".join(said) + (f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else "")
-
-
-def as_text(plan: Plan) -> str:
-    """The plan as a person reads it."""
-    lines = []
-    for s in plan.streams:
-        losses = " + ".join(f"{w:g} {n}" if w != 1 else n for n, w in s.losses.items())
-        length = f", {s.tokens} tokens a text" if s.tokens else ""
-        work = f"FLOPs unknown: {s.unknown}" if s.unknown else f"{s.gflops:,.2f} GFLOPs a row"
-        lines.append(f"stream {s.name}: {losses}; {s.batch_size} a batch{length}; {work}")
-        for p in s.passes:
-            runs = f" x{p.runs:g}" if p.runs != 1 else ""
-            graph = "graph   " if p.graph else "no graph"
-            cuts = f"   cut: {', '.join(p.cuts)}" if p.cuts else ""
-            lines.append(f"    {p.name + runs:<24} {graph} {p.gflops:10,.3f} GFLOPs   read by {', '.join(p.readers)}{cuts}")
-        lines.append(f"    {'heads of the losses':<24} graph    {s.head_gflops:10,.3f} GFLOPs")
-        if s.dropped:
-            lines.append(f"    left empty, as this stream has nothing to fill them: {', '.join(s.dropped)}")
-    lines.append("stop gradient: " + ("; ".join(f"{e} for {', '.join(l)}" for e, l in plan.cuts.items()) or "nowhere"))
-    if plan.left_out:
-        lines.append("not built, since nothing reads them: " + ", ".join(plan.left_out))
-    if plan.idle:
-        lines.append("streams without an active loss, left out: " + ", ".join(plan.idle))
-    lines.append("weights: " + "; ".join(plan.weights))
-    if not (p := plan.parameters):
-        return "\n".join([*lines, "parameters unknown"])
-    lines.append(f"trainable parameters: {p['trainable']:,}; in transformer layers {p['transformer_layers']:,}; "
-                 f"without the losses' output matrices {p['without_output_matrix']:,}")
-    lines += [f"    {name:<24} {count:>13,}" for name, count in p["parts"].items()]
-    return "\n".join(lines)

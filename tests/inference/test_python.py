@@ -202,3 +202,11 @@ def test_loading_a_model_runs_no_code_unless_it_is_trusted(tmp_path):
     kept.parent.mkdir()
     kept.write_text(PLUGIN.format(trace=str(trace)))
     assert xtoolkit.load(output).model.recipe.plugins[0].path == kept
+
+
+def test_a_run_and_its_plan_say_what_they_are(tmp_path):
+    run = xtoolkit.build(tiny(train=TINY["train"] | {"output": str(tmp_path / "seen")}))
+    assert str(run.plan()).startswith("stream words: mlm; 4 a batch") and "trainable parameters: " in str(run.plan())
+    count = f"{sum(p.numel() for p in run.model.parameters()):,} parameters"
+    assert repr(run).splitlines() == [f"run in {tmp_path / 'seen'}: {count}, fp32 on cpu", "  encoders: text (RoBERTa)",
+                                      "  losses: mlm (MLM)", "  streams: words (SyntheticText)", "  evaluations: none"]

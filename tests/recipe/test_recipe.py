@@ -209,3 +209,18 @@ def test_only_files_that_will_be_read_must_be_there(tmp_path, monkeypatch):
     said["train"] = missing("train", "encoders.spare={type: BEiTv2, inputs: {image: $image}, init: weights/spare.pth}",
                             "streams.text.losses.mlm=0")
     assert beit("train") and not any("spare" in p or "data/c4" in p for p in said["train"])
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b c", "", ".hidden", "a-b", "1"])
+def test_names_that_become_files_and_columns_are_words(tmp_path, name):
+    found = problems(tmp_path, f"""
+    streams:
+      "{name}": {{batch_size: 4, losses: {{mlm: 1}}, data: {{type: SyntheticText}}}}
+    evaluate:
+      "{name}": {{type: Retrieval, data: {{type: SyntheticPairs}}}}
+    hooks:
+      "{name}": {{type: GradientAudit}}
+    """)
+    for line, what in ((3, "a stream"), (5, "an evaluation"), (7, "a hook")):
+        said = f"mine.yaml:{line + 1}: `{name}` cannot name {what}; take one word of letters, digits and _"
+        assert said in found, found

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from xtoolkit.tasks.base import cell
 from xtoolkit.tasks.ranking import both_ways, chance, recall_at
 
 
@@ -100,3 +101,8 @@ def test_scores_that_are_not_finite_are_an_error(bad):
     scores[3, 4] = bad
     with pytest.raises(FloatingPointError, match="diverged"):
         both_ways(scores, scores, torch.arange(12))
+
+
+def test_a_cell_of_next_to_nothing_has_no_sign():
+    assert [cell(value, 3) for value in (-1e-8, -0.0, -0.0006, 15, None, float("nan"))] == [
+        "0.000", "0.000", "-0.001", "15.000", "–", "–"]

@@ -18,8 +18,8 @@ def main(argv=None) -> int:
                         help="tokens a text, specials included (default: each stream's max_tokens)")
     args = parser.parse_intermixed_args(argv)
     recipe = recipes.read(args.config, args.overrides, missing_files=False)
-    from xtoolkit.plan import as_text, make_plan
+    from xtoolkit.plan import make_plan
 
     plan = make_plan(recipe, args.length)
-    print(json.dumps(dataclasses.asdict(plan), indent=2) if args.json else as_text(plan))
+    print(json.dumps(dataclasses.asdict(plan), indent=2) if args.json else plan)
     return 0

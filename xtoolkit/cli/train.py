@@ -50,12 +50,12 @@ def _start(config, recipe, purpose):
     from xtoolkit.engine.storage import StorageError
     from xtoolkit.engine.finite import NonFiniteError
     from xtoolkit.engine.trainer import Stopped
-    from xtoolkit.plan import as_text, make_plan
+    from xtoolkit.plan import make_plan
     from xtoolkit.weights.files import WeightsError
     try:
         check_start(recipe, purpose)
         if distributed.is_main():
-            print(as_text(make_plan(recipe)), flush=True)
+            print(make_plan(recipe), flush=True)
         releases()  # what they add to the known formats, for the answer to weights that do not fit
         # A checkpoint overwrites the weights to start from.
         run = Run(recipe, init=purpose == "train" or purpose == "resume" and not latest(recipe.train.output))

@@ -62,6 +62,15 @@ class Run:
                                       output=Path(recipe.train.output) / EVALUATIONS / name)
             for name, block in recipe.evaluate.items()}
 
+    def __repr__(self) -> str:
+        recipe, count = self.recipe, sum(p.numel() for p in self.model.parameters())
+        parts = lambda kinds: ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
+        return (f"run in {recipe.train.output}: {count:,} parameters, {recipe.train.precision} on {self.device}\n"
+                f"  encoders: {parts({n: type(e).__name__ for n, e in self.model.encoders.items()})}\n"
+                f"  losses: {parts({n: type(loss).__name__ for n, loss in self.model.losses.items()})}\n"
+                f"  streams: {parts({n: stream.data['type'] for n, stream in recipe.streams.items()})}\n"
+                f"  evaluations: {parts({n: type(task).__name__ for n, task in self.tasks.items()})}")
+
     # ---- to be looked at --------------------------------------------------------------------------------------------
     @property
     def device(self) -> torch.device:

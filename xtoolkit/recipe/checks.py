@@ -47,6 +47,7 @@ class Checker:
             raise ConfigError(self.found.problems)
         if not isinstance(self.data.get("tokenizer"), str):
             self.say(("tokenizer",), "missing key `tokenizer`: a hub name, a folder or sample://...")
+        self._names()
         graph = self.wiring.graph()
         needs = self.wiring.needs(graph)
         graph.cuts.update(self.wiring.cuts(graph, needs))
@@ -72,6 +73,13 @@ class Checker:
             raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
         return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
                       blocks["optim"], blocks["train"], idle, blocks.get("init"))
+
+    def _names(self):
+        """Names become files of the run's folder and columns of the log."""
+        for kind, what in (("streams", "a stream"), ("evaluate", "an evaluation"), ("hooks", "a hook")):
+            for name in self.data.get(kind) or {}:
+                if not name.isidentifier():
+                    self.say((kind, name), f"`{name}` cannot name {what}; take one word of letters, digits and _")
 
     # ---- streams -----------------------------------------------------------------------------------------------------------
     def _streams(self, graph, needs):

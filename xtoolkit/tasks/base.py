@@ -190,4 +190,4 @@ def decoded(tokenizer, ids: list[int]) -> str:
 
 def cell(value: float | None, places: int = 1) -> str:
     """A number for a table; a dash for what is not there or not finite."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
+    return "–" if value is None or not math.isfinite(value) else f"{round(value, places) + 0.0:.{places}f}"  # no -0.0
