@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from xtoolkit.hooks import GradientAudit, Hook
 from xtoolkit.hooks.gradients import part_of
 from xtoolkit.recipe.folder import latest
 from xtoolkit.recipe.settings import Optim, ScheduleBlock
-from xtoolkit.registry import HOOK_REGISTRY
+from xtoolkit.registry import HOOK_REGISTRY, ConfigError
 
 
 class Counter(Hook):
@@ -109,3 +110,35 @@ def test_gradient_audit_finds_the_silent_part_and_counts_on_after_a_resume(tmp_p
 def test_parts_are_layers_and_heads():
     assert part_of("encoders.vision.blocks.3.attn.proj.weight") == "vision.blocks.3"
     assert part_of("encoders.vision.cls_token") == "vision" and part_of("losses.bbp.head.0.weight") == "bbp"
+
+
+class Writer(Hook):
+    """Writes what it is told to."""
+
+    def __init__(self, values):
+        self.name, self.values = "mine", values
+
+    def after_step(self, trainer):
+        trainer.write({"mine.first": 1})
+        trainer.write(self.values)
+
+
+def test_what_a_hook_writes_is_converted_once_and_is_no_line_of_the_log(tmp_path, capsys):
+    given = {"loss": 3, "mine.t": torch.tensor(0.5), "mine.n": np.float32(0.25), "mine.none": None, "step": 99}
+    trainer = train(tmp_path, Writer(given), steps=2, log_every=2)
+    first, second = lines(tmp_path)
+    assert first == {"step": 1, "mine.first": 1, "loss": 3, "mine.t": 0.5, "mine.n": 0.25, "mine.none": None}
+    assert second["loss"] == trainer.latest["loss"] != 3 and "eta_s" in trainer.latest
+    out = capsys.readouterr().out
+    assert "step 1/2  loss 3  mine.t 0.5  mine.n 0.25" in out and "eta" in out
+
+
+@pytest.mark.parametrize("values, said", [
+    ({"mine.x": torch.zeros(2)}, "`mine.x` must be a number, not the Tensor of shape (2,)"),
+    ({"mine.x": "word"}, "`mine.x` must be a number, not the str 'word'"),
+    ({7: 1}, "a name must be text, not 7"),
+    ([1], "must be {name: number}, not list")])
+def test_what_is_no_number_names_the_hook_and_the_key(tmp_path, values, said):
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path, Writer(values), Counter(), steps=1)
+    assert caught.value.problems == [f"hook `mine` (Writer): {said}"]

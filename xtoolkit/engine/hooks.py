@@ -14,6 +14,7 @@ from xtoolkit.engine.trainer import Stopped
 from xtoolkit.engine.writers import Console, JsonLines, Results, RunRecord, TensorBoard
 from xtoolkit.hooks import Hook
 from xtoolkit.recipe.folder import evaluated
+from xtoolkit.registry import ConfigError
 
 
 def default_hooks(tokenizer=None, own=()) -> list[Hook]:
@@ -49,7 +50,7 @@ class Log(Hook):
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts[name] + 1 if name in self._counts else 1
         if trainer.is_log_step:
-            trainer.write(self._losses(trainer) | self._rates(trainer))
+            trainer.log(self._losses(trainer) | self._rates(trainer))
             self.before_train(trainer)
 
     def _losses(self, trainer):
@@ -143,7 +144,8 @@ class Evaluate(Hook):
 
     Its numbers are written as ``<evaluation>.<metric>``, and all that it found as ``evaluations/<name>.json``. Every
     process evaluates a part; the first one writes. None is begun once a signal has come. A run that goes on first makes up
-    for those that were due at its checkpoint's step and have no record of it; none is run again that has.
+    for those that were due at its checkpoint's step and have no record of it; none is run again that has. One whose numbers are
+    none ends the run, after the others.
     """
 
     def before_train(self, trainer):
@@ -168,10 +170,15 @@ class Evaluate(Hook):
         return between or trainer.done == trainer.train.steps
 
     def _run(self, trainer, names):
+        wrong = []
         for name in names:
             leave_if_asked(trainer)
             started = time.perf_counter()
-            record = trainer.evaluators[name](trainer.done)
+            try:
+                record = trainer.evaluators[name](trainer.done)
+            except ConfigError as error:
+                wrong += error.problems
+                continue
             trainer.evaluations[name] = record["metrics"]
             if distributed.is_main():
                 records.write_evaluation(trainer.output, name, trainer.done, record)
@@ -179,6 +186,8 @@ class Evaluate(Hook):
             trainer.write(values | {f"{name}.seconds": time.perf_counter() - started})
             self._evaluated_at[name] = trainer.done
             distributed.barrier()
+        if wrong:
+            raise ConfigError(wrong)
 
 
 def _memory(device) -> float:

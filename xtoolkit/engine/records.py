@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from xtoolkit.recipe.folder import EVALUATIONS, RESULTS, evaluated
+from xtoolkit.registry import ConfigError
 
 
 def write_json(path: Path, value) -> None:
@@ -36,6 +37,27 @@ def write_results(output, results: dict) -> None:
 def now() -> str:
     """The time in ISO's form, UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def numbers(values: dict, of: str) -> dict:
+    """{name: number or None} as Python has them: those of torch and NumPy, 0-d, are converted.
+
+    Args:
+        of: whose they are, for errors.
+
+    Raises:
+        ConfigError: a name that is no text, or a value that is no number.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{of}: must be {{name: number}}, not {type(values).__name__}")
+    found = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in values.items()}
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{of}: a name must be text, not {name!r}")
+        if value is not None and not isinstance(value, (int, float)):
+            shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else f" {value!r}"[:60]
+            raise ConfigError(f"{of}: `{name}` must be a number, not the {type(value).__name__}{shape}")
+    return found
 
 
 def plain(value):

@@ -10,11 +10,12 @@ from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.finite import NonFiniteError, not_finite
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
+from xtoolkit.engine.records import numbers
 from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
 from xtoolkit.recipe.plugins import record as record_of
 from xtoolkit.engine.schedule import Schedule
 from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
-from xtoolkit.hooks.base import state_of
+from xtoolkit.hooks.base import named, state_of
 from xtoolkit.registry import ConfigError
 
 
@@ -53,7 +54,7 @@ class Trainer:
             ``norm``, and at log steps ``norm.<encoder>`` (before clipping; of several groups the largest).
         resumed_from: the checkpoint that the run went on from, or None.
         resumed_steps: what ``train.steps`` was when that was written; ``resumed_plugins``: its record of plugins.
-        latest: the last numbers written that hold a ``loss``.
+        latest: the last numbers that the log wrote (``log``).
         evaluations: {name: {metric: number}}, the newest of each.
         seconds: time spent in steps, earlier parts of a resumed run included.
         computed: processor time of this thread in the steps of this start.
@@ -82,7 +83,7 @@ class Trainer:
         self.optimizer = build_optimizer(model, recipe.optim)
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.done, self.seconds, self.computed, self.lr, self.stop = 0, 0.0, 0.0, 0.0, 0
-        self.values, self.latest, self.evaluations = {}, {}, {}
+        self.values, self.latest, self.evaluations, self._called = {}, {}, {}, None  # no hook is being called
         # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then.
         self.optimizer.found_inf = self._failed = torch.zeros((), device=self.device)
         self._unchecked = []
@@ -189,11 +190,21 @@ class Trainer:
         return done % self.train.log_every == 0 or done == self.train.steps
 
     def write(self, values: dict) -> None:
-        """Hands numbers of this step to every hook that keeps a record."""
-        values = {"step": self.done, **values}
-        if "loss" in values:
-            self.latest = values
-        self._call("write", values)
+        """Hands numbers of this step, by name, to every hook that keeps a record; torch's and NumPy's, 0-d, too.
+
+        Raises:
+            ConfigError: a value is no number; names the hook that wrote it.
+        """
+        self._call("write", self._numbers(values))
+
+    def log(self, values: dict) -> None:
+        """``write`` for the numbers of a log step themselves: they are ``latest`` from now on."""
+        self.latest = self._numbers(values)
+        self._call("write", self.latest)
+
+    def _numbers(self, values):
+        of = named(self._called) if self._called is not None else "Trainer.write"
+        return {"step": self.done} | numbers(values, of) | {"step": self.done}
 
     def check_finite(self) -> None:
         """Asks the device whether all went well since the last question.
@@ -227,8 +238,10 @@ class Trainer:
 
     # ---- starting ---------------------------------------------------------------------------------------------------
     def _call(self, moment, *arguments):
-        for hook in self.hooks:
-            getattr(hook, moment)(self, *arguments)
+        outer = self._called
+        for self._called in self.hooks:
+            getattr(self._called, moment)(self, *arguments)
+        self._called = outer
 
     def _check_batches(self):
         parts = distributed.world() * self.train.accumulate

@@ -66,7 +66,7 @@ class Console(Hook):
 
     def write(self, trainer, values):
         step = f"step {values['step']:>{len(str(trainer.train.steps))}}/{trainer.train.steps}"
-        if "loss" not in values:
+        if values is not trainer.latest:  # not the log's
             shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step" and value is not None]
             if len(shown) > self.SHOWN and not any(name.partition(".")[0] in trainer.evaluators for name in values):
                 shown[self.SHOWN:] = [f"and {len(shown) - self.SHOWN} more in {JsonLines.NAME}"]

@@ -47,11 +47,16 @@ class Hook:
         """What ``state_dict`` returned, on every process, before ``before_train``; not called if nothing was kept."""
 
 
+def named(hook: Hook) -> str:
+    """How messages name a hook."""
+    return f"hook `{hook.name}` ({type(hook).__name__})" if hook.name else f"hook {type(hook).__name__}"
+
+
 def state_of(hook: Hook) -> dict:
     """A hook's ``state_dict``. Raises TypeError for what a checkpoint's JSON cannot hold, by the hook's name."""
     state = hook.state_dict()
     try:
         json.dumps(state)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"hook `{hook.name}` ({type(hook).__name__}): its state_dict must hold what JSON has: {error}") from error
+        raise TypeError(f"{named(hook)}: its state_dict must hold what JSON has: {error}") from error
     return state
