@@ -92,3 +92,28 @@ def test_samples_are_those_of_the_first_step_and_nothing_is_read_for_them(tmp_pa
 def test_a_full_run_has_samples_only_with_a_tokenizer():
     assert not any(isinstance(hook, figures.Samples) for hook in default_hooks())
     assert any(isinstance(hook, figures.Samples) for hook in default_hooks("words"))
+
+
+@pytest.mark.parametrize("figure, said", [
+    ({"titel": "x"}, "unknown key `titel` of Figure; did you mean `title`?"),
+    ({"title": 3}, "`title` of Figure must be a word, not 3"),
+    ("words", "a figure must be a mapping, not str"),
+    ({"items": ["a"]}, "`items` of Figure must be a list of"),
+    ({"items": [{}, {"picture": "a"}]}, "items[1]: unknown key `picture` of Item"),
+    ({"items": [{"caption": torch.zeros(9, 9)}]}, "items[0]: `caption` of Item must be a word"),
+    ({"items": [{"boxes": [{"box": [1, 2, 3], "kind": "true"}]}]}, "items[0]: `boxes` of Item must be a list of {box:"),
+    ({"items": [{"image": torch.zeros(3, 8, 8)}]}, "items[0]: `image` of Item must be (3, H, W) uint8, not (3, 8, 8) torch.float32"),
+    ({"items": [{"image": 7}]}, "items[0]: `image` of Item must be"),
+    ({"items": [{"boxes": [{"box": [0, 0, float("nan"), 1], "kind": "true"}]}]}, "must be a finite number"),
+])
+def test_a_wrong_figure_is_said_in_a_line_and_its_place_says_so(capsys, figure, said):
+    kept = figures.with_pictures(figures.good([{"title": "fine"}, figure], "evaluation `x`: Mine.figures"))
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.startswith("evaluation `x`: Mine.figures: ") and said in line
+    assert kept[0] == {"title": "fine"} and said in kept[1]["text"]
+    json.dumps(kept)
+
+
+def test_a_null_in_a_figure_is_the_default():
+    assert figures.mistake({"title": None, "items": [{"image": None, "words": None}]}) is None
+    assert figures.with_pictures([{"title": "x", "items": None}]) == [{"title": "x", "items": None}]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from xtoolkit.engine import records, run
 from xtoolkit.engine.distributed import Ranks
 from xtoolkit.engine.hooks import Evaluate, JsonLines, default_hooks
 from xtoolkit.engine.trainer import Trainer
-from xtoolkit.recipe.folder import evaluated, is_complete
+from xtoolkit.recipe.folder import evaluated, is_complete, latest
 from xtoolkit.registry import ConfigError
 
 HERE = Path(__file__).resolve().parent
@@ -88,6 +89,58 @@ def test_a_record_has_what_the_report_reads(tmp_path):
                      "table": [["metric", "value"], [["sum", "15"], ["order", "True"]]],
                      "figures": [{"title": "words", "items": [{"caption": "only words"}]}]}
     assert evaluate(2)["figures"] == [], "figures are drawn for the last step only"
+
+
+class Scored(Task):
+    """Gives what it is told to."""
+
+    def __init__(self, value, figures=()):
+        self.value, self.shown = value, list(figures)
+
+    def evaluate(self, model, loader, ranks):
+        return {"metrics": {"acc": self.value}, "floor": {"acc": torch.tensor(0.5)}, "examples": []}
+
+    def figures(self, examples):
+        return self.shown
+
+
+@pytest.mark.parametrize("value", [torch.tensor(0.25), np.float32(0.25), np.array(0.25), torch.tensor(0.25, dtype=torch.bfloat16)])
+def test_a_0_d_metric_is_a_number(tmp_path, value):
+    found = ARun(tmp_path, task=Scored(value)).evaluate(step=2, say=len)
+    assert found == {"sums": {"acc": 0.25}} and type(found["sums"]["acc"]) is float
+    assert evaluated(tmp_path)["sums"]["floor"] == {"acc": 0.5}
+
+
+@pytest.mark.parametrize("value, said", [("good", "the str 'good'"), (torch.zeros(2), "the Tensor of shape (2,)")])
+def test_a_metric_that_is_no_number_is_named_and_all_else_stays(tmp_path, value, said):
+    line = f"evaluation `wrong`: Scored: its metrics: `acc` must be a number, not {said}"
+    made = recipe(tmp_path, steps=2, evaluate={name: {"type": "X", "data": {}} for name in ("wrong", "sums")})
+    several = ARun(tmp_path)
+    several.tasks = {"wrong": Scored(value), "sums": Task()}
+    several.recipe = made
+    evaluators = {name: several.evaluator(name, 2) for name in several.tasks}
+    trainer = Trainer(ToyModel(), made, loaders(), evaluators, default_hooks())
+    with pytest.raises(ConfigError) as caught:
+        trainer.fit()
+    assert caught.value.problems == [line] and trainer.model.training
+    assert latest(tmp_path).name == "step_00000002" and evaluated(tmp_path).keys() == {"sums"}
+    (tmp_path / "evaluations/sums.json").unlink()
+    with pytest.raises(ConfigError) as caught:
+        several.evaluate(step=2, say=len)
+    assert caught.value.problems == [line] and evaluated(tmp_path).keys() == {"sums"}
+    several.tasks["wrong"] = Scored(1.0)
+    evaluators["wrong"] = several.evaluator("wrong", 2)
+    Trainer(ToyModel(), made, loaders(), evaluators, default_hooks(), resume=True).fit()
+    assert is_complete(tmp_path, 2, ["wrong", "sums"])
+
+
+def test_a_wrong_figure_leaves_the_metrics_and_is_said(tmp_path, capsys):
+    figures = [{"titel": "x"}, {"title": "y"}]
+    assert ARun(tmp_path, task=Scored(1.0, figures)).evaluate(step=2, say=len) == {"sums": {"acc": 1.0}}
+    line = "evaluation `sums`: Scored.figures: unknown key `titel` of Figure; did you mean `title`?"
+    assert capsys.readouterr().err == f"{line.replace('figures: u', 'figures: a figure: u')}; not shown\n"
+    kept = evaluated(tmp_path)["sums"]
+    assert kept["metrics"] == {"acc": 1.0} and kept["figures"][1] == {"title": "y"} and "`titel`" in kept["figures"][0]["text"]
 
 
 def test_results_merge_by_name(tmp_path):

@@ -356,8 +356,8 @@ def test_kinds_of_boxes_keep_their_colours_and_every_key_may_be_missing():
                                     {"boxes": [{"box": where, "kind": k} for k in ("dog", "cat")]}, {}]})
     assert figure.looks == {"cat": "c0", "true": "true", "dog": "c1"} and figure.title == "" and figure
     assert not Figure.read({}) and not Figure.read({"title": "nothing"})
-    with pytest.raises(TypeError, match="picure"):
-        Figure.read({"items": [{"picure": "a"}]})
+    wrong = Figure.read({"title": "x", "items": [{"imge": "a"}]})
+    assert wrong.text == "Not shown: items[0]: unknown key `imge` of Item; did you mean `image`?" and not wrong.items
 
 
 def shown(tokens):
@@ -372,3 +372,37 @@ def test_words_are_shown_hidden_swapped_and_kept():
     # Word pieces without spaces of their own: ## joins.
     assert shown([("a", False, "a"), ("cat", False, "cat"), ("##s", True, "##s")]) == [
         ("", "a", None), (" ", "cat", None), ("", "s", "swap")]
+
+
+# ---- what is wrong or old
+# ---------------------------------------------------------------------------------------------------
+def test_a_wrong_figure_in_a_folder_is_said_and_the_rest_is_shown(tmp_path):
+    fake_run(tmp_path / "run")
+    change(tmp_path / "run/evaluations/retrieval.json", lambda one: one["figures"].insert(0, {"titel": "x"}))
+    change(tmp_path / "run/evaluations/testA.json", lambda one: one.update(figures=[{"items": [{"boxes": [{"box": None}]}]}, 7]))
+    change(tmp_path / "run/samples.json", lambda all: all.update(text=[{"items": [{"words": "words"}]}]))
+    text = " ".join(" ".join(Reader(write_report(tmp_path / "run").read_text()).text).split())
+    for said in ("unknown key `titel` of Figure; did you mean `title`?", "items[0]: `boxes` of Item must be a list of {box:",
+                 "a figure must be a mapping, not int", "items[0]: `words` of Item must be a list of", "right picture at place 17"):
+        assert said in text, said
+
+
+def test_an_evaluation_of_another_step_says_so(tmp_path):
+    fake_run(tmp_path / "run")
+    change(tmp_path / "run/evaluations/testA.json", lambda one: one.update(step=300))
+    page = write_report(tmp_path / "run").read_text()
+    text = " ".join(" ".join(Reader(page).text).split())
+    assert "testA · floor 36.5 · at step 300, 22 November 2026, 01:08 UTC" in text
+    assert "<h3>testA (at step 300, 22 November 2026, 01:08 UTC)</h3>" in page
+    assert text.count("at step 300") == 3 and text.count("at step 400") == 1 and "<h3>retrieval</h3>" in page
+
+
+def test_only_the_task_says_how_its_samples_were_chosen(tmp_path):
+    fake_run(tmp_path / "run")
+    page = lambda: write_report(tmp_path / "run").read_text()
+    assert "spread evenly" not in page() and "not picked" not in page()
+    example = {"ids": [3], "right": "a", "pictures": ["a"], "rank": 1, "way": "dual"}
+    lead = Retrieval().figures([example])[0]
+    change(tmp_path / "run/evaluations/retrieval.json", lambda one: one["figures"].insert(0, lead))
+    assert page().count('<p class="lead">Texts spread evenly over the data, not picked.') == 1
+    assert page().count('<section class="query">') == 2

@@ -268,10 +268,11 @@ def test_its_table_stands_beside_chance_and_a_figure_shows_each_text():
     assert {f"{way}.{metric}" for metric in task.HEADLINES for way in ("dual", "matched")} <= found["metrics"].keys()
     names = [name for batch in batches() for name in batch.image.image_id]
     example = {"ids": [3, 4], "right": "2-0", "pictures": names[:5], "rank": 6, "way": "dual"}
-    missed, = task.figures([example])
+    lead, missed = task.figures([example])
+    assert lead["text"].startswith("Texts spread evenly") and task.figures([]) == []
     assert missed["title"] == "“2 words”" and missed["text"] == "right picture at place 6"
     assert [item["image"] for item in missed["items"]] == [*names[:5], "2-0"] and missed["items"][5]["apart"]
-    first, = task.figures([example | {"right": names[0], "rank": 1}])
+    _, first = task.figures([example | {"right": names[0], "rank": 1}])
     assert [item["right"] for item in first["items"]] == [True, False, False, False, False]
 
 

@@ -1,11 +1,12 @@
 """What the report shows of evaluations and of training batches: figures as plain data, their pictures as JPEG in base64.
 
-A figure is ``{"title": str, "text": str, "items": [item]}``, every key optional; the keys of an item are those of ``Item``.
+A figure has the keys of ``Figure``, an item of it those of ``Item``, every one optional.
 """
 
 import base64
 import io
 import json
+import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from xtoolkit.engine import distributed
 from xtoolkit.engine.records import write_json
+from xtoolkit.hints import fits
 from xtoolkit.hooks import Hook
+from xtoolkit.registry import arguments, check, not_numbers
 from xtoolkit.tasks.base import Alone
 
 # Pixels a side of a picture at most, and its JPEG quality.
@@ -31,18 +34,65 @@ class Item:
             it is a JPEG in base64.
     """
 
-    image: object = None
+    image: str | Tensor | Image.Image | None = None
     caption: str = ""
     note: str = ""
     right: bool = False
     apart: bool = False
-    mask: list = field(default_factory=list)
-    boxes: list = field(default_factory=list)
-    words: list = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    boxes: list[dict] = field(default_factory=list)
+    words: list[tuple[str, bool, str]] = field(default_factory=list)
+
+    def problems(self) -> list[tuple[str, str]]:
+        """(key, what is wrong) beyond the types."""
+        found = [("boxes", "must be a list of {box: [cx, cy, w, h], kind: a word}")] if any(
+            box.keys() != {"box", "kind"} or not fits(box["kind"], str) or not fits(box["box"], tuple[(float,) * 4])
+            for box in self.boxes) else []
+        if isinstance(self.image, Tensor) and not _is_picture(self.image):
+            found.append((fields(self)[0].name, f"must be (3, H, W) uint8, not {tuple(self.image.shape)} {self.image.dtype}"))
+        return found
 
     def plain(self) -> dict:
         """What it has, as JSON has it."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. ``items`` may be empty where ``text`` says all; see ``Task.figures``."""
+
+    title: str = ""
+    text: str = ""
+    items: list[dict] = field(default_factory=list)
+
+
+def mistake(figure) -> str | None:
+    """What is wrong with a figure, made or read from a file, in one line; None: it can be shown."""
+    if not isinstance(figure, dict):
+        return f"a figure must be a mapping, not {type(figure).__name__}"
+    found = check(Figure, figure, "a figure") + not_numbers(figure, lambda *keys: "a figure")
+    for number, item in enumerate(figure.get("items") or ()) if not found else ():
+        found += check(Item, item, f"items[{number}]")
+    return " ".join(found[0].split()) if found else None
+
+
+def excuse(wrong: str) -> dict:
+    """The figure in the place of one that cannot be shown."""
+    return vars(Figure(text=f"Not shown: {wrong}"))
+
+
+def good(figures, of: str) -> list[dict]:
+    """Figures as they were made, for ``with_pictures``. In the place of a wrong one stands what is wrong with it, and stderr
+    says it too: a run does not end for what it only shows.
+
+    Args:
+        of: who made them.
+    """
+    figures = figures if isinstance(figures, (list, tuple)) else [figures]
+    wrong = [mistake(figure) for figure in figures]
+    for one in filter(None, wrong) if distributed.is_main() else ():
+        print(f"{of}: {one}; not shown", file=sys.stderr)
+    return [figure if one is None else excuse(f"{of}: {one}") for figure, one in zip(figures, wrong)]
 
 
 def record(task, result: dict, figures: list[dict]) -> dict:
@@ -67,16 +117,13 @@ def with_pictures(figures: list[dict], dataset=None, batches=(), ranks=Alone()) 
     Several processes call it at the same time with the same figures, and each looks through its own batches.
 
     Args:
-        figures: as a task or a dataset makes them.
+        figures: without mistakes, see ``good``.
         dataset: ``pictures(batch)`` gives {image id: (3, H, W) uint8} of its own batches.
         batches: those of this process; gone through no further than the pictures that are named are found, and not at all
             where none is.
         ranks: has ``gather(list)``, see ``tasks.base.Alone``.
-
-    Raises:
-        TypeError: a key that items do not have.
     """
-    items = [[Item(**item) for item in figure["items"]] if "items" in figure else [] for figure in figures]
+    items = [[Item(**arguments(Item, item)) for item in figure.get("items") or ()] for figure in figures]
     named = {item.image for several in items for item in several if isinstance(item.image, str)}
     found = dict(ranks.gather(list(find_pictures(dataset, batches, named).items()) if named else []))
 
@@ -99,10 +146,14 @@ def find_pictures(dataset, batches, names: set) -> dict[str, str]:
     return found
 
 
+def _is_picture(pixels: Tensor) -> bool:
+    return pixels.dtype == torch.uint8 and pixels.ndim == 3 and len(pixels) == 3
+
+
 def jpeg(picture: Tensor | Image.Image, side: int = SIDE) -> str:
     """A picture, (3, H, W) uint8 or PIL's, as JPEG in base64, made smaller where it is larger than ``side``."""
     if isinstance(picture, Tensor):
-        if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3:
+        if not _is_picture(picture):
             raise ValueError(f"a picture must be (3, H, W) uint8, not {tuple(picture.shape)} {picture.dtype}")
         picture = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
     picture = picture.convert("RGB")  # also a copy: thumbnail works in place
@@ -135,8 +186,10 @@ class Samples(Hook):
         def look(model, arguments):
             stream, batch = arguments[:2]
             if stream not in self._figures:
-                figures = trainer.loaders[stream].dataset.figures(batch.to("cpu"), self._tokenizer, self._shown)
-                self._figures[stream], self._unwritten = with_pictures(figures), True
+                dataset = trainer.loaders[stream].dataset
+                figures = dataset.figures(batch.to("cpu"), self._tokenizer, self._shown)
+                of = f"stream `{stream}`: {type(dataset).__name__}.figures"
+                self._figures[stream], self._unwritten = with_pictures(good(figures, of)), True
 
         if distributed.is_main() and not self._figures.keys() >= trainer.recipe.streams.keys():
             self._watch = trainer.model.register_forward_pre_hook(look)

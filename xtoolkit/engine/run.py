@@ -207,13 +207,21 @@ class Run:
 
         Returns:
             {evaluation: {metric: number}}.
+
+        Raises:
+            ConfigError: a task gave what is no number; what the others found is kept.
         """
-        output, found, keeps = self.recipe.train.output, {}, step is not None and distributed.is_main()
+        output, found, wrong = self.recipe.train.output, {}, []
+        keeps = step is not None and distributed.is_main()
         distributed.join(self.device)
         try:
             for name in self.tasks:
                 started = time.perf_counter()
-                record = self.evaluator(name, step)(step)
+                try:
+                    record = self.evaluator(name, step)(step)
+                except ConfigError as error:
+                    wrong += error.problems
+                    continue
                 found[name] = record["metrics"]
                 if keeps:
                     records.write_evaluation(output, name, step, record)
@@ -225,6 +233,8 @@ class Run:
             distributed.barrier()
         finally:
             distributed.leave()
+        if wrong:
+            raise ConfigError(wrong)
         return found
 
     def evaluator(self, name: str, last: int | None):
@@ -239,12 +249,14 @@ class Run:
         task, data, loader = self.tasks[name], self._dataset("evaluate", name), self.eval_loader(name)
 
         def evaluate(step):
-            ranks, drawn = distributed.Ranks(), []
+            of, ranks, drawn = f"evaluation `{name}`: {type(task).__name__}", distributed.Ranks(), []
             with evaluating(self.model):
                 result = task.evaluate(self.model, loader, ranks)
             loader.judge(ranks)
+            result |= {key: records.numbers(result[key], f"{of}: its {key}") for key in ("metrics", "floor")}
             if step is not None and step == last:
-                drawn = figures.with_pictures(task.figures(result["examples"]), data, share(loader, ranks, "cpu"), ranks)
+                made = figures.good(task.figures(result["examples"]), f"{of}.figures")
+                drawn = figures.with_pictures(made, data, share(loader, ranks, "cpu"), ranks)
             return figures.record(task, result, drawn)
 
         return evaluate

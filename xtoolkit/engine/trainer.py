@@ -190,11 +190,7 @@ class Trainer:
         return done % self.train.log_every == 0 or done == self.train.steps
 
     def write(self, values: dict) -> None:
-        """Hands numbers of this step, by name, to every hook that keeps a record; torch's and NumPy's, 0-d, too.
-
-        Raises:
-            ConfigError: a value is no number; names the hook that wrote it.
-        """
+        """Hands numbers of this step, by name, to every hook that keeps a record. ConfigError for what is none, with its hook."""
         self._call("write", self._numbers(values))
 
     def log(self, values: dict) -> None:

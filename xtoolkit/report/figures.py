@@ -1,9 +1,11 @@
 """Figures, the plain data that tasks and datasets give of samples (``Task.figures``), as templates draw them."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
+from xtoolkit.engine import figures
 from xtoolkit.engine.figures import SIDE, Item, jpeg
+from xtoolkit.registry import arguments
 
 COLOURS = 8
 # Kinds of boxes that have a look of their own; each other kind takes the next colour of the palette.
@@ -11,18 +13,20 @@ LOOKS = ("true", "predicted")
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure. ``items`` may be empty where ``text`` says all."""
-
-    title: str = ""
-    text: str = ""
-    items: list = field(default_factory=list)
+class Figure(figures.Figure):
+    """One figure, its items as ``Item``."""
 
     @classmethod
-    def read(cls, plain: dict) -> "Figure":
-        """A figure from plain data. Raises TypeError for a key that figures do not have."""
-        figure = cls(**plain)
-        return replace(figure, items=[Item(**item) for item in figure.items])
+    def read(cls, plain) -> "Figure":
+        """A figure from plain data; from data that are none, one that says what is wrong with them."""
+        wrong = figures.mistake(plain)
+        known = arguments(figures.Figure, figures.excuse(wrong) if wrong else plain)
+        return cls(**known | {"items": [Item(**arguments(Item, item)) for item in known.get("items", ())]})
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether it only tells of the others."""
+        return bool(self.text) and not self.title and not self.items
 
     @property
     def looks(self) -> dict[str, str]:

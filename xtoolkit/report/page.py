@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xtoolkit.report.charts import Chart, Curve, layout, number
 from xtoolkit.report.figures import COLOURS, Figure
-from xtoolkit.report.record import Run, read_run
+from xtoolkit.report.record import Evaluation, Run, read_run
 from xtoolkit.report.rendering import render, write
 from xtoolkit.report.tables import result_tables
 
@@ -32,7 +32,8 @@ def write_report(output) -> Path:
     run = read_run(folder)
     return write(folder / NAME, render(
         "report.html", name=folder.resolve().name, facts=_facts(run), tiles=_tiles(run),
-        results=result_tables({name: one.table for name, one in run.evaluations.items()}),
+        results=result_tables({name: one.table for name, one in run.evaluations.items()},
+                              {name: f" ({at})" for name, one in run.evaluations.items() if (at := _elsewhen(run, one))}),
         curves=_groups([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]),
         behind=_groups([("", _part_charts(run)), ("The run", _health_charts(run))]),
         examples={name: (one.step, figures) for name, one in run.evaluations.items() if (figures := _figures(one.figures))},
@@ -42,13 +43,14 @@ def write_report(output) -> Path:
 
 
 def _figures(figures) -> list[Figure]:
+    figures = figures if isinstance(figures, list) else [figures]
     return [one for figure in figures if (one := Figure.read(figure))]
 
 
 # ---- the top of the page
 # ---------------------------------------------------------------------------------------------------
 def _facts(run: Run) -> list[str]:
-    steps, of = run.lines[-1]["step"] if run.lines else 0, run.config["train"]["steps"]
+    steps, of = run.step, run.config["train"]["steps"]
     facts = [f"{steps:,} steps" if steps >= of else f"{steps:,} of {of:,} steps"]
     if seconds := run.points("seconds"):
         facts.append(f"{duration(seconds[-1][1])} of training")
@@ -68,13 +70,19 @@ def _tiles(run: Run) -> list[dict]:
                 continue
             title, per_cent, _ = title.partition(", %")
             floor, part = one.floor.get(metric), metric.removesuffix(headline).rstrip(".")
-            beside = f"{name} {part}".rstrip() + ("" if floor is None else f" · floor {figure(floor)}")
+            beside = " · ".join([f"{name} {part}".rstrip(), *([] if floor is None else [f"floor {figure(floor)}"]),
+                                 *([at] if (at := _elsewhen(run, one)) else [])])
             tiles.append({"title": title, "value": figure(one.metrics[metric]), "unit": "%" if per_cent else "",
                           "beside": beside})
     if losses := run.points("loss"):
         tiles.append({"title": "Weighted sum of losses", "value": number(losses[-1][1]), "unit": "",
                       "beside": f"from {number(losses[0][1])}"})
     return tiles
+
+
+def _elsewhen(run: Run, one: Evaluation) -> str:
+    """After which step and when an evaluation was made, where that is not the run's last step."""
+    return "" if one.step == run.step else f"at step {one.step:,}, {when(one.time)}"
 
 
 def when(started: str) -> str:

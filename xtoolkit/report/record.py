@@ -55,6 +55,11 @@ class Run:
     evaluations: dict
     samples: dict
 
+    @property
+    def step(self) -> int:
+        """How many steps are known to be taken."""
+        return self.lines[-1]["step"] if self.lines else 0
+
     def points(self, key: str) -> list[tuple[int, float]]:
         """(step, value) wherever a number was logged and finite."""
         return [(line["step"], line[key]) for line in self.lines if line.get(key) is not None]

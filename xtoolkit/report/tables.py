@@ -1,11 +1,12 @@
 """The results of evaluations as tables, for the console and the report, laid out as their tasks did."""
 
 
-def result_tables(tables: dict) -> list[tuple[str, list, list]]:
+def result_tables(tables: dict, told: dict = {}) -> list[tuple[str, list, list]]:
     """[(title, heading, rows)]: one an evaluation; those with one heading share a table, each row with its evaluation's name.
 
     Args:
         tables: {evaluation: (heading, rows)}, cells as text.
+        told: {evaluation: what the title says behind its name}.
     """
     together: dict[tuple, dict] = {}
     for name, (heading, rows) in tables.items():
@@ -15,7 +16,7 @@ def result_tables(tables: dict) -> list[tuple[str, list, list]]:
         first = lambda name, cell: (cell if len(named) == 1 else f"{cell}, {name}" if cell.startswith("floor")
                                     else f"{name} {cell}")
         rows = [[first(name, row[0]), *row[1:]] for name, rows in named.items() for row in rows]
-        found.append((", ".join(named), list(heading), rows))
+        found.append((", ".join(name + told.get(name, "") for name in named), list(heading), rows))
     return found
 
 

@@ -120,7 +120,7 @@ class Task:
         An item may have: ``image``, an image_id, a uint8 tensor (3, H, W) or a PIL image; ``caption``; ``note``; ``right``,
         it is framed; ``apart``, it stands apart from the others; ``mask``, a row-major list of bool, True where a patch is
         hidden; ``boxes`` [{``box``: [cx, cy, w, h] in [0, 1], ``kind``: `true`, `predicted` or another word}]; ``words``
-        [(as read, whether it is to be predicted, what it was)].
+        [(as read, whether it is to be predicted, what it was)]. A figure with ``text`` alone stands before the others.
         """
         return []
 

@@ -78,7 +78,8 @@ class BoxAccuracy(Task):
         items = [{"image": e["image_id"], "caption": decoded(self.tokenizer, e["ids"]), "note": f"IoU {e['iou']:.2f}",
                   "boxes": [{"box": e["true"], "kind": "true"}, {"box": e["predicted"], "kind": "predicted"}]}
                  for e in examples]
-        return [{"title": "Where it looks", "items": items}] if items else []
+        lead = "Expressions spread evenly over the data, not picked."
+        return [{"title": "Where it looks", "text": lead, "items": items}] if items else []
 
     def abilities(self) -> dict:
         return {"ground": self.ground}

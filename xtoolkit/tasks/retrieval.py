@@ -132,10 +132,13 @@ class Retrieval(Task):
 
     def figures(self, examples: list[dict]) -> list[dict]:
         """A figure for each text: what is ranked first, the right picture framed; where it is missing it stands apart."""
-        return [{"title": f"“{decoded(self.tokenizer, e['ids'])}”",
-                 "text": "right picture first" if e["rank"] == 1 else f"right picture at place {e['rank']}",
-                 "items": [{"image": name, "right": name == e["right"]} for name in e["pictures"]]
-                 + ([] if e["right"] in e["pictures"] else [{"image": e["right"], "apart": True}])} for e in examples]
+        lead = {"text": "Texts spread evenly over the data, not picked. Where the right picture is not among the first, it "
+                        "stands apart."}
+        shown = [{"title": f"“{decoded(self.tokenizer, e['ids'])}”",
+                  "text": "right picture first" if e["rank"] == 1 else f"right picture at place {e['rank']}",
+                  "items": [{"image": name, "right": name == e["right"]} for name in e["pictures"]]
+                  + ([] if e["right"] in e["pictures"] else [{"image": e["right"], "apart": True}])} for e in examples]
+        return [lead, *shown] if shown else []
 
     def abilities(self) -> dict:
         return Comparing(self.sim, self.match).abilities()
