@@ -122,6 +122,9 @@ class Writer(Hook):
         trainer.write({"mine.first": 1})
         trainer.write(self.values)
 
+    def after_train(self, trainer):
+        self.after_step(trainer)
+
 
 def test_what_a_hook_writes_is_converted_once_and_is_no_line_of_the_log(tmp_path, capsys):
     given = {"loss": 3, "mine.t": torch.tensor(0.5), "mine.n": np.float32(0.25), "mine.none": None, "step": 99}

@@ -143,6 +143,15 @@ def test_a_wrong_figure_leaves_the_metrics_and_is_said(tmp_path, capsys):
     assert kept["metrics"] == {"acc": 1.0} and kept["figures"][1] == {"title": "y"} and "`titel`" in kept["figures"][0]["text"]
 
 
+@pytest.mark.parametrize("table", [None, (["metric"], [["acc", "1"]]), (["metric"], [[1.0]]), ([], []), "words"])
+def test_a_wrong_table_is_said_and_the_metrics_are_listed(tmp_path, capsys, table):
+    task = Scored(1.0)
+    task.table = lambda metrics, floor: table
+    ARun(tmp_path, task=task).evaluate(step=2, say=len)
+    assert capsys.readouterr().err.startswith("evaluation `sums`: Scored.table: must return (heading, rows)")
+    assert evaluated(tmp_path)["sums"]["table"] == [["metric", "value", "floor"], [["acc", "1.000", "0.500"]]]
+
+
 def test_results_merge_by_name(tmp_path):
     records.write_evaluation(tmp_path, "old", 2, {"metrics": {"x": 1.0}, "floor": {}})
     records.write_results(tmp_path, {"step": 4, "losses": {"loss": 1.0}})

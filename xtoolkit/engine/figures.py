@@ -19,7 +19,7 @@ from xtoolkit.engine.records import write_json
 from xtoolkit.hints import fits
 from xtoolkit.hooks import Hook
 from xtoolkit.registry import arguments, check, not_numbers
-from xtoolkit.tasks.base import Alone
+from xtoolkit.tasks.base import Alone, Task
 
 # Pixels a side of a picture at most, and its JPEG quality.
 SIDE, QUALITY = 192, 88
@@ -95,10 +95,22 @@ def good(figures, of: str) -> list[dict]:
     return [figure if one is None else excuse(f"{of}: {one}") for figure, one in zip(figures, wrong)]
 
 
-def record(task, result: dict, figures: list[dict]) -> dict:
+def table(task, metrics: dict, floor: dict, of: str) -> tuple[list[str], list[list[str]]]:
+    """``Task.table``; where what a task gives cannot be one, every metric in a row, and stderr says so."""
+    made = task.table(metrics, floor)
+    if fits(made, tuple[list[str], list[list[str]]]) and made[0] and all(len(row) == len(made[0]) for row in made[1]):
+        return made
+    if distributed.is_main():
+        print(f"{of}.table: must return (heading, rows), all of them lists of text, each row as long as the heading; its "
+              "metrics are listed instead", file=sys.stderr)
+    return Task.table(task, metrics, floor)
+
+
+def record(task, result: dict, figures: list[dict], of: str) -> dict:
     """What is kept of an evaluation.
 
     Args:
+        of: the evaluation and its task, for messages.
         task: says how its metrics are laid out: ``table(metrics, floor)`` and ``HEADLINES``.
         result: what ``Task.evaluate`` returned.
         figures: with their pictures, see ``with_pictures``.
@@ -107,7 +119,7 @@ def record(task, result: dict, figures: list[dict]) -> dict:
         ``metrics``, ``floor``, ``table``, ``headlines`` and ``figures``, as JSON has them.
     """
     metrics, floor = result["metrics"], result["floor"]
-    return {"metrics": metrics, "floor": floor, "table": task.table(metrics, floor), "headlines": task.HEADLINES,
+    return {"metrics": metrics, "floor": floor, "table": table(task, metrics, floor, of), "headlines": task.HEADLINES,
             "figures": figures}
 
 

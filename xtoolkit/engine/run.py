@@ -257,7 +257,7 @@ class Run:
             if step is not None and step == last:
                 made = figures.good(task.figures(result["examples"]), f"{of}.figures")
                 drawn = figures.with_pictures(made, data, share(loader, ranks, "cpu"), ranks)
-            return figures.record(task, result, drawn)
+            return figures.record(task, result, drawn, of)
 
         return evaluate
 

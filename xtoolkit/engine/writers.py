@@ -149,7 +149,8 @@ class JsonLines(Hook):
     def write(self, trainer, values):
         if self._file is None:
             return
-        values = {name: plain(value) for name, value in values.items()}
+        logged = trainer.latest if trainer.latest.get("step") == values["step"] else {}
+        values = plain(values | logged)  # a hook that takes a name of the log's changes nothing
         if self._last is not None and self._last["step"] == values["step"]:
             values = self._last | values
             self._file.seek(self._last_at)
