@@ -46,7 +46,7 @@ def row(key, indent: int) -> str:
 
 def describe(kind: str, name: str, cls) -> str:
     """One component as text."""
-    first = (inspect.getdoc(cls) or "").split("\n")[0]
+    first = inspect.cleandoc(cls.__doc__ or "(no docstring)").split("\n")[0]  # its own, not what it inherits
     rows = [f"{name}: {first}", f"    {reads(kind, cls)}"]
     for key in schema(cls).values():
         rows.append(row(key, 4))

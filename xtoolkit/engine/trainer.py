@@ -10,7 +10,7 @@ from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.finite import NonFiniteError, not_finite
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
-from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
+from xtoolkit.recipe.folder import RESUME, check_folder, check_resumed, latest, refusal
 from xtoolkit.recipe.plugins import record as record_of
 from xtoolkit.engine.schedule import Schedule
 from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
@@ -23,7 +23,7 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, step: int):
         self.code = 128 + signum
-        super().__init__(f"stopped after step {step}; go on with --resume")
+        super().__init__(f"stopped after step {step}; go on with {RESUME}")
 
 
 class Trainer:
@@ -61,7 +61,7 @@ class Trainer:
         stop: number of the signal that asked the run to end; 0: none did.
 
     Raises:
-        ConfigError: the folder is in use, a batch cannot be divided, or the recipe differs from the one to be resumed.
+        ConfigError: the folder is in use, a stream has no loader, or the recipe differs from the one to be resumed.
     """
 
     def __init__(self, model, recipe, loaders, evaluators=None, hooks=None, output=None, resume: bool = False,
@@ -74,7 +74,8 @@ class Trainer:
         distributed.join(self.device)
         self.ranks = distributed.Ranks()
         check_folder(self.output, resume)
-        self._check_batches()
+        if lacking := [f"streams.{name}: no loader was given" for name in recipe.streams if name not in loaders]:
+            raise ConfigError(lacking)
         if self.train.threads is not None:
             torch.set_num_threads(self.train.threads)
         self.schedule = Schedule(recipe.schedule, self.train.seed, recipe.streams)
@@ -229,16 +230,6 @@ class Trainer:
     def _call(self, moment, *arguments):
         for hook in self.hooks:
             getattr(hook, moment)(self, *arguments)
-
-    def _check_batches(self):
-        parts = distributed.world() * self.train.accumulate
-        found = [f"streams.{name}.batch_size: {spec.batch_size} does not divide by {parts} "
-                 f"({distributed.world()} ranks x `train.accumulate` {self.train.accumulate}); "
-                 f"take {max(1, spec.batch_size // parts) * parts}"
-                 for name, spec in self.recipe.streams.items() if spec.batch_size % parts]
-        found += [f"streams.{name}: no loader was given" for name in self.recipe.streams if name not in self.loaders]
-        if found:
-            raise ConfigError(found)
 
     def _load(self):
         record, path = check_resumed(self.output, self.recipe.config, self.train.steps), latest(self.output)

@@ -96,6 +96,25 @@ class Recipe:
         read = self.marks(self.task_needs[name], frozenset(cls.FIELDS))
         return frozenset(m for m in read if m in cls.MARKS and data.get(cls.MARKS[m]) is not None)
 
+    def dataset(self, kind: str, name: str, **given):
+        """What a stream (kind ``streams``) or an evaluation (``evaluate``) reads, opened.
+
+        Args:
+            **given: what the constructor may ask for: the tokenizer, the size of pictures and of patches.
+
+        Raises:
+            ConfigError: with the place of the key, where the constructor names it within the block (``data.path: ...``).
+        """
+        train, where = kind == "streams", self.source.where
+        block = self.streams[name].data if train else self.evaluate[name]["data"]
+        views = self.views(name) if train else self.task_views(name)
+        try:
+            return DATASET_REGISTRY.build(block, where(kind, name, "data"), views=views, train=train, **given)
+        except ConfigError as e:
+            keys = [problem.partition(":")[0].split(".") for problem in e.problems]
+            raise ConfigError([f"{where(kind, name, *key)}: {kind}.{name}.{problem}" if key[0] == "data" else problem
+                               for key, problem in zip(keys, e.problems)]) from e
+
     def contrasts(self, stream: str) -> bool:
         """Whether a loss of the stream learns from rows that do not belong together."""
         types = [self.config["losses"][loss]["type"] for loss in self.streams[stream].losses]
