@@ -66,6 +66,26 @@ def test_list_says_which_moments_a_hook_defines(capsys):
     assert re.search(r"^    defines: .*after_backward", capsys.readouterr().out, re.M)
 
 
+def test_list_shows_a_plugin_that_says_nothing_or_fails_to(tmp_path, capsys):
+    (tmp_path / "wordless.py").write_text(
+        "from xtoolkit.losses.base import Loss\nfrom xtoolkit.registry import LOSS_REGISTRY\n\n\n@LOSS_REGISTRY.register\n"
+        "class Wordless(Loss):\n    def __init__(self):\n        super().__init__()\n\n    @classmethod\n"
+        "    def needs(cls, block):\n        return [block['featur']]\n")
+    try:
+        assert tool("list_components").main(["losses", "--plugins", str(tmp_path / "wordless.py")]) == 0
+    finally:
+        LOSS_REGISTRY._obj_map.pop("Wordless")
+    out = capsys.readouterr().out
+    assert "Wordless: (no docstring)\n    needs: cannot be told: KeyError: featur (wordless.py:12)" in out
+
+
+@pytest.mark.parametrize("name", ["train_net", "plan", "convert_checkpoint"])
+def test_two_recipes_are_refused(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        tool(name).main(["--config", "a.yaml", "--config", "b.yaml"])
+    assert left.value.code == 2 and "--config: given twice, a.yaml and b.yaml: name one" in capsys.readouterr().err
+
+
 def test_list_of_one_kind(capsys):
     tool("list_components").main(["losses"])
     out = capsys.readouterr().out

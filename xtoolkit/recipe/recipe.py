@@ -8,7 +8,7 @@ from xtoolkit.recipe.config import Config
 from xtoolkit.recipe.plugins import Plugin
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
-from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, ConfigError
 
 Purpose = Literal["train", "resume", "evaluate", "build"]
 
@@ -111,9 +111,12 @@ class Recipe:
         try:
             return DATASET_REGISTRY.build(block, where(kind, name, "data"), views=views, train=train, **given)
         except ConfigError as e:
-            keys = [problem.partition(":")[0].split(".") for problem in e.problems]
-            raise ConfigError([f"{where(kind, name, *key)}: {kind}.{name}.{problem}" if key[0] == "data" else problem
-                               for key, problem in zip(keys, e.problems)]) from e
+            found = []
+            for problem in e.problems:
+                key = problem.partition(":")[0].split(".")
+                place, said = where(kind, name, *key), f"{kind}.{name}.{problem}"
+                found.append(problem if key[0] != "data" else said if said.startswith(f"{place}:") else f"{place}: {said}")
+            raise ConfigError(found) from e
 
     def contrasts(self, stream: str) -> bool:
         """Whether a loss of the stream learns from rows that do not belong together."""
