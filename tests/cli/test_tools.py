@@ -79,6 +79,13 @@ def test_list_shows_a_plugin_that_says_nothing_or_fails_to(tmp_path, capsys):
     assert "Wordless: (no docstring)\n    needs: cannot be told: KeyError: featur (wordless.py:12)" in out
 
 
+def test_ranks_of_one_machine_answer_once(capsys, monkeypatch):
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert tool("plan").main(["--config", "nowhere.yaml"]) == 2
+        assert ("no such recipe" in capsys.readouterr().err) is said
+
+
 @pytest.mark.parametrize("name", ["train_net", "plan", "convert_checkpoint"])
 def test_two_recipes_are_refused(name, capsys):
     with pytest.raises(SystemExit) as left:

@@ -181,7 +181,7 @@ def test_a_start_that_cannot_be_is_answered_with_every_reason(tmp_path, monkeypa
 
 
 def test_a_batch_that_does_not_divide_is_answered_with_its_place_and_a_size_that_does(tmp_path, monkeypatch):
-    said = r"^streams.a.batch_size: `batch_size` of stream `a`: 8 does not divide by {} \({} ranks x `train.accumulate` 3\); take {}"
+    said = r"^streams.a.batch_size: `batch_size` of stream `a`: 8 does not divide by {} \({} ranks? x `train.accumulate` 3\); take {}"
     with pytest.raises(ConfigError, match=said.format(3, 1, 6)) as caught:
         run.check_start(recipe(tmp_path, accumulate=3), "train")
     assert len(caught.value.problems) == 2

@@ -70,7 +70,9 @@ def _reader_has_gone() -> bool:
 
 
 def answer(error: ConfigError) -> int:
-    """Prints every mistake; returns the exit code for them."""
+    """Prints every mistake, under torchrun once a machine; returns the exit code for them."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return 2
     from xtoolkit.recipe.checks import FilesMissing
 
     count = len(error.problems)

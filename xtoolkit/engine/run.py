@@ -281,5 +281,5 @@ def _undivided(recipe: Recipe) -> list[str]:
     ranks, accumulate, where = distributed.world(), recipe.train.accumulate, recipe.source.where
     parts = ranks * accumulate
     return [f"{where('streams', name, 'batch_size')}: `batch_size` of stream `{name}`: {spec.batch_size} does not divide by "
-            f"{parts} ({ranks} ranks x `train.accumulate` {accumulate}); take {max(1, spec.batch_size // parts) * parts}"
+            f"{parts} ({ranks} rank{'s' * (ranks > 1)} x `train.accumulate` {accumulate}); take {max(1, spec.batch_size // parts) * parts}"
             for name, spec in recipe.streams.items() if spec.batch_size % parts]
