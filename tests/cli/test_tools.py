@@ -12,6 +12,7 @@ import pytest
 from commands import ROOT, TOOLS, tool
 from xtoolkit.cli import recipes
 from xtoolkit.cli.main import COMMANDS
+from xtoolkit.recipe.plugins import IMPORTED
 from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError
 
 def shell(line, folder=ROOT):
@@ -75,6 +76,7 @@ def test_list_shows_a_plugin_that_says_nothing_or_fails_to(tmp_path, capsys):
         assert tool("list_components").main(["losses", "--plugins", str(tmp_path / "wordless.py")]) == 0
     finally:
         LOSS_REGISTRY._obj_map.pop("Wordless")
+        IMPORTED.pop("wordless")
     out = capsys.readouterr().out
     assert "Wordless: (no docstring)\n    needs: cannot be told: KeyError: featur (wordless.py:12)" in out
 

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from xtoolkit import recipe
-from xtoolkit.registry import ConfigError
+from xtoolkit.recipe.plugins import IMPORTED, import_components
+from xtoolkit.registry import (
+    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError,
+)
+
+REGISTRIES = (DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY)
 
 CONTRACTS = Path(__file__).resolve().parents[1] / "contracts"
 BROKEN = """
@@ -49,7 +54,12 @@ def folder(tmp_path_factory):
     (made / "broken_losses.py").write_text(BROKEN)
     text = (CONTRACTS / "outside.yaml").read_text().replace("[sounds.py]", "[sounds.py, broken_losses.py]")
     (made / "sounds.yaml").write_text(text)
-    return made
+    import_components()
+    kept = [(names, dict(names)) for names in (IMPORTED, *(registry._obj_map for registry in REGISTRIES))]
+    yield made
+    for names, before in kept:  # what other tests load must be strange to them
+        names.clear()
+        names.update(before)
 
 
 def problems(folder, *overrides):

@@ -280,6 +280,7 @@ def _undivided(recipe: Recipe) -> list[str]:
     """A line for each stream whose batch does not divide by the ranks and micro-batches of this start."""
     ranks, accumulate, where = distributed.world(), recipe.train.accumulate, recipe.source.where
     parts = ranks * accumulate
+    told = f"{parts} ({ranks} rank{'s' * (ranks > 1)} x `train.accumulate` {accumulate})"
     return [f"{where('streams', name, 'batch_size')}: `batch_size` of stream `{name}`: {spec.batch_size} does not divide by "
-            f"{parts} ({ranks} rank{'s' * (ranks > 1)} x `train.accumulate` {accumulate}); take {max(1, spec.batch_size // parts) * parts}"
+            f"{told}; take {max(1, spec.batch_size // parts) * parts}"
             for name, spec in recipe.streams.items() if spec.batch_size % parts]
