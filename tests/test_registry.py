@@ -82,8 +82,17 @@ def test_a_signature_that_swallows_typos_is_refused():
         def __init__(self, **kwargs):
             pass
 
-    with pytest.raises(TypeError, match="every key must be named"):
+    with pytest.raises(ConfigError, match=r"takes \*\*kwargs: every key must be named.*test_registry.py:\d+"):
         schema(Swallows)
+
+
+def test_the_toolkits_own_keys_are_among_the_words_that_were_meant():
+    assert check(Thing, {"feature": "x", "evry": 4}, "w", beside=frozenset({"type", "every"})) == [
+        "w: unknown key `evry` of Thing; did you mean `every`?"]
+
+
+def test_a_key_that_is_emptied_is_missing_where_it_was_emptied():
+    assert check(Thing, {"feature": None}, "w", lambda *keys: ".".join(keys))[0].startswith("feature: missing key `feature`")
 
 
 @pytest.mark.parametrize("value, hint, expected", [

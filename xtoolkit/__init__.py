@@ -25,9 +25,9 @@ def load(path, *, config=None, tokenizer=None, device="auto", precision=None, tr
 
     Raises:
         FileNotFoundError: nothing is at ``path``.
-        ValueError: a folder of another thing or damaged files (CheckpointError, WeightsError); a recipe that cannot be
-            read, plugins that are not trusted, or a tokenizer that is not there (ConfigError); weights of another recipe,
-            each name listed (WeightsError).
+        ValueError: a device that is none or not there; a folder of another thing or damaged files (CheckpointError,
+            WeightsError); a recipe that cannot be read, plugins that are not trusted, or a tokenizer that is not there
+            (ConfigError); weights of another recipe or with nan in them, each name listed (WeightsError).
     """
     from xtoolkit.inference import loading  # only here: importing the package stays light
     return loading.load(path, config, tokenizer, device, precision, trust_plugins)

@@ -1,7 +1,5 @@
 """What a recipe will do, before any weight exists: passes per stream, cut edges, parameters, floating-point operations."""
 
-import os
-import traceback
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 from xtoolkit.batch import Batch
 from xtoolkit.model import Model, trainable
 from xtoolkit.recipe import Recipe
+from xtoolkit.recipe.problems import tell
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, filled
 
 ROWS = 4  # rows of the batch that is counted; every count is linear in the rows but for contrast's tiny matrix
@@ -90,12 +89,13 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(recipe: Recipe, length: int | None = None) -> Plan:
+def make_plan(recipe: Recipe, length: int | None = None, checkpoint=None) -> Plan:
     """Counts a recipe on the meta device.
 
     Args:
         recipe: checked.
         length: tokens a text, specials included; None: each stream's ``max_tokens``.
+        checkpoint: path of that which the weights are read from; None: those that the recipe starts from.
 
     Raises:
         ConfigError: parts that do not fit each other.
@@ -107,10 +107,11 @@ def make_plan(recipe: Recipe, length: int | None = None) -> Plan:
     except ConfigError:
         raise
     except Exception as e:  # of any part, a plugin's too: a run builds it where there are numbers, and goes on
-        unknown = f"cannot be built on shapes alone: {_told(e)}"
+        unknown = f"cannot be built on shapes alone: {tell(e)}"
     streams = [_stream(model, recipe, name, length, unknown) for name in recipe.streams]
     return Plan(streams, count_parameters(model) if model else {}, recipe.left_out, recipe.idle,
-                {f"{a} -> {b}": sorted(losses) for (a, b), losses in recipe.graph.cuts.items()}, origins(recipe))
+                {f"{a} -> {b}": sorted(losses) for (a, b), losses in recipe.graph.cuts.items()},
+                [f"those of the checkpoint {checkpoint}"] if checkpoint else origins(recipe))
 
 
 def origins(recipe: Recipe) -> list[str]:
@@ -150,7 +151,7 @@ def _stream(model: Model | None, recipe: Recipe, name: str, length: int | None, 
     try:
         batch = cls.example(block, ROWS, model.sizes(stream.fields), recipe.views(name), plan.tokens)
     except Exception as e:  # a plugin's dataset may not say what it looks like
-        plan.unknown = f"{cls.__name__}.example: {_told(e)}"
+        plan.unknown = f"{cls.__name__}.example: {tell(e)}"
         return plan
     plan.passes, plan.head_gflops, plan.unknown = count(model, recipe, name, batch, batch.size)
     plan.gflops = None if plan.unknown else trained(plan.passes, plan.head_gflops)
@@ -211,8 +212,8 @@ def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> t
     except Exception as e:  # of any part, a plugin's too: which is to be named
         what = f"encoder pass `{running[-1].name}`" if running else f"a loss of {', '.join(recipe.streams[name].losses)}"
         if isinstance(e, NotImplementedError) or isinstance(e, RuntimeError) and "meta" in str(e):
-            return passes, 0.0, f"{what} cannot run on shapes alone: {_told(e)}"
-        raise ConfigError(f"{recipe.source.where('streams', name)}: stream `{name}` cannot run: {what}: {_told(e)}") from e
+            return passes, 0.0, f"{what} cannot run on shapes alone: {tell(e)}"
+        raise ConfigError(f"{recipe.source.where('streams', name)}: stream `{name}` cannot run: {what}: {tell(e)}") from e
     for loss, value in losses.items():
         if not isinstance(value, Tensor) or value.dim():
             got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
@@ -220,11 +221,3 @@ def count(model: Model, recipe: Recipe, name: str, batch: Batch, rows: int) -> t
                               f"return a scalar tensor, or a dict of them; on stream `{name}` it gives {got}")
     heads = counter.get_total_flops() / rows / 1e9 - sum(p.gflops for p in passes)
     return passes, heads if heads > 1e-12 else 0.0, None  # a difference of sums: rounding may leave a trace below 0
-
-
-def _told(error: Exception) -> str:
-    """What an error says, and the last line of code outside torch that it passed."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).splitlines() or [type(error).__name__]
-    said = [said[0], *getattr(error, "__notes__", ())]
-    return "; ".join(said) + (f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else "")

@@ -144,7 +144,7 @@ class Key:
 
 
 def schema(cls) -> dict[str, Key]:
-    """The configuration keys of a component, read from its ``__init__`` signature."""
+    """The configuration keys of a component, read from its ``__init__`` signature. Raises ConfigError where one is open."""
     parameters = list(inspect.signature(cls).parameters.values())
     hints = typing.get_type_hints(cls.__init__, include_extras=True)
     given = GIVEN.union(getattr(cls, "GIVEN", ()))
@@ -153,7 +153,10 @@ def schema(cls) -> dict[str, Key]:
     keys = {}
     for p in parameters:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
-            raise TypeError(f"{cls.__name__}.__init__ takes *{p.name}: every key must be named, so that a typo is found")
+            stars, code = "**" if p.kind is p.VAR_KEYWORD else "*", getattr(cls.__init__, "__code__", None)
+            at = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+            raise ConfigError(f"{cls.__name__}.__init__ takes {stars}{p.name}: every key must be named, so that a typo is "
+                              f"found{at}")
         if p.name not in given:
             keys[p.name] = Key(p.name, hints.get(p.name, typing.Any), made.get(p.name, p.default))
     return keys
@@ -196,19 +199,21 @@ def check(cls, block: dict, where: str, place=None, beside=frozenset()) -> list[
         place: ``place(key, nested key, ...) -> str`` gives the ``file:line`` of a key; by default ``where`` serves for all.
     """
     place = place or (lambda *keys: where)
-    return _mistakes(cls, {k: v for k, v in block.items() if k not in beside}, (), where, place, cls.__name__)
+    own = {k: v for k, v in block.items() if k not in beside}
+    return _mistakes(cls, own, (), where, place, cls.__name__, beside - {"type"})
 
 
-def _mistakes(cls, block: dict, path: tuple, where: str, place, owner: str) -> list[str]:
-    """``check`` of a block at ``path`` below that of the component ``owner``."""
+def _mistakes(cls, block: dict, path: tuple, where: str, place, owner: str, beside=frozenset()) -> list[str]:
+    """``check`` of a block at ``path`` below that of the component ``owner``; ``beside``: names that it may have meant too."""
     keys, found = schema(cls), []
     of = f"`{'.'.join(path)}` of {owner}" if path else owner
     for name, value in block.items():
         if name not in keys:
-            found.append(f"{place(*path, name)}: unknown key `{name}` of {of}{nearest(name, keys)}")
+            found.append(f"{place(*path, name)}: unknown key `{name}` of {of}{nearest(name, {*keys, *beside})}")
         elif value is not None:
             found += _misfits(value, keys[name].type, (*path, name), place, owner)
-    found += [f"{where}: missing key `{k.name}` of {of} ({k.type_name})" for k in keys.values()
+    found += [f"{place(*path, k.name) if k.name in block else where}: missing key `{k.name}` of {of} ({k.type_name})"
+              for k in keys.values()
               if k.required and block.get(k.name) is None and not (k.name in block and fits(None, k.type))]
     if not found and hasattr(cls, "problems") and dataclasses.is_dataclass(cls) and not not_numbers(block, place):
         found = [f"{place(*path, key)}: `{'.'.join((*path, key))}` of {owner} {message}"

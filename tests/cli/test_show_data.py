@@ -170,6 +170,9 @@ def test_mistakes_are_answered(tool, file, tmp_path, capsys):
     assert code == 2 and "streams.pairs.data.path" in said and "nowhere" in said
     code, said = ask("--stream", "text", "tokenizer=nowhere/tokenizer.json")
     assert code == 2 and "nowhere/tokenizer.json: no such file" in said
+    (tmp_path / "taken").touch()
+    code, said = ask("--stream", "text", "--out", str(tmp_path / "taken" / "x.html"))
+    assert code == 2 and said == f"{file}: {tmp_path}/taken: File exists\n"
     # A picture stream asks for no tokenizer.
     assert ask("--stream", "image", "--out", str(tmp_path / "x.html"), "tokenizer=nowhere/tokenizer.json")[0] == 0
 

@@ -12,6 +12,7 @@ import pytest
 from commands import ROOT, TOOLS, tool
 from xtoolkit.cli import recipes
 from xtoolkit.cli.main import COMMANDS
+from xtoolkit.recipe.plugins import IMPORTED
 from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError
 
 def shell(line, folder=ROOT):
@@ -64,6 +65,34 @@ def test_list_prints_every_component_with_its_keys(capsys):
 def test_list_says_which_moments_a_hook_defines(capsys):
     tool("list_components").main(["hooks"])
     assert re.search(r"^    defines: .*after_backward", capsys.readouterr().out, re.M)
+
+
+def test_list_shows_a_plugin_that_says_nothing_or_fails_to(tmp_path, capsys):
+    (tmp_path / "wordless.py").write_text(
+        "from xtoolkit.losses.base import Loss\nfrom xtoolkit.registry import LOSS_REGISTRY\n\n\n@LOSS_REGISTRY.register\n"
+        "class Wordless(Loss):\n    def __init__(self):\n        super().__init__()\n\n    @classmethod\n"
+        "    def needs(cls, block):\n        return [block['featur']]\n")
+    try:
+        assert tool("list_components").main(["losses", "--plugins", str(tmp_path / "wordless.py")]) == 0
+    finally:
+        LOSS_REGISTRY._obj_map.pop("Wordless")
+        IMPORTED.pop("wordless")
+    out = capsys.readouterr().out
+    assert "Wordless: (no docstring)\n    needs: cannot be told: KeyError: featur (wordless.py:12)" in out
+
+
+def test_ranks_of_one_machine_answer_once(capsys, monkeypatch):
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert tool("plan").main(["--config", "nowhere.yaml"]) == 2
+        assert ("no such recipe" in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize("name", ["train_net", "plan", "convert_checkpoint"])
+def test_two_recipes_are_refused(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        tool(name).main(["--config", "a.yaml", "--config", "b.yaml"])
+    assert left.value.code == 2 and "--config: given twice, a.yaml and b.yaml: name one" in capsys.readouterr().err
 
 
 def test_list_of_one_kind(capsys):

@@ -61,6 +61,7 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     assert "train.seed: was 42, is 7" in answer.err and answer.out == ""
     assert run(*SMALL, f"train.output={output}", "train.steps=4", "--resume") == 0
     out = capsys.readouterr().out
+    assert f"weights: those of the checkpoint {output}/checkpoints/step_00000002" in out and "drawn from" not in out
     assert "resumed from" in out and "train.steps was 2 and is 4, which bends the schedule" in out
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -71,6 +72,7 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     # An evaluation reads the checkpoint and its own data: neither training data nor weights to start from.
     gone = ["streams.text.data.path=gone/*.jsonl", "streams.pairs.data.sources.coco.path=gone/*.tar", "encoders.vision.init=gone.pth"]
     assert run(*SMALL, f"train.output={output}", "--eval-only", "evaluate.boxes=null", *gone) == 0
+    assert f"weights: those of the checkpoint {output}/checkpoints/step_00000004" in capsys.readouterr().out
     assert list(json.loads((output / "results.json").read_text())["evaluations"]) == ["boxes", "retrieval"]
     assert (output / "evaluations/boxes.json").read_bytes() == boxes, "another evaluation's results were touched"
     shown = json.loads((output / "evaluations/retrieval.json").read_text())

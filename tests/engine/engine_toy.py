@@ -99,7 +99,8 @@ def recipe(output, steps=10, schedule=None, optim=None, evaluate=None, rows=8, *
               "optim": {"lr": optim.lr}, "streams": {"a": {"batch_size": rows}},
               "train": {"steps": steps, "output": str(output), "seed": train.seed}}
     return SimpleNamespace(config=config, streams=streams, schedule=schedule, optim=optim, train=train,
-                           evaluate=evaluate or {}, plugins=[])
+                           evaluate=evaluate or {}, plugins=[],
+                           source=SimpleNamespace(where=lambda *keys: ".".join(keys)))
 
 
 def loaders(rows=8, rank=0, world=1, parts=1, faulty=False):

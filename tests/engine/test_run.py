@@ -242,6 +242,16 @@ def test_a_start_that_cannot_be_is_answered_with_every_reason(tmp_path, monkeypa
         run.check_start(recipe(tmp_path / "something" / "run"), "train")
 
 
+def test_a_batch_that_does_not_divide_is_answered_with_its_place_and_a_size_that_does(tmp_path, monkeypatch):
+    said = r"^streams.a.batch_size: `batch_size` of stream `a`: 8 does not divide by {} \({} ranks? x `train.accumulate` 3\); take {}"
+    with pytest.raises(ConfigError, match=said.format(3, 1, 6)) as caught:
+        run.check_start(recipe(tmp_path, accumulate=3), "train")
+    assert len(caught.value.problems) == 2
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=said.format(12, 4, 12)):
+        run.check_start(recipe(tmp_path, accumulate=3), "resume")
+
+
 def test_what_cannot_be_resumed_is_said_before_anything_is_built(tmp_path):
     Trainer(ToyModel(), recipe(tmp_path, steps=5), loaders(), hooks=default_hooks()).fit()
     run.check_start(recipe(tmp_path, steps=9), "resume")
@@ -255,7 +265,7 @@ def test_what_cannot_be_resumed_is_said_before_anything_is_built(tmp_path):
 
 def test_a_folder_without_a_checkpoint_is_not_said_to_have_one(tmp_path):
     Trainer(ToyModel(), recipe(tmp_path, steps=1), loaders(), hooks=default_hooks()[:2]).fit()
-    with pytest.raises(ConfigError, match="holds no checkpoint, so that --resume would start it again at step 0"):
+    with pytest.raises(ConfigError, match="holds no checkpoint: it starts again at step 0 with --resume"):
         run.check_start(recipe(tmp_path), "train")
 
 

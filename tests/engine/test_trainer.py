@@ -161,11 +161,6 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
                 torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_batches_that_cannot_be_divided_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"streams.a.batch_size: 8 does not divide by 3 .*take 6"):
-        Trainer(ToyModel(), recipe(tmp_path, accumulate=3), loaders())
-
-
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_a_bad_loss_stops_the_run_by_name_and_leaves_weights_and_checkpoint(tmp_path, factor):
     class Poison(Log):

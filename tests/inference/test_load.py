@@ -282,10 +282,25 @@ def test_a_lazy_jpeg_is_left_as_large_as_it_was_and_near_its_path(made, loaded):
     (3, TypeError, "is a int; a picture is a path, a PIL image or a tensor"),
     ([["a.jpg"]], TypeError, "picture 0 is a list"),
     ("nowhere.jpg", FileNotFoundError, "nowhere.jpg"),
+    (".", ValueError, "^. is a folder; name a picture in it$"),
+    ("https://x.y/z.jpg", ValueError, "^https://x.y/z.jpg is an address, not a path: fetch it first$"),
+    (Path("https://x.y/z.jpg"), ValueError, "is an address, not a path"),
 ])
 def test_what_is_no_picture_is_refused(loaded, given, error, said):
     with pytest.raises(error, match=said):
         loaded.encode_image(given)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", 3.5, None])
+def test_a_device_that_is_none_is_one_line(tmp_path, device):
+    with pytest.raises(ValueError, match="^device: .* is none; give auto, cpu, cuda or cuda:1, ...$"):
+        xtoolkit.load(tmp_path, device=device)
+
+
+def test_a_device_that_this_machine_lacks_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ValueError, match="^device: 'cuda:1': this machine has 1 CUDA device; give auto or cpu$"):
+        xtoolkit.load(tmp_path, device="cuda:1")
 
 
 def test_damaged_files_and_wrong_texts_are_named(tmp_path, made, loaded):

@@ -133,8 +133,42 @@ def test_data_that_are_missing_are_an_error_when_they_are_asked_for():
         run.batch("gone")
     with pytest.raises(ConfigError, match="no stream `wrods`; did you mean `words`?"):
         run.batch("wrods")
+    for visit in (-1, 1.5, "first"):
+        with pytest.raises(ConfigError, match=f"^visit: {visit!r} is none; give an integer of at least 0"):
+            run.batch("words", visit)
     with pytest.raises(ConfigError, match="^init: nowhere: no such file or folder"):
         xtoolkit.build(tiny(init="nowhere"))
+
+
+def test_a_folder_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="^folder: nope: no such folder"):
+        xtoolkit.build(tiny(), folder="nope")
+
+
+def test_what_a_dataset_finds_in_its_block_has_the_place_of_its_key(tmp_path):
+    given = tiny()
+    given["encoders"]["vision"] = {"type": "BEiTv2", "inputs": {"image": "$image"}, "width": 16, "layers": 1, "heads": 2,
+                                   "patch_size": 8, "image_size": 32}
+    given["losses"]["mim"] = {"type": "MIM", "feature": "vision@mask_image", "target": "$image"}
+    given["streams"]["maps"] = {"batch_size": 4, "losses": {"mim": 1},
+                                "data": {"type": "SyntheticImages", "image_mask": {"patches": 99}}}
+    said = "streams.maps.data.image_mask.patches: 99 of 16 patches cannot be masked"
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        xtoolkit.build(given).batch("maps")
+    from xtoolkit.recipe.config import Config
+    (tmp_path / "mine.yaml").write_text(Config(given).dump())
+    with pytest.raises(ConfigError, match=rf"mine.yaml:\d+: {said}$"):
+        xtoolkit.build(tmp_path / "mine.yaml").batch("maps")
+
+
+def test_how_to_go_on_is_said_in_words_of_python_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    xtoolkit.build(tiny()).train(say=said.append)
+    with pytest.raises(ConfigError, match=r"go on from its last checkpoint with --resume \(Python: run.train\(resume=True\)\)"):
+        xtoolkit.build(tiny()).train()
+    xtoolkit.build(tiny()).train(resume=True, say=said.append)
+    assert "run.evaluate(run.load_newest())" in said[-1]
 
 
 def test_values_that_are_not_plain_are_refused_by_their_key():

@@ -80,7 +80,8 @@ def test_the_recipe_of_the_page_takes_its_first_step(checkout, capsys):
     prepare()
     recipe, = blocks("yaml")
     (checkout / "coco_vg.yaml").write_text(recipe)
-    import train_net
+    from xtoolkit.cli import train
+
     words, = commands("train_net")
-    assert train_net.main([*words, *SMALL]) == 0
+    assert train.main([*words, *SMALL]) == 0
     assert "step 1/1" in capsys.readouterr().out

@@ -149,3 +149,14 @@ def test_weights_of_another_format_are_told_what_they_are(names, what):
     with pytest.raises(WeightsError) as error:
         load_strictly(nn.Linear(3, 2), {n: torch.zeros(1) for n in names}, "x")
     assert f"these names are those of {what}" in str(error.value).splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_do_not_fill_weights_buffers_may_hold_them(state, value):
+    module, bad = nn.Linear(3, 2), {**state, "bias": state["bias"].clone()}
+    before, bad["bias"][1] = module.weight.clone(), value
+    with pytest.raises(WeightsError, match="(?s)^x holds numbers that are none .*:\n  in bias\n  it is damaged, or of a run that"):
+        load_strictly(module, bad, "x")
+    assert torch.equal(module.weight, before)
+    module.register_buffer("never", torch.zeros(1))
+    load_strictly(module, {**state, "never": torch.tensor([value])}, "x")

@@ -18,10 +18,19 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+class Once(argparse.Action):
+    """An option that may be given once: the last of several would win without a word."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string}: given twice, {getattr(namespace, self.dest)} and {value}: name one")
+        setattr(namespace, self.dest, value)
+
+
 def recipe_parser(name: str, description: str) -> argparse.ArgumentParser:
     """The parser of a command on a recipe: ``--config`` and overrides. Read with ``parse_intermixed_args``."""
     found = parser(name, description)
-    found.add_argument("--config", required=True, metavar="F",
+    found.add_argument("--config", required=True, metavar="F", action=Once,
                        help="the recipe (YAML): a file, or one of `xtoolkit list recipes`")
     found.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
     return found
@@ -61,7 +70,9 @@ def _reader_has_gone() -> bool:
 
 
 def answer(error: ConfigError) -> int:
-    """Prints every mistake; returns the exit code for them."""
+    """Prints every mistake, under torchrun once a machine; returns the exit code for them."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return 2
     from xtoolkit.recipe.checks import FilesMissing
 
     count = len(error.problems)

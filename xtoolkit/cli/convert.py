@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from xtoolkit.cli import recipes
-from xtoolkit.cli.command import command, parser as make_parser
+from xtoolkit.cli.command import Once, command, parser as make_parser
 from xtoolkit.cli.releases import release_files, releases
 from xtoolkit.registry import ConfigError
 
@@ -24,7 +24,7 @@ from xtoolkit.registry import ConfigError
 @command
 def main(argv=None) -> int:
     projects, parser = release_files(), make_parser("convert", __doc__)
-    parser.add_argument("--config", required=True, metavar="F", help="the recipe whose model is meant (YAML)")
+    parser.add_argument("--config", required=True, metavar="F", action=Once, help="the recipe whose model is meant (YAML)")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=(*projects, "beitv2", "roberta"), help="what FILE is")
     way.add_argument("--to", dest="target", choices=(*projects, "hf"), help="what OUT shall be")

@@ -5,6 +5,7 @@ import inspect
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, parser as make_parser
+from xtoolkit.recipe.problems import tell
 from xtoolkit.registry import (
     DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
 )
@@ -30,7 +31,11 @@ def reads(kind: str, cls) -> str:
     # A stand-in for every required name shows which keys are references.
     block = {k.name: f"<{k.name}>" if k.required else k.default for k in keys.values()}
     needs = []
-    for need in cls.needs(block):
+    try:
+        wanted = cls.needs(block)
+    except Exception as e:  # a plugin is anybody's code: the others are listed all the same
+        return f"needs: cannot be told: {type(e).__name__}: {tell(e)}"
+    for need in wanted:
         extra = [] if need.grad else ["no gradient"]
         extra += [f"runs it on {need.runs:g}x the batch"] if need.runs else []
         extra += [f"its head {need.head}"] if need.head else []
@@ -46,7 +51,7 @@ def row(key, indent: int) -> str:
 
 def describe(kind: str, name: str, cls) -> str:
     """One component as text."""
-    first = (inspect.getdoc(cls) or "").split("\n")[0]
+    first = inspect.cleandoc(cls.__doc__ or "(no docstring)").split("\n")[0]  # its own, not what it inherits
     rows = [f"{name}: {first}", f"    {reads(kind, cls)}"]
     for key in schema(cls).values():
         rows.append(row(key, 4))

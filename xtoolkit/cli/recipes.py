@@ -50,6 +50,8 @@ def build(recipe, base="."):
 
     if not isinstance(recipe, (Mapping, str, os.PathLike)):
         raise TypeError(f"recipe: a {type(recipe).__name__} is none; give a mapping, the path of a YAML file, or its text")
+    if not os.path.isdir(base):
+        raise ConfigError(f"folder: {os.fspath(base)}: no such folder")
     if isinstance(recipe, Mapping) or isinstance(recipe, str) and ("\n" in recipe or recipe.lstrip().startswith("{")):
         source, beside = config.read(recipe, os.fspath(base), str(folder())), os.fspath(base)
     else:

@@ -33,8 +33,14 @@ def main(argv=None) -> int:
         print(f"stream `{args.stream}`: none of {len(bad)} samples can be used; the first: {bad[0]}", file=sys.stderr)
         return 1
     out = args.out or Path(f"show_{args.stream}.html")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(recipe, args.stream, args.visit, samples, bad), encoding="utf-8")
+    drawn = page(recipe, args.stream, args.visit, samples, bad)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(drawn, encoding="utf-8")
+    except OSError as e:
+        from xtoolkit.engine.storage import explain
+        print(f"{args.config}: {explain(e, out)}", file=sys.stderr)
+        return 2
     print(f"{args.stream}: {len(samples)} samples, {sum('words' in i for _, items in samples for i in items)} texts"
           + (f", {len(bad)} bad" if bad else "") + f" -> {out}")
     return 0
@@ -85,22 +91,13 @@ def open_dataset(recipe, stream: str):
     """The dataset of a stream as in training, and the tokenizer if it has texts."""
     from xtoolkit.data.text import load_tokenizer
     from xtoolkit.weights.hub import missing
-    from xtoolkit.registry import DATASET_REGISTRY
 
-    block, where = recipe.streams[stream].data, recipe.source.where
-    tokenizer = None
+    where, tokenizer = recipe.source.where, None
     if "text" in recipe.streams[stream].fields:
         if "://" not in recipe.tokenizer and (problem := missing(recipe.tokenizer, "tokenizer")):
             raise ConfigError(f"{where('tokenizer')}: {problem}")
         tokenizer = load_tokenizer(recipe.tokenizer)
-    try:
-        dataset = DATASET_REGISTRY.build(block, where("streams", stream, "data"), tokenizer=tokenizer,
-                                         views=recipe.views(stream), train=True, **sizes(recipe, stream))
-    except ConfigError as e:  # of its paths: they name the key within the block
-        key = lambda problem: problem.partition(":")[0].split(".")
-        raise ConfigError([f"{where('streams', stream, *key(p))}: streams.{stream}.{p}" if p.startswith("data.") else p
-                           for p in e.problems]) from e
-    return dataset, tokenizer
+    return recipe.dataset("streams", stream, tokenizer=tokenizer, **sizes(recipe, stream)), tokenizer
 
 
 def sizes(recipe, stream: str) -> dict:
@@ -119,7 +116,7 @@ def items_of(dataset, batch, tokenizer) -> list[dict]:
     image, text, region = batch.image, batch.text, batch.region
     texts = [] if text is None else texts_of(text, tokenizer)
     if image is None:
-        return [{"words": one} for one in texts] or [i for f in dataset.figures(batch, tokenizer) for i in f["items"]]
+        return [{"words": one} for one in texts] or [i for f in dataset.figures(batch, tokenizer) for i in f.get("items") or ()]
     picture, = dataset.pictures(batch).values()
     shown = [{"image": picture, "caption": "as augmented"}]
     if image.patch_mask is not None:

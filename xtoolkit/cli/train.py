@@ -54,11 +54,12 @@ def _start(config, recipe, purpose):
     from xtoolkit.weights.files import WeightsError
     try:
         check_start(recipe, purpose)
+        checkpoint = None if purpose == "train" else latest(recipe.train.output)
         if distributed.is_main():
-            print(make_plan(recipe), flush=True)
+            print(make_plan(recipe, checkpoint=checkpoint), flush=True)
         releases()  # what they add to the known formats, for the answer to weights that do not fit
         # A checkpoint overwrites the weights to start from.
-        run = Run(recipe, init=purpose == "train" or purpose == "resume" and not latest(recipe.train.output))
+        run = Run(recipe, init=checkpoint is None)
         if purpose == "evaluate":
             run.evaluate(run.load_newest(), report=finish)
         else:

@@ -1,6 +1,7 @@
 """Any picture that a person may hold - a path, a PIL image, a tensor - as the pixels that a model reads."""
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -8,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Normalize, LazyImage
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path takes one of two slashes away
 
 
 class ImageTransform:
@@ -43,11 +46,16 @@ class ImageTransform:
 
         Raises:
             TypeError: it is none of these.
-            ValueError: a tensor of another shape or range, or bytes that are no picture.
+            ValueError: a tensor of another shape or range, bytes that are no picture, a folder, an address.
             FileNotFoundError: nothing is at the path.
         """
         if isinstance(picture, (str, os.PathLike)):
-            name, picture = os.fspath(picture), Path(picture).read_bytes()
+            name = os.fspath(picture)
+            if ADDRESS.match(name):
+                raise ValueError(f"{name} is an address, not a path: fetch it first")
+            if os.path.isdir(name):
+                raise ValueError(f"{name} is a folder; name a picture in it")
+            picture = Path(name).read_bytes()
         elif isinstance(picture, Tensor):
             picture = _from_tensor(picture, name)
         elif not isinstance(picture, Image.Image):

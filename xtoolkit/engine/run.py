@@ -13,9 +13,10 @@ from xtoolkit.features import Features
 from xtoolkit.model import Losses, Model
 from xtoolkit.plan import Plan, make_plan
 from xtoolkit.recipe import Purpose, Recipe
-from xtoolkit.recipe.folder import EVALUATIONS, check_folder, check_resumed, evaluated, is_complete, latest
+from xtoolkit.recipe.folder import AGAIN, EVALUATIONS, check_folder, check_resumed, evaluated, is_complete, latest
 from xtoolkit.recipe.plugins import check_copies
-from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError, nearest
+from xtoolkit.recipe.settings import Whole
+from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError, fits, nearest
 from xtoolkit.tasks.base import evaluating, share
 
 EVAL_BATCH = 64  # pictures a batch in evaluation
@@ -85,9 +86,11 @@ class Run:
         """The batch that training reads at a visit of a stream, whole, on the model's device.
 
         Raises:
-            ConfigError: no such stream, or its data are not there.
+            ConfigError: no such stream or visit, or its data are not there.
             BadDataError: its data cannot be used.
         """
+        if not fits(visit, Whole):
+            raise ConfigError(f"visit: {visit!r} is none; give an integer of at least 0")
         loader = self._loader(stream, workers=0, parts=1)
         return loader.at(visit).to(self.device)
 
@@ -142,16 +145,14 @@ class Run:
         if (kind, name) not in self._datasets:
             from xtoolkit.data import paths
 
-            recipe, train = self.recipe, kind == "streams"
-            block = recipe.streams[name].data if train else recipe.evaluate[name]["data"]
+            recipe = self.recipe
+            block = recipe.streams[name].data if kind == "streams" else recipe.evaluate[name]["data"]
             cls, where = DATASET_REGISTRY.get(block["type"]), lambda *key: recipe.source.where(kind, name, "data", *key)
             if missing := [f"{where(*key.split('.'))}: {problem}" for key, path in cls.paths(block)
                            if (problem := paths.problem(path))]:
                 raise ConfigError(missing)
             sizes = {"image_size": None, "patch_size": None} | self.model.sizes(cls.FIELDS)
-            views = recipe.views(name) if train else recipe.task_views(name)
-            self._datasets[kind, name] = DATASET_REGISTRY.build(block, where(), tokenizer=self.tokenizer, views=views,
-                                                                train=train, **sizes)
+            self._datasets[kind, name] = recipe.dataset(kind, name, tokenizer=self.tokenizer, **sizes)
         return self._datasets[kind, name]
 
     # ---- to be run --------------------------------------------------------------------------------------------------
@@ -172,8 +173,8 @@ class Run:
         check_start(self.recipe, "resume" if resume else "train")
         if is_complete(output, steps, names):
             if distributed.is_main():
-                say(f"{output} is finished: all {steps} steps are taken and evaluated. --eval-only evaluates it again; more "
-                    "`train.steps` go on from here")
+                say(f"{output} is finished: all {steps} steps are taken and evaluated. {AGAIN} evaluates it "
+                    "again; more `train.steps` go on from here")
                 report(output, names)
             return {name: record["metrics"] for name, record in evaluated(output).items() if name in names}
         kernels = describe(self.device.type)
@@ -282,6 +283,8 @@ def check_start(recipe: Recipe, purpose: Purpose) -> None:
             found.append("--eval-only: the recipe has no `evaluate` block: there is nothing to run")
         if latest(output) is None:
             found.append(f"--eval-only: {output} holds no checkpoint; train first, or name another folder (train.output=...)")
+    else:
+        found += _undivided(recipe)
     for check in (lambda: purpose == "evaluate" or check_folder(output, purpose == "resume"),
                   lambda: purpose == "evaluate" or check_copies(recipe.plugins, output),
                   lambda: purpose == "resume" and check_resumed(output, recipe.config, recipe.train.steps),
@@ -292,3 +295,13 @@ def check_start(recipe: Recipe, purpose: Purpose) -> None:
             found += error.problems
     if found:
         raise ConfigError(found)
+
+
+def _undivided(recipe: Recipe) -> list[str]:
+    """A line for each stream whose batch does not divide by the ranks and micro-batches of this start."""
+    ranks, accumulate, where = distributed.world(), recipe.train.accumulate, recipe.source.where
+    parts = ranks * accumulate
+    told = f"{parts} ({ranks} rank{'s' * (ranks > 1)} x `train.accumulate` {accumulate})"
+    return [f"{where('streams', name, 'batch_size')}: `batch_size` of stream `{name}`: {spec.batch_size} does not divide by "
+            f"{told}; take {max(1, spec.batch_size // parts) * parts}"
+            for name, spec in recipe.streams.items() if spec.batch_size % parts]

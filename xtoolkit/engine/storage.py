@@ -4,7 +4,7 @@ import errno
 import os
 import resource
 
-from xtoolkit.recipe.folder import checkpoints, free_bytes, latest, nearest_existing
+from xtoolkit.recipe.folder import RESUME, checkpoints, free_bytes, latest, nearest_existing
 from xtoolkit.registry import ConfigError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -61,7 +61,7 @@ def not_saved(output, step: int, size: int, error: BaseException) -> StorageErro
     why = (f"files of more than {amount(file_limit())} may not be written (ulimit -f)" if file_limit() < size else
            "the disk is full" if free < size or getattr(error, "errno", None) in FULL else reason(error))
     return StorageError(f"{output}: the checkpoint of step {step} could not be written: {why}; it needs {amount(size)}, "
-                        f"{amount(free)} are free. " + (f"The last one, {last}, is whole: go on with --resume"
+                        f"{amount(free)} are free. " + (f"The last one, {last}, is whole: go on with {RESUME}"
                                                         if last else "No checkpoint was written yet"))
 
 
@@ -69,7 +69,7 @@ def stopped(error: OSError, output) -> Exception:
     """A StorageError, if it is the disk that a run was stopped by, with what is left of the run; else the error itself."""
     last = latest(output)
     return error if error.errno not in (*FULL, *REFUSED, errno.EFBIG) else StorageError(
-        f"{explain(error, output)}. " + (f"The last checkpoint, {last}, is whole: go on with --resume" if last
+        f"{explain(error, output)}. " + (f"The last checkpoint, {last}, is whole: go on with {RESUME}" if last
                                          else "No checkpoint was written yet"))
 
 

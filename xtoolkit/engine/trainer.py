@@ -11,7 +11,7 @@ from xtoolkit.engine.finite import NonFiniteError, not_finite
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
 from xtoolkit.engine.records import numbers
-from xtoolkit.recipe.folder import check_folder, check_resumed, latest, refusal
+from xtoolkit.recipe.folder import RESUME, check_folder, check_resumed, latest, refusal
 from xtoolkit.recipe.plugins import record as record_of
 from xtoolkit.engine.schedule import Schedule
 from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
@@ -24,7 +24,7 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, step: int):
         self.code = 128 + signum
-        super().__init__(f"stopped after step {step}; go on with --resume")
+        super().__init__(f"stopped after step {step}; go on with {RESUME}")
 
 
 class Trainer:
@@ -62,7 +62,7 @@ class Trainer:
         stop: number of the signal that asked the run to end; 0: none did.
 
     Raises:
-        ConfigError: the folder is in use, a batch cannot be divided, or the recipe differs from the one to be resumed.
+        ConfigError: the folder is in use, a stream has no loader, or the recipe differs from the one to be resumed.
     """
 
     def __init__(self, model, recipe, loaders, evaluators=None, hooks=None, output=None, resume: bool = False,
@@ -75,7 +75,8 @@ class Trainer:
         distributed.join(self.device)
         self.ranks = distributed.Ranks()
         check_folder(self.output, resume)
-        self._check_batches()
+        if lacking := [f"streams.{name}: no loader was given" for name in recipe.streams if name not in loaders]:
+            raise ConfigError(lacking)
         if self.train.threads is not None:
             torch.set_num_threads(self.train.threads)
         self.schedule = Schedule(recipe.schedule, self.train.seed, recipe.streams)
@@ -238,16 +239,6 @@ class Trainer:
         for self._called in self.hooks:
             getattr(self._called, moment)(self, *arguments)
         self._called = outer
-
-    def _check_batches(self):
-        parts = distributed.world() * self.train.accumulate
-        found = [f"streams.{name}.batch_size: {spec.batch_size} does not divide by {parts} "
-                 f"({distributed.world()} ranks x `train.accumulate` {self.train.accumulate}); "
-                 f"take {max(1, spec.batch_size // parts) * parts}"
-                 for name, spec in self.recipe.streams.items() if spec.batch_size % parts]
-        found += [f"streams.{name}: no loader was given" for name in self.recipe.streams if name not in self.loaders]
-        if found:
-            raise ConfigError(found)
 
     def _load(self):
         record, path = check_resumed(self.output, self.recipe.config, self.train.steps), latest(self.output)

@@ -31,6 +31,7 @@ def load(path, config=None, tokenizer=None, device: str = "auto",
     """See ``xtoolkit.load``."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: {path!r} is neither a string nor a path; {TAKES}")
+    place = _device(device)
     weights, folder = _find(Path(path).expanduser())
     recipe = _recipe(weights, folder, config, trust_plugins)
     if precision is not None:
@@ -46,9 +47,18 @@ def load(path, config=None, tokenizer=None, device: str = "auto",
     targets = tuple(f"encoders.{name}.*" for name, encoder in model.encoders.items() if not encoder.TRAINABLE)
     load_strictly(model, state, origin, may_miss=targets,
                   mend="give the recipe that these weights were made with: xtoolkit.load(path, config='recipe.yaml')")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Pretrained(model.to(device), words, folder)
+    return Pretrained(model.to(place), words, folder)
+
+
+def _device(given) -> torch.device:
+    """The device that a model is to be put on. Raises ValueError for one that is none, or that this machine lacks."""
+    try:
+        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if given == "auto" else given)
+    except (RuntimeError, TypeError) as error:  # torch's words list twenty kinds
+        raise ValueError(f"device: {given!r} is none; give auto, cpu, cuda or cuda:1, ...") from error
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device: {given!r}: this machine has {count or 'no'} CUDA device{'s' * (count != 1)}; give auto or cpu")
+    return found
 
 
 def _find(path: Path) -> tuple[Path, Path]:

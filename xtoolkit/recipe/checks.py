@@ -1,5 +1,7 @@
 """Every mistake of a configuration, from signatures and wiring alone, each with file, line and the word that was meant."""
 
+import math
+
 from xtoolkit.graph import Need, Ref
 from xtoolkit.recipe.config import Config, unknown_keys
 from xtoolkit.recipe.files import Files
@@ -8,7 +10,7 @@ from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems
 from xtoolkit.recipe.wiring import Wiring, misread
 from xtoolkit.registry import (
-    DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, arguments, check, filled, fits, nearest,
+    DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, arguments, check, fits, nearest,
     not_numbers, schema,
 )
 
@@ -51,13 +53,12 @@ class Checker:
         graph = self.wiring.graph()
         needs = self.wiring.needs(graph)
         graph.cuts.update(self.wiring.cuts(graph, needs))
-        streams, idle = self._streams(graph, needs)
-        trained = {loss for s in streams.values() for loss in s.losses}
+        streams, idle, trained = self._streams(graph, needs)
         task_needs = self._tasks(graph, needs, trained)
         self._hooks()
         blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
         self._schedule(blocks["schedule"])
-        self._rates(blocks["optim"], blocks["train"])
+        self._rates()
         if self.missing_files:
             # A file with mistakes may not say what it reaches: then every encoder counts.
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
@@ -83,11 +84,13 @@ class Checker:
 
     # ---- streams -----------------------------------------------------------------------------------------------------------
     def _streams(self, graph, needs):
-        streams, idle = {}, []
+        """{name: Stream} of those that can be; idle ones; the losses that some stream names, however wrong the rest of it."""
+        streams, idle, trained = {}, [], set()
         for name, block in self.data["streams"].items():
             at = ("streams", name)
             if not isinstance(block, dict):
                 self.say(at, "a stream is a mapping with batch_size, losses and data")
+                trained.update(self.data["losses"])
                 continue
             self.found.problems += unknown_keys(block, STREAM, lambda k: self.where(*at, k), f"stream `{name}`")
             size = block.get("batch_size")
@@ -96,7 +99,10 @@ class Checker:
             active, weights = {}, block.get("losses") or {}
             if not isinstance(weights, dict):
                 self.say(at + ("losses",), "write `losses: {name: weight}`")
+                trained.update(self.data["losses"])
+                self._dataset(block.get("data"), at + ("data",), f"stream `{name}`")
                 continue
+            trained.update(loss for loss, weight in weights.items() if weight != 0)
             for loss, weight in weights.items():
                 if loss not in self.data["losses"]:
                     self.say(at + ("losses", loss), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}")
@@ -114,7 +120,7 @@ class Checker:
             stream = Stream(name, size, active, block["data"], frozenset(cls.FIELDS))
             self._reads(stream, {loss: needs.get(loss, []) for loss in active}, graph, cls)
             streams[name] = stream
-        return streams, idle
+        return streams, idle, trained
 
     def _reads(self, stream, needs, graph, cls):
         """Whether the stream has the fields that its losses read, and what their marks need."""
@@ -137,11 +143,12 @@ class Checker:
             return None
         cls = self.found.block_class(DATASET_REGISTRY, block, *at)
         if cls is not None and at not in self.found.bad:
-            mistakes = cls.check(block, views)
-            for key, message in mistakes:
-                self.say(at + tuple(key.split(".")), message)
-            if not mistakes:
-                self.data_paths += [(at + tuple(key.split(".")), path) for key, path in cls.paths(block)]
+            with self.found.asked(cls, "check", *at):
+                mistakes = cls.check(block, views)
+                for key, message in mistakes:
+                    self.say(at + tuple(key.split(".")), message)
+                if not mistakes:
+                    self.data_paths += [(at + tuple(key.split(".")), path) for key, path in cls.paths(block)]
         return cls
 
     # ---- evaluations -------------------------------------------------------------------------------------------------------
@@ -150,15 +157,18 @@ class Checker:
         for name, block in (self.data.get("evaluate") or {}).items():
             at = ("evaluate", name)
             cls = self.found.block_class(TASK_REGISTRY, block, *at)
-            if cls is None or at in self.found.bad:
+            if not isinstance(block, dict):
                 continue
             for key, what in (("every", " of steps"), ("batch_size", " of pictures")):
                 value = block.get(key)
                 if value is not None and (not fits(value, int) or value < 1):
                     self.say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
-            wanted = self.wiring.good(cls.needs(filled(cls, block)), block, at, graph)
+            known = cls is not None and at not in self.found.bad
+            wanted = self.wiring.good(self.found.needs(cls, block, *at), block, at, graph) if known else []
             marks = frozenset().union(*(Ref.parse(n.ref).marks for n in wanted))
             dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`", marks)
+            if not known:
+                continue
             if dataset is not None and not cls.FIELDS <= dataset.FIELDS.keys():
                 self.say(at + ("data", "type"), f"{cls.__name__} reads batches of $" + ", $".join(sorted(cls.FIELDS))
                           + f"; {dataset.__name__} gives $" + ", $".join(sorted(dataset.FIELDS)))
@@ -218,11 +228,17 @@ class Checker:
             for path, message in schedule_problems(block, list(self.data["streams"])):
                 self.say(("schedule", *path), _named(path, message))
 
-    def _rates(self, optim, train):
+    def _good(self, key, cls) -> dict:
+        """The values of a block that are right by themselves."""
+        block, keys = self.data[key], schema(cls)
+        return {k: v for k, v in block.items() if k in keys and v is not None and fits(v, keys[k].type)
+                and not not_numbers(v, self.where)}
+
+    def _rates(self):
         owners = {name: block["shares"] if isinstance(block, dict) and "shares" in block else name
                   for name, block in self.data["encoders"].items()}
-        steps = train.steps if train else None
-        for path, message in optim_problems(optim, owners, self.data["losses"], steps) if optim else ():
+        optim = Optim(**{"lr": math.inf} | self._good("optim", Optim))  # a rate that is wrong holds nothing else up
+        for path, message in optim_problems(optim, owners, self.data["losses"], self._good("train", Train).get("steps")):
             self.say(("optim", *path), _named(path, message))
 
 

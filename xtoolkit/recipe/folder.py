@@ -20,6 +20,10 @@ EVALUATIONS = "evaluations"  # the folder in a run's folder with a file an evalu
 RESULTS = "results.json"
 
 
+# How a command is told to go on, or to evaluate once more; and `xtoolkit.build`'s Run.
+RESUME, AGAIN = "--resume (Python: run.train(resume=True))", "--eval-only (Python: run.evaluate(run.load_newest()))"
+
+
 class CheckpointError(ValueError):
     """A checkpoint that does not fit what it is loaded into: every name that is missing, unexpected or mis-shaped."""
 
@@ -31,8 +35,8 @@ def check_folder(output, resume: bool) -> None:
     if not existing.is_dir():
         raise ConfigError(f"train.output: {existing} is a file; name a folder")
     if not resume and folder.is_dir() and any(folder.iterdir()):
-        way = ("go on from its last checkpoint with --resume" if latest(folder) else
-               "it holds no checkpoint, so that --resume would start it again at step 0" if (folder / CONFIG).is_file()
+        way = (f"go on from its last checkpoint with {RESUME}" if latest(folder) else
+               f"it holds no checkpoint: it starts again at step 0 with {RESUME}" if (folder / CONFIG).is_file()
                else "it holds no run: empty it")
         raise ConfigError(f"train.output: {output} exists and is not empty; {way}, or name another folder (train.output=...)")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -1,7 +1,12 @@
 """Where the mistakes of a configuration are gathered: each with its place, each once."""
 
+import os
+import traceback
+from contextlib import contextmanager
+
+from xtoolkit.graph import Need
 from xtoolkit.recipe.config import Config
-from xtoolkit.registry import ConfigError, check, nearest
+from xtoolkit.registry import ConfigError, check, filled, nearest
 
 
 class Problems:
@@ -36,8 +41,42 @@ class Problems:
         except ConfigError as e:
             self.problems += [] if self.lacking else e.problems
             return None
-        mistakes = check(cls, block, self.where(*at), lambda *keys: self.where(*at, *keys), registry.beside)
-        self.problems += mistakes
-        if mistakes:
-            self.bad.add(at)
-        return cls
+        with self.asked(cls, "__init__", *at):
+            mistakes = check(cls, block, self.where(*at), lambda *keys: self.where(*at, *keys), registry.beside)
+            self.problems += mistakes
+            if mistakes:
+                self.bad.add(at)
+            return cls
+        return None
+
+    @contextmanager
+    def asked(self, cls, what: str, *at):
+        """Around asking a class for ``what``: an error of its own is a mistake of the block that names it, and that is bad."""
+        try:
+            yield
+        except ConfigError as e:
+            told = e.problems
+        except Exception as e:  # a plugin is anybody's code: whatever stops it must name it, and hide nothing else
+            told = [f"{cls.__name__}.{what} fails: {type(e).__name__}: {tell(e)}"]
+        else:
+            return
+        self.bad.add(at)
+        for line in told:
+            self.say(at, line)
+
+    def needs(self, cls, block: dict, *at) -> list[Need]:
+        """What a loss or a task reads; none where its class fails to say, which is reported."""
+        with self.asked(cls, "needs", *at):
+            found = cls.needs(filled(cls, block))
+            if not isinstance(found, (list, tuple)) or not all(isinstance(n, Need) and isinstance(n.ref, str) for n in found):
+                raise ConfigError(f"{cls.__name__}.needs returns {found!r}, not a list of Need")
+            return list(found)
+        return []
+
+
+def tell(error: Exception) -> str:
+    """What an error says, and the last line of code outside torch that it passed."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).splitlines() or [type(error).__name__]
+    said = [said[0], *getattr(error, "__notes__", ())]
+    return "; ".join(said) + (f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else "")

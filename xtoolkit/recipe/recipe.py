@@ -8,7 +8,7 @@ from xtoolkit.recipe.config import Config
 from xtoolkit.recipe.plugins import Plugin
 from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train
 from xtoolkit.graph import Graph, Need, Ref
-from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, ConfigError
 
 Purpose = Literal["train", "resume", "evaluate", "build"]
 
@@ -95,6 +95,28 @@ class Recipe:
         cls = DATASET_REGISTRY.get(data["type"])
         read = self.marks(self.task_needs[name], frozenset(cls.FIELDS))
         return frozenset(m for m in read if m in cls.MARKS and data.get(cls.MARKS[m]) is not None)
+
+    def dataset(self, kind: str, name: str, **given):
+        """What a stream (kind ``streams``) or an evaluation (``evaluate``) reads, opened.
+
+        Args:
+            **given: what the constructor may ask for: the tokenizer, the size of pictures and of patches.
+
+        Raises:
+            ConfigError: with the place of the key, where the constructor names it within the block (``data.path: ...``).
+        """
+        train, where = kind == "streams", self.source.where
+        block = self.streams[name].data if train else self.evaluate[name]["data"]
+        views = self.views(name) if train else self.task_views(name)
+        try:
+            return DATASET_REGISTRY.build(block, where(kind, name, "data"), views=views, train=train, **given)
+        except ConfigError as e:
+            found = []
+            for problem in e.problems:
+                key = problem.partition(":")[0].split(".")
+                place, said = where(kind, name, *key), f"{kind}.{name}.{problem}"
+                found.append(problem if key[0] != "data" else said if said.startswith(f"{place}:") else f"{place}: {said}")
+            raise ConfigError(found) from e
 
     def contrasts(self, stream: str) -> bool:
         """Whether a loss of the stream learns from rows that do not belong together."""

@@ -3,7 +3,7 @@
 from xtoolkit.graph import EncoderSpec, Graph, Need, Ref
 from xtoolkit.recipe.config import unknown_keys
 from xtoolkit.recipe.problems import Problems
-from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, filled, nearest
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, LOSS_REGISTRY, nearest
 
 
 class Wiring:
@@ -144,11 +144,12 @@ class Wiring:
         for name, block in self.data["losses"].items():
             cls = self.found.block_class(LOSS_REGISTRY, block, "losses", name)
             for key, view in cls.VIEWS.items() if cls is not None else ():
-                if isinstance(block.get(key), str) and view not in Ref.parse(block[key]).marks:
+                marks = Ref.parse(block[key]).marks if isinstance(block.get(key), str) else {view}
+                if view not in marks and marks <= graph.marks.keys():  # an unknown one is reported alone
                     self.say(("losses", name, key), f"`{key}` of {cls.__name__} must read a masked view: write "
                              f"`{block[key]}{'+' if '@' in block[key] else '@'}{view}`")
             if cls is not None and ("losses", name) not in self.found.bad:
-                needs[name] = self.good(cls.needs(filled(cls, block)), block, ("losses", name), graph)
+                needs[name] = self.good(self.found.needs(cls, block, "losses", name), block, ("losses", name), graph)
         return needs
 
     def good(self, needs, block, at, graph) -> list[Need]:
@@ -189,6 +190,10 @@ class Wiring:
                 continue
             spec = graph.encoders.get(reader)
             edges = [f"{s} -> {e.name}" for e in graph.encoders.values() for s in e.inputs.values() if not s.startswith("$")]
+            if strange := [n for n in (source, reader) if n not in self.data["encoders"] and not n.startswith("$")]:
+                for n in strange:
+                    self.say(at, f"no edge `{source} -> {reader}`: unknown encoder `{n}`{nearest(n, self.data['encoders'])}")
+                continue
             if spec is None or source not in spec.inputs.values():
                 if reader in self.data["encoders"] and spec is None:
                     continue  # the encoder's own mistake is reported

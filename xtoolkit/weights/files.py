@@ -137,7 +137,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, igno
         mend: the last line of a refusal, unless the weights are of another format, which is then told.
 
     Raises:
-        WeightsError: with all missing, unexpected and mis-shaped names.
+        WeightsError: with all missing, unexpected and mis-shaped names, or those that hold nan or infinity.
     """
     own = module.state_dict()
     state = unwrap(state, origin, own)
@@ -145,6 +145,10 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, igno
     if found := mismatches(own, state, may_miss):
         raise WeightsError("\n".join([f"{origin} does not fit {type(module).__name__}:", *(f"  {line}" for line in found),
                                       f"  {_advice(own, state, mend)}"]))
+    numbers = {k for k, _ in module.named_parameters(remove_duplicate=False)}  # buffers may hold what is none
+    if bad := [k for k, v in state.items() if k in numbers and not torch.isfinite(v).all()]:
+        raise WeightsError("\n".join([f"{origin} holds numbers that are none (nan or infinite):", *(f"  in {k}" for k in bad),
+                                      "  it is damaged, or of a run that diverged: take an older checkpoint, or write it again"]))
     module.load_state_dict(state, strict=False)
 
 

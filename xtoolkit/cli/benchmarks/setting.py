@@ -2,6 +2,8 @@
 
 import json
 
+from xtoolkit.cli.command import Once
+
 # Captions of the made-up pairs and regions: cleaned captions of COCO and Visual Genome have about as many tokens.
 SHORTEST, LONGEST = 8, 16
 SAMPLES = 4096
@@ -12,7 +14,7 @@ MADE_UP = {frozenset({"text"}): "SyntheticText", frozenset({"image"}): "Syntheti
 
 def add_arguments(parser) -> None:
     """Options that say what is measured."""
-    parser.add_argument("--config", required=True, metavar="F", help="the recipe (YAML)")
+    parser.add_argument("--config", required=True, metavar="F", action=Once, help="the recipe (YAML)")
     parser.add_argument("--stream", action="append", metavar="NAME",
                         help="only this stream; may be repeated (default: all)")
     parser.add_argument("--synthetic", action="store_true",
