@@ -15,6 +15,7 @@ import torch
 from engine_toy import ToyModel, loaders, recipe
 from xtoolkit.batch import Batch
 from xtoolkit.engine import records, run
+from xtoolkit.engine.start import check_start
 from xtoolkit.engine.distributed import Ranks
 from xtoolkit.engine.hooks import Evaluate, JsonLines, default_hooks
 from xtoolkit.engine.trainer import Trainer
@@ -227,46 +228,46 @@ def test_a_start_that_cannot_be_is_answered_with_every_reason(tmp_path, monkeypa
     made = recipe(tmp_path)
     (tmp_path / "something").write_text("")
     with pytest.raises(ConfigError) as caught:
-        run.check_start(made, "train")
+        check_start(made, "train")
     assert len(caught.value.problems) == 2
     assert "it holds no run: empty it, or name another folder" in caught.value.problems[0]
     assert "XTK_KERNELS=tritn: no such choice; did you mean `triton`?" in caught.value.problems[1]
     monkeypatch.setenv("XTK_KERNELS", "torch")
     with pytest.raises(ConfigError, match="holds no checkpoint; train first") as caught:
-        run.check_start(made, "evaluate")
+        check_start(made, "evaluate")
     assert len(caught.value.problems) == 2 and "no `evaluate` block" in caught.value.problems[0]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match="train.device: cuda was asked for and this machine has none"):
-        run.check_start(recipe(tmp_path / "new", device="cuda"), "train")
+        check_start(recipe(tmp_path / "new", device="cuda"), "train")
     with pytest.raises(ConfigError, match="something is a file; name a folder"):
-        run.check_start(recipe(tmp_path / "something" / "run"), "train")
+        check_start(recipe(tmp_path / "something" / "run"), "train")
 
 
 def test_a_batch_that_does_not_divide_is_answered_with_its_place_and_a_size_that_does(tmp_path, monkeypatch):
     said = r"^streams.a.batch_size: `batch_size` of stream `a`: 8 does not divide by {} \({} ranks? x `train.accumulate` 3\); take {}"
     with pytest.raises(ConfigError, match=said.format(3, 1, 6)) as caught:
-        run.check_start(recipe(tmp_path, accumulate=3), "train")
+        check_start(recipe(tmp_path, accumulate=3), "train")
     assert len(caught.value.problems) == 2
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=said.format(12, 4, 12)):
-        run.check_start(recipe(tmp_path, accumulate=3), "resume")
+        check_start(recipe(tmp_path, accumulate=3), "resume")
 
 
 def test_what_cannot_be_resumed_is_said_before_anything_is_built(tmp_path):
     Trainer(ToyModel(), recipe(tmp_path, steps=5), loaders(), hooks=default_hooks()).fit()
-    run.check_start(recipe(tmp_path, steps=9), "resume")
+    check_start(recipe(tmp_path, steps=9), "resume")
     with pytest.raises(ConfigError, match="train.steps: 3, but .*step_00000005 has taken 5; ask for more steps"):
-        run.check_start(recipe(tmp_path, steps=3), "resume")
+        check_start(recipe(tmp_path, steps=3), "resume")
     with pytest.raises(ConfigError, match="train.seed: was 42, is 7"):
-        run.check_start(recipe(tmp_path, seed=7), "resume")
+        check_start(recipe(tmp_path, seed=7), "resume")
     with pytest.raises(ConfigError, match="go on from its last checkpoint with --resume"):
-        run.check_start(recipe(tmp_path), "train")
+        check_start(recipe(tmp_path), "train")
 
 
 def test_a_folder_without_a_checkpoint_is_not_said_to_have_one(tmp_path):
     Trainer(ToyModel(), recipe(tmp_path, steps=1), loaders(), hooks=default_hooks()[:2]).fit()
     with pytest.raises(ConfigError, match="holds no checkpoint: it starts again at step 0 with --resume"):
-        run.check_start(recipe(tmp_path), "train")
+        check_start(recipe(tmp_path), "train")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 8])

@@ -160,10 +160,11 @@ def write_one(payload, part):
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_word_and_what_is_done_is_kept(tmp_path):
+    before = multiprocessing.active_children()  # loaders that other tests have left
     jobs = [Job("train", LinePart, write_one, "a"), Job("train", LinePart, suicide, None)]
     with pytest.raises(WorkerDied, match="ended from outside .*give the same command again"):
         run("x", jobs, Options(tmp_path, workers=2), Report())
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
     jobs[1] = Job("train", LinePart, write_one, "b")
     assert run("x", jobs, Options(tmp_path, workers=2), Report()).written["train"]["samples"] == 2
     assert (tmp_path / "train-00001.jsonl").read_text() == '{"text":"b"}\n'

@@ -46,7 +46,8 @@ def _start(config, recipe, purpose):
     from xtoolkit.cli.releases import releases
     from xtoolkit.data.errors import BadDataError
     from xtoolkit.engine import distributed
-    from xtoolkit.engine.run import Run, check_start
+    from xtoolkit.engine.run import Run
+    from xtoolkit.engine.start import check_start
     from xtoolkit.engine.storage import StorageError
     from xtoolkit.engine.finite import NonFiniteError
     from xtoolkit.engine.trainer import Stopped

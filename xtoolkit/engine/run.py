@@ -8,13 +8,14 @@ import torch
 from xtoolkit.batch import Batch
 from xtoolkit.engine import checkpoint, distributed, figures, records
 from xtoolkit.engine.initial import load_initial
-from xtoolkit.engine.trainer import Trainer, autocast, pick_device
+from xtoolkit.engine.start import check_start
+from xtoolkit.engine.device import autocast, pick_device
+from xtoolkit.engine.trainer import Trainer
 from xtoolkit.features import Features
 from xtoolkit.model import Losses, Model
 from xtoolkit.plan import Plan, make_plan
-from xtoolkit.recipe import Purpose, Recipe
-from xtoolkit.recipe.folder import AGAIN, EVALUATIONS, check_folder, check_resumed, evaluated, is_complete, latest
-from xtoolkit.recipe.plugins import check_copies
+from xtoolkit.recipe import Recipe
+from xtoolkit.recipe.folder import AGAIN, EVALUATIONS, evaluated, is_complete, latest
 from xtoolkit.recipe.settings import Whole
 from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError, fits, nearest
 from xtoolkit.tasks.base import evaluating, share
@@ -266,42 +267,3 @@ class Run:
         """Ends the workers of the loaders."""
         for loader in self._loaders.values():
             loader.close()
-
-
-def check_start(recipe: Recipe, purpose: Purpose) -> None:
-    """What the machine and the run's folder say against a start, before anything is planned or built.
-
-    Raises:
-        ConfigError: every reason.
-        CheckpointError: the checkpoint to go on from is damaged.
-    """
-    from xtoolkit.kernels.choice import use_triton  # only here: it imports Triton
-
-    found, output = [], recipe.train.output
-    if purpose == "evaluate":
-        if not recipe.evaluate:
-            found.append("--eval-only: the recipe has no `evaluate` block: there is nothing to run")
-        if latest(output) is None:
-            found.append(f"--eval-only: {output} holds no checkpoint; train first, or name another folder (train.output=...)")
-    else:
-        found += _undivided(recipe)
-    for check in (lambda: purpose == "evaluate" or check_folder(output, purpose == "resume"),
-                  lambda: purpose == "evaluate" or check_copies(recipe.plugins, output),
-                  lambda: purpose == "resume" and check_resumed(output, recipe.config, recipe.train.steps),
-                  lambda: use_triton(pick_device(recipe.train.device).type)):
-        try:
-            check()
-        except ConfigError as error:
-            found += error.problems
-    if found:
-        raise ConfigError(found)
-
-
-def _undivided(recipe: Recipe) -> list[str]:
-    """A line for each stream whose batch does not divide by the ranks and micro-batches of this start."""
-    ranks, accumulate, where = distributed.world(), recipe.train.accumulate, recipe.source.where
-    parts = ranks * accumulate
-    told = f"{parts} ({ranks} rank{'s' * (ranks > 1)} x `train.accumulate` {accumulate})"
-    return [f"{where('streams', name, 'batch_size')}: `batch_size` of stream `{name}`: {spec.batch_size} does not divide by "
-            f"{told}; take {max(1, spec.batch_size // parts) * parts}"
-            for name, spec in recipe.streams.items() if spec.batch_size % parts]

@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from xtoolkit.engine import checkpoint, distributed
+from xtoolkit.engine.device import autocast, pick_device
 from xtoolkit.engine.finite import NonFiniteError, not_finite
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
@@ -258,20 +259,6 @@ class Trainer:
         for name, counted in record["counted"].items() if distributed.is_main() else ():
             if name in self.loaders:
                 self.loaders[name].count_on(counted)
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of `train.device`; under torchrun each process takes the CUDA device of its local rank."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device: cuda was asked for and this machine has none; set train.device to cpu or auto")
-    return torch.device("cuda", distributed.local_rank()) if name == "cuda" else torch.device(name)
-
-
-def autocast(device: torch.device, precision: str):
-    """The context in which a forward pass runs: bf16 autocast, or nothing for fp32. Evaluation uses it too."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _seed(*parts) -> int:

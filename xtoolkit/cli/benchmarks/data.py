@@ -54,7 +54,7 @@ def measure(recipe, streams, workers, batches, steps, step_seconds) -> dict:
     from xtoolkit.data.loader import Loader
     from xtoolkit.engine import environment
     from xtoolkit.engine.run import Run
-    from xtoolkit.engine.trainer import pick_device
+    from xtoolkit.engine.device import pick_device
 
     run, device = Run(recipe, init=False), pick_device(recipe.train.device)
     take = _sleeper(step_seconds) if step_seconds is not None else _trainer(run, device) if steps else None

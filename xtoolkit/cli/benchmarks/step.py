@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from xtoolkit.engine.optim import build_optimizer, set_lr
-from xtoolkit.engine.trainer import autocast
+from xtoolkit.engine.device import autocast
 from xtoolkit.graph import Node, Ref
 from xtoolkit.model import Model
 from xtoolkit.plan import count, trained

@@ -69,7 +69,7 @@ def measure(recipe, streams, sizes, precisions, repeats, operators) -> dict:
     from xtoolkit.data.loader import Loader
     from xtoolkit.engine import environment
     from xtoolkit.engine.run import Run
-    from xtoolkit.engine.trainer import pick_device
+    from xtoolkit.engine.device import pick_device
     from xtoolkit.model import Model
 
     from xtoolkit.cli.benchmarks.step import Stepper, matmul_rate, useful_gflops
