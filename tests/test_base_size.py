@@ -1,6 +1,5 @@
 """base.yaml itself, every layer of it: two steps on prepared data from weights in the hubs' formats, then a third."""
 
-import importlib.util
 import json
 import math
 import os

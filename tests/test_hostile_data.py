@@ -1,7 +1,6 @@
 """Hostile samples: each is a counted bad sample or one wrong record, and none takes the memory or ends the run."""
 
 import gzip
-import io
 import json
 import random
 import struct

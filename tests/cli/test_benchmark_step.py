@@ -1,8 +1,6 @@
 """tools/benchmark.py linear_cross_entropy and attention: they run small on a CPU, and notice a way that is wrong."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 

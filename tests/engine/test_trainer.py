@@ -9,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine_toy import ToyModel, loaders, recipe
 from xtoolkit.recipe.folder import latest
-from xtoolkit.engine import checkpoint
 from xtoolkit.engine.hooks import Checkpoint, JsonLines, Log, default_hooks
 from xtoolkit.recipe.settings import Optim, ScheduleBlock
 from xtoolkit.engine.finite import NonFiniteError

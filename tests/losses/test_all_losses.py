@@ -11,7 +11,7 @@ import xtoolkit.losses  # noqa: F401
 from xtoolkit.features import Features
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
-from xtoolkit.registry import LOSS_REGISTRY, schema
+from xtoolkit.registry import LOSS_REGISTRY
 
 from .tiny import STREAMS, Tiny, make_batch
 

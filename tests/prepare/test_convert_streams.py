@@ -3,8 +3,6 @@
 import gzip
 import json
 import os
-import sys
-import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest

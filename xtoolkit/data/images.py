@@ -12,7 +12,6 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from xtoolkit.data.errors import BadSample
 from xtoolkit.data.limits import MAX_PIXELS
 from xtoolkit.registry import Positive, Range, Share
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xtoolkit.batch import Batch, ImageField
 from xtoolkit.data.base import StreamDataset
-from xtoolkit.data.errors import BadDataError, BadSample
+from xtoolkit.data.errors import BadSample
 from xtoolkit.data.items import Item
 from xtoolkit.data.order import Slot, sample_rng
 from xtoolkit.registry import ConfigError
@@ -228,7 +228,7 @@ class _Pass(Dataset):
         return -(-len(self._dataset) // self._batch_size)
 
     def __getitem__(self, number: int) -> _Result:
-        loaded, bad, read = [], [], 0
+        loaded, bad = [], []
         first = number * self._batch_size
         for sample in range(first, min(first + self._batch_size, len(self._dataset))):
             source, sample_of_source = self._place(sample)

@@ -4,7 +4,6 @@ Shape letters: I images, N patches, T = 1 + N tokens, D width, h heads.
 """
 
 import math
-import warnings
 from typing import Literal
 
 import torch

@@ -8,7 +8,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.device import autocast, pick_device
-from xtoolkit.engine.finite import NonFiniteError, not_finite
+from xtoolkit.engine.finite import not_finite
 from xtoolkit.engine.environment import git_hash, versions
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
 from xtoolkit.engine.records import numbers

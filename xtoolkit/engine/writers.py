@@ -51,10 +51,10 @@ class Console(Hook):
     def _edited(self, trainer):
         """What is computed from here on need not be what was computed before."""
         then = {known["copy"]: known["digest"] for known in trainer.resumed_plugins.values()}
-        for entry, now in record(trainer.recipe.plugins).items():
-            if now["copy"] in then and then[now["copy"]] != now["digest"]:
+        for entry, kept in record(trainer.recipe.plugins).items():
+            if kept["copy"] in then and then[kept["copy"]] != kept["digest"]:
                 self._line(f"plugin {entry} is not what {trainer.resumed_from.name} was trained with: its content was "
-                           f"{then[now['copy']]} and is {now['digest']}; both are kept in {Path(trainer.output) / PLUGINS}")
+                           f"{then[kept['copy']]} and is {kept['digest']}; both are kept in {Path(trainer.output) / PLUGINS}")
 
     def after_step(self, trainer):
         if distributed.is_main() and self._bar.isatty() and time.monotonic() - self._drawn > 1 / self.BAR_RATE:
