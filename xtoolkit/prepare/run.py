@@ -1,4 +1,9 @@
-"""Doing the jobs of a conversion in several processes, their results in order, going on where a run was interrupted."""
+"""Doing the jobs of a conversion in several processes, their results in order, going on where a run was interrupted.
+
+The pool is the standard library's. What stands around it no library of the field brings: webdataset's writers and
+img2dataset know neither results in the order of the official files, so that shards are equal byte for byte however many
+processes made them, nor a run that goes on after a kill without reading again what is done.
+"""
 
 import multiprocessing
 import os
