@@ -115,7 +115,8 @@ class Run:
         train = self.recipe.train
         for name in self.recipe.streams:
             if name not in self._loaders:
-                self._loaders[name] = self._loader(name, train.workers, train.accumulate, distributed.Ranks())
+                ranks = distributed.Ranks() if distributed.world() > 1 else None
+                self._loaders[name] = self._loader(name, train.workers, train.accumulate, ranks)
         return self._loaders
 
     def eval_loader(self, name: str):

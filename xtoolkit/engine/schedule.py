@@ -32,7 +32,8 @@ class Schedule:
     def __init__(self, block: ScheduleBlock, seed: int, streams):
         if found := schedule_problems(block, streams):
             raise ConfigError([f"{'.'.join(('schedule', *path))}: {message}" for path, message in found])
-        self.seed, self._groups, self._every = seed, groups_of(block, streams), block.every
+        self.seed, self._groups = seed, groups_of(block, streams)
+        self._interval = dict.fromkeys(streams, 1) | block.every
         self._names = sorted(block.sample or {})
         self._bounds = list(itertools.accumulate(block.sample[name] for name in self._names)) if block.sample else []
         self._counts = [dict.fromkeys(self._names, 0)]
@@ -43,7 +44,7 @@ class Schedule:
         """The groups of a step, counted from 0, in order; each is one optimizer update."""
         if self._names:
             return [[self._drawn(step // BLOCK)[step % BLOCK]]]
-        taking_part = [[name for name in group if step % self._interval(name) == 0] for group in self._groups]
+        taking_part = [[name for name in group if step % self._interval[name] == 0] for group in self._groups]
         return [group for group in taking_part if group]
 
     def visit(self, stream: str, step: int) -> int:
@@ -53,15 +54,12 @@ class Schedule:
         is looked through.
         """
         if not self._names:
-            return -(-step // self._interval(stream))
+            return -(-step // self._interval[stream])
         block, offset = divmod(step, BLOCK)
         while len(self._counts) <= block:
             drawn = self._draw_block(len(self._counts) - 1)
             self._counts.append({name: n + drawn.count(name) for name, n in self._counts[-1].items()})
         return self._counts[block][stream] + self._drawn(block)[:offset].count(stream)
-
-    def _interval(self, stream: str) -> int:
-        return self._every[stream] if stream in self._every else 1
 
     def _draw_block(self, block: int) -> list[str]:
         return [self._draw(step) for step in range(block * BLOCK, (block + 1) * BLOCK)]

@@ -261,9 +261,8 @@ class Trainer:
                 self.loaders[name].count_on(counted)
 
 
-def _seed(*parts) -> int:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def _seed(*parts):
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _by_encoder(used, encoders):
