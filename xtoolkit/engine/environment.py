@@ -20,6 +20,10 @@ def share_processors() -> None:
     By default GNU's OpenMP, which torch's wheels bring, spins 300,000 turns, about a millisecond: where another process
     holds one of the cores, the others burn their time waiting for the thread that does not run. 1000 is what it takes by
     itself once it has more threads than cores; it cannot see other processes. What the user has set stays.
+
+    tiny.yaml on two cores, samples/s at 1000, 20000 and the default of 300000: 363 to 387, 376 to 430 and 346 to 428 with
+    nothing else running, 240, 89 and 130 beside one busy process. On a machine of one's own GOMP_SPINCOUNT=300000 may give
+    a tenth more.
     """
     if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN
