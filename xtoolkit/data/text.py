@@ -141,11 +141,9 @@ def _from_pair(vocab_file: str, merges_file: str):
     import tokenizers
     text, lines = _read(vocab_file), _read(merges_file).splitlines()
     try:
-        vocab = limits.parse(text)
-    except ValueError as e:
+        vocab = dict(limits.parse(text))
+    except (TypeError, ValueError) as e:
         raise ConfigError(f"{vocab_file}: not a whole vocabulary ({e}); {_AGAIN}")
-    if not isinstance(vocab, dict):
-        raise ConfigError(f"{vocab_file}: no ids by token; {_AGAIN}")
     _check_ids(vocab, vocab_file)
     merges = [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
     wrong = [" ".join(m) for m in merges if len(m) != 2 or not vocab.keys() >= {*m, "".join(m)}]

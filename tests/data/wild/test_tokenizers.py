@@ -86,7 +86,7 @@ def test_a_damaged_tokenizer_json_is_one_line(whole, tmp_path, damage, said):
     ({"merges": -4}, "merges.txt: "), ({"merges": -9}, "merges.txt: "), ({"merges": -20}, "merges.txt: "),
     ({"vocab": b""}, "vocab.json: it is empty"), ({"vocab": POINTER}, "vocab.json: a git-lfs pointer"),
     ({"vocab": b"{}"}, "merges.txt: `.*` is no merge of two tokens of vocab.json"),
-    ({"vocab": b"[1]"}, "vocab.json: no ids by token"), ({"vocab": -20}, "vocab.json: not a whole vocabulary"),
+    ({"vocab": b"[1]"}, "vocab.json: not a whole vocabulary"), ({"vocab": -20}, "vocab.json: not a whole vocabulary"),
     ({"vocab": lambda d: d.update(zz=300)}, "vocab.json: of 278 tokens none has id 277: the ids must be 0 to 277, each once"),
     ({"vocab": lambda d: d.update(zz=7)}, "vocab.json: of 278 tokens none has id 277"),
     ({"vocab": lambda d: d.update(a="66")}, "vocab.json: of 277 tokens none has id"),
