@@ -1,5 +1,6 @@
 """What a file from a stranger may not do: take more memory than a sample is worth, or end the process by its JSON."""
 
+import codecs
 import json
 import re
 
@@ -10,7 +11,7 @@ UNPACKED = 1 << 28  # bytes that any gzip file may unpack to
 RATIO = 200  # beyond that: how many times its size a gzip file may unpack to; text stays below 20, a bomb reaches 1000
 CHARACTERS = 1024  # a text is cut to so many for each token that is kept of it: the words of no language are longer
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def largest(part: str) -> int:
@@ -18,20 +19,27 @@ def largest(part: str) -> int:
     return MAX_IMAGE if part == "image" else MAX_TEXT
 
 
+def looks(raw: bytes) -> str:
+    """What a file is, by its first bytes, that is not what it was taken for."""
+    if raw.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the file itself: run `git lfs pull`"
+    return f"it begins with {raw[:16]!r}" if raw else "it is empty"
+
+
 def decode(raw: bytes) -> str:
-    """The text that bytes are, for every reader: UTF-8, with or without a byte order mark.
+    """The text of bytes, by the one rule of every reader: UTF-8; a byte order mark is taken off.
 
     Raises:
-        ValueError: they are not, with the command that converts their file.
+        ValueError: they are of another encoding, or hold a NUL.
     """
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError("not UTF-8 but UTF-16; convert it: `iconv -f utf-16 -t utf-8`")
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise ValueError(f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}; convert it: `iconv -f latin1 -t utf-8`") from None
     if "\0" in text:
-        raise ValueError(f"not UTF-8: byte 0x00 at {raw.index(0)}; UTF-16 is converted by `iconv -f utf-16 -t utf-8`")
+        raise ValueError(f"a NUL at {raw.index(0)}: no text, or UTF-16; convert that: `iconv -f utf-16le -t utf-8`")
     return text
 
 
@@ -39,14 +47,15 @@ def parse(raw: bytes | str):
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none, or not UTF-8; it is nested deeper than Python reads; it holds half a character (a lone surrogate), which no
-            tokenizer takes and no file can be written with.
+        ValueError: it is none; its bytes are no text by ``decode``; it is nested deeper than Python reads; it holds half a
+            character (a lone surrogate), which no tokenizer takes and no file can be written with.
     """
+    text = decode(raw) if isinstance(raw, bytes) else raw
     try:
-        value = json.loads(decode(raw) if isinstance(raw, bytes) else raw)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if _SURROGATE.search(raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")):
+    if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -265,7 +265,7 @@ def _csv(path: str | Path, delimiter: str, digest) -> tuple[np.ndarray, list[str
             pieces.append(f.read(size))
     if damage is None and _is_open(pieces[-1:], delimiter):
         spans, damage = spans[:-1], f"row at byte {spans[-1][0]}: a quote that is never closed"
-    return spans[1:], cells_of(pieces[0], delimiter) if len(pieces) else [], damage
+    return spans[1:], cells_of(limits.decode(pieces[0]), delimiter) if pieces else [], damage
 
 
 def _is_open(last: list[bytes], delimiter: str) -> bool:
@@ -282,19 +282,12 @@ def first_row(f, delimiter: str) -> list[str]:
     taken = []
     lines = (taken.append(line) or line.decode("latin-1") for line in iter(lambda: f.readline(limits.MAX_TEXT), b""))
     next(filter(None, csv.reader(lines, delimiter=delimiter)), None)
-    return cells_of(b"".join(taken).lstrip(b"\r\n"), delimiter)
+    return cells_of(limits.decode(b"".join(taken).lstrip(b"\r\n")), delimiter)
 
 
-def cells_of(raw: bytes, delimiter: str) -> list[str]:
-    """The cells of one record of a CSV or TSV.
-
-    Raises:
-        ValueError: it is not UTF-8, or no record.
-    """
-    try:
-        return next(csv.reader(io.StringIO(limits.decode(raw), newline=""), delimiter=delimiter), [])
-    except csv.Error as e:
-        raise ValueError(str(e)) from None
+def cells_of(record: str, delimiter: str) -> list[str]:
+    """The cells of one record of a CSV or TSV. Raises csv.Error."""
+    return next(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter), [])
 
 
 def gunzip(path: str | Path, out) -> str | None:

@@ -1,5 +1,6 @@
 """Tables of samples beside their pictures: what a row of JSON Lines, a CSV or a TSV holds, and where its picture is."""
 
+import csv
 import os
 import stat
 
@@ -44,9 +45,13 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
         bad: (kind, detail) -> the BadSample to raise.
     """
     try:
-        row = limits.parse(raw) if kind == "jsonl" else scan.cells_of(raw, DELIMITERS[kind])
+        text = limits.decode(raw)
     except ValueError as e:
-        raise bad("not utf-8" if str(e).startswith("not UTF-8") else "broken json" if kind == "jsonl" else "broken row", str(e))
+        raise bad("not utf-8", str(e))
+    try:
+        row = limits.parse(text) if kind == "jsonl" else scan.cells_of(text, DELIMITERS[kind])
+    except (ValueError, csv.Error) as e:
+        raise bad("broken json" if kind == "jsonl" else "broken row", str(e))
     if kind != "jsonl":
         if len(row) != len(columns):
             raise bad("broken row", f"{len(row)} cells, and the header row has {len(columns)}")
