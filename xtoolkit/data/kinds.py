@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 
-from xtoolkit.data import limits, paths, scan, tables
+from xtoolkit.data import limits, paths, tables
 
 PICTURES = (".tar", ".jsonl", ".jsonl.gz", ".csv", ".tsv")  # what streams with pictures read
 TEXTS = (".jsonl", ".jsonl.gz", ".txt", ".txt.gz", ".csv", ".tsv")
@@ -32,8 +32,8 @@ HELD = {".tar": "a tar", ".jsonl": "JSON Lines", ".txt": "text", ".csv": "a CSV"
 NAMED = {
     ".tar": ("a tar", "`type: Pairs`, `Images` and `Regions` read it"),
     ".txt": ("plain text", "`type: Text` reads it; captions of pictures are in tars or tables, see docs/data.md"),
-    ".json": ("one JSON text, not JSON Lines", "`" + paths.TOOL + " --help` lists the releases that are prepared; a list of rows: `python -c "
-              "'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]' < {file} > {out}.jsonl`"),
+    ".json": ("one JSON text, not JSON Lines", "`" + paths.TOOL + " --help` lists the releases that are prepared; a list of rows: "
+              "`python -c 'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]' < {file} > {out}.jsonl`"),
 }
 
 
@@ -96,7 +96,7 @@ def _head(file: str, needs: tuple, name: str) -> str | None:
     try:
         with (gzip.open if ending.endswith(".gz") else open)(file, "rb") as f:
             if ending in paths.TABLES:
-                head = scan.first_row(f, tables.DELIMITERS[ending[1:]])
+                head = tables.first_row(f, tables.DELIMITERS[ending[1:]])
             else:
                 head = limits.parse(next(filter(bytes.strip, iter(lambda: f.readline(limits.MAX_TEXT), b"")), b"null"))
     except (OSError, EOFError, csv.Error, ValueError) as e:

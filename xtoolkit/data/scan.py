@@ -4,7 +4,6 @@ A tar is read in the webdataset layout with two differences: the key of a sample
 members with one name the last counts, as in tar itself.
 """
 
-import csv
 import gzip
 import hashlib
 import io
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.data import limits
+from xtoolkit.data import limits, tables
 
 # TODO-JOIN: xtoolkit.data.images.ENDINGS
 IMAGES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "jp2", "j2k",
@@ -31,8 +30,6 @@ REFUSED = 2**64 - 1  # the place of a member that is not read: a link, a device,
 MOST_PARTS = 64
 PART = re.compile(r"(?!key$|elements$|image$)[a-z0-9_-]{1,16}")
 SPAN = [("at", "<u8"), ("size", "<u4")]  # a size of 0: the sample has no such part
-
-csv.field_size_limit(max(csv.field_size_limit(), limits.MAX_TEXT))  # else a text of 128 KiB ends the table
 
 
 def record(kind: str, parts: list) -> np.dtype | None:
@@ -50,16 +47,19 @@ def parts(dtype: np.dtype) -> list[str]:
 
 
 # ---- tars ------------------------------------------------------------------------------------------------------------
-class _Hashed:
-    """A file whose bytes are hashed as they are read: by tarfile the headers, and nothing between them."""
+class _Hashed(io.RawIOBase):
+    """A file whose bytes are hashed as they are read: of a tar the headers, and nothing between them."""
 
     def __init__(self, file):
         self.seek, self.tell, self._file, self.digest = file.seek, file.tell, file, hashlib.blake2b(digest_size=16)
 
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self.digest.update(data)
-        return data
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        size = self._file.readinto(buffer)
+        self.digest.update(memoryview(buffer)[:size])
+        return size
 
 
 def tar(path: str | Path) -> tuple[np.ndarray, dict]:
@@ -193,101 +193,44 @@ def _elements(raw: bytes) -> int:
 
 # ---- lines and rows --------------------------------------------------------------------------------------------------
 def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
-    """The rows of a text file or table.
+    """The rows of a text file or table. No more than ``CHUNK`` bytes of lines are in memory, however long they are.
 
     Returns:
         Records; ``damage``, ``columns`` of a CSV or TSV, and the ``digest`` of the content.
     """
-    digest, columns, damage = hashlib.blake2b(digest_size=16), None, None
-    if kind in ("csv", "tsv"):
-        spans, columns, damage = _csv(path, "," if kind == "csv" else "\t", digest)
-    else:
-        spans = _lines(path, digest)
-    records = np.zeros(len(spans), record(kind, ["text"]))
-    records["text"]["at"], records["text"]["size"] = spans[:, 0], spans[:, 1].clip(max=2**32 - 1)
-    if kind != "lines":
-        records["elements"] = 1
-    if kind == "jsonl":
-        with open(path, "rb") as f:
-            for sample, (at, size) in zip(records, spans.tolist()):
-                f.seek(at)
-                raw = f.read(min(size, limits.MAX_TEXT))
-                if b'"regions"' in raw:
-                    sample["elements"] = _elements(raw)
-    return records, {"damage": damage, "columns": columns, "digest": digest.hexdigest()}
-
-
-def _lines(path: str | Path, digest) -> np.ndarray:
-    """(N, 2) where the lines that say anything begin, and their bytes; ``CHUNK`` bytes at most are in memory at a time."""
-    spans, at = [np.zeros((0, 2), np.int64)], 0
-    begun, said = 0, False  # the line that is under way: where it began, and whether it says anything
+    columns = damage = None
     with open(path, "rb") as f:
-        while block := f.read(CHUNK):
-            digest.update(block)
-            pieces = block.split(b"\n")
-            filled = np.fromiter((bool(piece.strip()) for piece in pieces), bool, len(pieces))
-            filled[0] |= said
-            ends = at + np.cumsum([len(piece) + 1 for piece in pieces])
-            starts = np.concatenate([[begun], ends[:-1]])
-            spans.append(np.stack([starts, ends - starts], 1)[:-1][filled[:-1]])
-            at, begun, said = at + len(block), int(starts[-1]), bool(filled[-1])
-    if said:
-        spans.append(np.array([[begun, at - begun]]))
-    return np.concatenate(spans)
-
-
-def _csv(path: str | Path, delimiter: str, digest) -> tuple[np.ndarray, list[str], str | None]:
-    """(N, 2) places and bytes of the records below the header row, the header's columns, and the damage.
-
-    The csv module itself goes through the file, so that a record ends where it ends for everybody.
-    """
-    spans, at, end, damage = array("q"), 0, 0, None
-
-    def lines():
-        nonlocal end
-        while line := f.readline(limits.MAX_TEXT):
-            digest.update(line)
-            end += len(line)
-            yield line.decode("latin-1")  # quotes and delimiters are the same bytes in UTF-8
-
-    with open(path, "rb") as f:
-        try:
-            for cells in csv.reader(lines(), delimiter=delimiter):
-                if cells:
-                    spans.extend((at, end - at))
-                at = end
-        except csv.Error as e:
-            damage = f"row at byte {at}: {e}"
-        spans = np.array(spans, np.int64).reshape(-1, 2)
-        pieces = []
-        for at, size in spans[[0, -1]].tolist() if len(spans) else ():
+        hashed = _Hashed(f)
+        lines = io.BufferedReader(hashed, UNPACK)
+        if kind in tables.DELIMITERS:
+            places, damage = tables.places(lines, tables.DELIMITERS[kind])
+            f.seek(0)
+            columns = tables.first_row(f, tables.DELIMITERS[kind])
+        else:
+            places = _lines(lines)
+        spans = np.array(places, np.int64).reshape(-1, 2)
+        records = np.zeros(len(spans), record(kind, ["text"]))
+        records["text"]["at"], records["text"]["size"] = spans[:, 0], spans[:, 1].clip(max=2**32 - 1)
+        for sample in records if kind == "jsonl" else ():
+            at, size = sample["text"].tolist()
             f.seek(at)
-            pieces.append(f.read(size))
-    if damage is None and _is_open(pieces[-1:], delimiter):
-        spans, damage = spans[:-1], f"row at byte {spans[-1][0]}: a quote that is never closed"
-    return spans[1:], cells_of(limits.decode(pieces[0]), delimiter) if pieces else [], damage
+            raw = f.read(min(size, limits.MAX_TEXT))
+            sample["elements"] = _elements(raw) if b'"regions"' in raw else 1
+        if columns is not None:
+            records["elements"] = 1
+    return records, {"damage": damage, "columns": columns, "digest": hashed.digest.hexdigest()}
 
 
-def _is_open(last: list[bytes], delimiter: str) -> bool:
-    """Whether a table's last record ends inside a quote, which takes all rows behind it into one cell."""
-    try:
-        list(csv.reader(io.StringIO(b"".join(last).decode("latin-1"), newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as e:
-        return "unexpected end" in str(e)
-    return False
-
-
-def first_row(f, delimiter: str) -> list[str]:
-    """The cells of the first record of an open CSV or TSV; none of it beyond that is read."""
-    taken = []
-    lines = (taken.append(line) or line.decode("latin-1") for line in iter(lambda: f.readline(limits.MAX_TEXT), b""))
-    next(filter(None, csv.reader(lines, delimiter=delimiter)), None)
-    return cells_of(limits.decode(b"".join(taken).lstrip(b"\r\n")), delimiter)
-
-
-def cells_of(record: str, delimiter: str) -> list[str]:
-    """The cells of one record of a CSV or TSV. Raises csv.Error."""
-    return next(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter), [])
+def _lines(f) -> array:
+    """Where each line that says anything begins, and its bytes, one after the other."""
+    places, at, begun, said = array("q"), 0, 0, False
+    while piece := f.readline(CHUNK):
+        at, said = at + len(piece), said or not piece.isspace()
+        if said and piece.endswith(b"\n"):
+            places.extend((begun, at - begun))
+        if piece.endswith(b"\n"):
+            begun, said = at, False
+    return places + array("q", (begun, at - begun) if said else ())
 
 
 def gunzip(path: str | Path, out) -> str | None:

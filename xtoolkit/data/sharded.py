@@ -65,7 +65,8 @@ class Sharded(StreamDataset):
         found = []
         for key, path in cls.paths(block):
             if key.rpartition(".")[2] == "images":
-                line = None if os.path.isdir(_folder(path)) else f"{path}: no such folder; `images` names the one that has the pictures"
+                line = f"{path}: no such folder; `images` names the one that has the pictures"
+                line = None if os.path.isdir(_folder(path)) else line
             else:
                 line = kinds.problem(path, cls._reads(), cls.COLUMNS, cls.__name__)
             found += [(key, line)] if line else []

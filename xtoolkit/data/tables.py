@@ -1,15 +1,19 @@
 """Tables of samples beside their pictures: what a row of JSON Lines, a CSV or a TSV holds, and where its picture is."""
 
 import csv
+import io
 import os
 import stat
+from array import array
 
-from xtoolkit.data import limits, scan
+from xtoolkit.data import limits
 
 # The names that people give to the columns, or keys, that are read. A row has one of each.
 PICTURE = ("image", "file_name", "filepath", "path", "filename")
 CAPTIONS = ("captions", "caption", "text", "title")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+csv.field_size_limit(max(csv.field_size_limit(), limits.MAX_TEXT))  # else a text of 128 KiB ends the table
 
 
 def named(row, names: tuple[str, ...]) -> str | None:
@@ -49,7 +53,7 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
     except ValueError as e:
         raise bad("not utf-8", str(e))
     try:
-        row = limits.parse(text) if kind == "jsonl" else scan.cells_of(text, DELIMITERS[kind])
+        row = limits.parse(text) if kind == "jsonl" else cells_of(text, DELIMITERS[kind])
     except (ValueError, csv.Error) as e:
         raise bad("broken json" if kind == "jsonl" else "broken row", str(e))
     if kind != "jsonl":
@@ -105,3 +109,52 @@ def no_caption(meta: dict) -> str:
     value = given[0] if given else None
     value = value[0] if isinstance(value, list) else value
     return f"captions must be strings, not {str(value)[:80]}" if given else "no caption, and no .txt"
+
+
+# ---- csv -------------------------------------------------------------------------------------------------------------
+def places(f, delimiter: str) -> tuple[array, str | None]:
+    """Where each record below the header row begins, and its bytes, one after the other; and the damage, if any.
+
+    The csv module itself goes through the file, so that a record ends where it ends for everybody.
+    """
+    found, at, end, last = array("q"), 0, 0, []
+
+    def lines():
+        nonlocal end, last
+        while line := f.readline(limits.MAX_TEXT):
+            end += len(line)
+            last.append(line.decode("latin-1"))  # quotes and delimiters are the same bytes in UTF-8
+            yield last[-1]
+
+    try:
+        for cells in csv.reader(lines(), delimiter=delimiter):
+            if cells:
+                found.extend((at, end - at))
+                final, last = last, []
+            at = end
+    except csv.Error as e:
+        return found[2:], f"row at byte {at}: {e}"
+    if found and _ends_inside_a_quote(final, delimiter):  # it has taken all rows behind it into one cell
+        return found[2:-2], f"row at byte {found[-2]}: a quote that is never closed"
+    return found[2:], None
+
+
+def _ends_inside_a_quote(record: list[str], delimiter: str) -> bool:
+    try:
+        list(csv.reader(record, delimiter=delimiter, strict=True))
+    except csv.Error as e:
+        return "unexpected end" in str(e)
+    return False
+
+
+def first_row(f, delimiter: str) -> list[str]:
+    """The cells of the first record of an open CSV or TSV; none of it beyond that is read."""
+    taken = []
+    lines = (taken.append(line) or line.decode("latin-1") for line in iter(lambda: f.readline(limits.MAX_TEXT), b""))
+    next(filter(None, csv.reader(lines, delimiter=delimiter)), None)
+    return cells_of(limits.decode(b"".join(taken).lstrip(b"\r\n")), delimiter)
+
+
+def cells_of(record: str, delimiter: str) -> list[str]:
+    """The cells of one record of a CSV or TSV. Raises csv.Error."""
+    return next(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter), [])
