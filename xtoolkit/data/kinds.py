@@ -32,7 +32,7 @@ HELD = {".tar": "a tar", ".jsonl": "JSON Lines", ".txt": "text", ".csv": "a CSV"
 NAMED = {
     ".tar": ("a tar", "`type: Pairs`, `Images` and `Regions` read it"),
     ".txt": ("plain text", "`type: Text` reads it; captions of pictures are in tars or tables, see docs/data.md"),
-    ".json": ("one JSON text, not JSON Lines", "`" + paths.TOOL + " --help` lists the releases that are prepared; a list of rows: "
+    ".json": ("one JSON text, not JSON Lines", "`" + paths.TOOL + " --help` lists what is prepared; a plain list of rows: "
               "`python -c 'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]' < {file} > {out}.jsonl`"),
 }
 
