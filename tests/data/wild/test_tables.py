@@ -8,10 +8,11 @@ import os
 import random
 import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
-from xtoolkit.data import scan
+from xtoolkit.data import scan, tables
 from xtoolkit.data.blocks import SourceBlock
 from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadSample
@@ -249,3 +250,29 @@ def test_a_long_table_is_not_held_in_memory(root):
     tracemalloc.stop()
     assert peak < 2**20
     assert os.path.getsize(root / "x.csv.idx") < 60_000 * 14 + scan.UNPACK
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+PAGE = (Path(__file__).resolve().parents[3] / "docs/data.md").read_text()
+EXAMPLES = dict(re.findall(r"```(?:jsonl|csv|tsv) (\S+)\n(.*?)```", PAGE, re.S))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_tables_of_the_page_are_read(name, tmp_path, tokenizer, shards):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(EXAMPLES[name])
+    found = Shards([str(tmp_path / name)], pictures=True)
+    for n in range(len(found)):
+        picture = (tmp_path / name).parent / found.meta(n)["image"]
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_bytes(shards.jpeg(n))
+    stream = Regions if "regions" in name else Pairs
+    for path in {tmp_path / name, (tmp_path / name).parent}:
+        data = stream(tokenizer, **SIZES, path=str(path), train=False)
+        assert len(data) == len(found) > 0
+        assert all(data.load(0, n, 1, random.Random(0)).texts for n in range(len(data)))
+
+
+def test_the_page_has_an_example_of_every_table_and_names_all_columns():
+    assert len(EXAMPLES) == 6 and {name.rpartition(".")[2] for name in EXAMPLES} == {"jsonl", "csv", "tsv"}
+    assert all(f"`{name}`" in PAGE for name in (*tables.PICTURE, *tables.CAPTIONS))
