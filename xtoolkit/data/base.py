@@ -29,13 +29,14 @@ class StreamDataset(abc.ABC):
             pictures and of patches (None where no encoder reads pictures), ``views`` (frozenset of the marks that are
             read of it), ``train``.
         train: augment, and one text a picture; else pictures as they are, with all their texts.
+        told: whether it was said what its files have that is no part of a sample.
         images: what makes its pictures, if they are made so; ``pictures`` and ``figures`` then need no more.
     """
 
     FIELDS: dict[str, type[Field]]
     MARKS: dict[str, str] = {}
     GIVEN = ("tokenizer", "image_size", "patch_size", "views", "train")
-    train = True
+    train, told = True, False
     images: ImageProcessor | None = None
 
     @classmethod

@@ -33,7 +33,8 @@ class SampleCounts:
         self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
         self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
-        if speaks:
+        if speaks and not dataset.told:
+            dataset.told = True
             self._say_left_out(dataset.left_out)
         if dataset.dead and self._share() > max_bad:
             raise BadDataError(self.complaint())

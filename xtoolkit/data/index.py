@@ -116,6 +116,9 @@ def read(file: Path, made_from: dict) -> Index | None:
         return None
     if any(not isinstance(header.setdefault(name, None), known) for name, known in _KNOWN.items()):
         return None
+    if not all(type(number) is int for number in header["left_out"].values()) or \
+            not all(isinstance(name, str) for name in header["columns"] or ()):
+        return None
     dtype = scan.record(header["kind"], header["parts"])
     if dtype is None or end != start + header["count"] * dtype.itemsize:
         return None

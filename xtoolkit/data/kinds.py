@@ -1,6 +1,5 @@
 """What kind of file lies at a path, by its name and its first bytes, and whether a stream reads that kind."""
 
-import csv
 import gzip
 import os
 import re
@@ -99,7 +98,7 @@ def _head(file: str, needs: tuple, name: str) -> str | None:
                 head = tables.first_row(f, tables.DELIMITERS[ending[1:]])
             else:
                 head = limits.parse(next(filter(bytes.strip, iter(lambda: f.readline(limits.MAX_TEXT), b"")), b"null"))
-    except (OSError, EOFError, csv.Error, ValueError) as e:
+    except (OSError, EOFError, ValueError) as e:
         # A broken line of many is counted; without its header row nothing of a CSV can be read.
         return f"{file}: the header row: {e}" if ending in paths.TABLES else None
     if not isinstance(head, list | dict) or not (why := tables.lacking(head, needs)):

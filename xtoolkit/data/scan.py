@@ -19,10 +19,10 @@ import numpy as np
 
 from xtoolkit.data import limits, tables
 
-# TODO-JOIN: xtoolkit.data.images.ENDINGS
-IMAGES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "jp2", "j2k",
-                    "jpx", "ppm", "pgm", "pbm", "pnm", "pfm", "tga", "ico", "icns", "pcx", "psd", "dds", "sgi", "rgb", "bw",
-                    "avif", "heic", "heif", "qoi", "xbm", "xpm", "im", "msp", "spi", "mpo", "cur"})
+# The endings of the formats that Pillow decodes.
+IMAGES = frozenset(
+    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff avif avifs jp2 j2k jpc jpf jpx j2c pbm pgm ppm pnm pfm ico blp cur "
+    "dcx dds dib fit fits fli flc ftc ftu gbr icns im msp pcx pxr psd qoi sgi rgb rgba bw ras xbm xpm pcd tga icb vda vst".split())
 KEY_BYTES = 64
 CHUNK = 1 << 24  # bytes of lines looked at in one go
 UNPACK = 1 << 20  # bytes unpacked in one go, however few they are unpacked from
@@ -87,7 +87,7 @@ def tar(path: str | Path) -> tuple[np.ndarray, dict]:
                 sample["elements"] = 1
             elif at:
                 raw.seek(at)
-                sample["elements"] = _elements(hashed.read(min(size, limits.MAX_TEXT)))
+                sample["elements"] = _elements(hashed.read(min(size, limits.MAX_TEXT)), ("captions", "caption"))
     return records, {"damage": damage, "left_out": dict(left_out), "digest": hashed.digest.hexdigest()}
 
 
@@ -175,7 +175,7 @@ class _Members:
         return records
 
 
-def _elements(raw: bytes) -> int:
+def _elements(raw: bytes, captions: tuple[str, ...]) -> int:
     """What a region stream can draw of a sample: its regions, and one more where the whole picture has a caption.
 
     A broken json counts as one, so that it is drawn, found and reported.
@@ -187,7 +187,7 @@ def _elements(raw: bytes) -> int:
     if not isinstance(meta, dict):
         return 1
     regions = meta.get("regions")
-    whole = bool(meta.get("captions") or meta.get("caption"))
+    whole = any(meta.get(name) for name in captions)
     return min(whole + (len(regions) if isinstance(regions, list) else 0), 65535)
 
 
@@ -205,7 +205,10 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
         if kind in tables.DELIMITERS:
             places, damage = tables.places(lines, tables.DELIMITERS[kind])
             f.seek(0)
-            columns = tables.first_row(f, tables.DELIMITERS[kind])
+            try:
+                columns = tables.first_row(f, tables.DELIMITERS[kind])
+            except ValueError as e:
+                raise ValueError(f"{path}: the header row: {e}") from None
         else:
             places = _lines(lines)
         spans = np.array(places, np.int64).reshape(-1, 2)
@@ -215,7 +218,7 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
             at, size = sample["text"].tolist()
             f.seek(at)
             raw = f.read(min(size, limits.MAX_TEXT))
-            sample["elements"] = _elements(raw) if b'"regions"' in raw else 1
+            sample["elements"] = _elements(raw, tables.CAPTIONS) if b'"regions"' in raw else 1
         if columns is not None:
             records["elements"] = 1
     return records, {"damage": damage, "columns": columns, "digest": hashed.digest.hexdigest()}

@@ -41,10 +41,15 @@ class Sharded(StreamDataset):
             files = [file for one in _listed(source.path) for file in paths.resolve(one, self._reads())]
             if self._cache is None and any(map(paths.is_remote, files)):
                 self._cache = Cache(self._how)
-            self._shards.append(Shards(files, self._cache, tables.PICTURE in self.COLUMNS, _folder(source.images or images)))
+            key = "data.path" if sources is None else f"data.sources.{name}.path"
+            try:
+                shards = Shards(files, self._cache, tables.PICTURE in self.COLUMNS, _folder(source.images or images))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"{key}: {error}") from None
+            if why := shards.why_empty():
+                raise ConfigError(f"{key}: {why}")
+            self._shards.append(shards)
             self._weights.append(source.weight)
-            if why := self._shards[-1].why_empty():
-                raise ConfigError(f"data.{_key(name, sources)}path: {why}")
 
     @classmethod
     def _reads(cls) -> tuple[str, ...]:
@@ -151,7 +156,3 @@ def _listed(path: Path) -> list[str]:
 
 def _folder(images: str | None) -> str | None:
     return images and os.path.expanduser(images)
-
-
-def _key(name: str, sources: Sources | None) -> str:
-    return "" if sources is None else f"sources.{name}."

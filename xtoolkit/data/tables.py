@@ -54,7 +54,7 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
         raise bad("not utf-8", str(e))
     try:
         row = limits.parse(text) if kind == "jsonl" else cells_of(text, DELIMITERS[kind])
-    except (ValueError, csv.Error) as e:
+    except ValueError as e:
         raise bad("broken json" if kind == "jsonl" else "broken row", str(e))
     if kind != "jsonl":
         if len(row) != len(columns):
@@ -148,13 +148,19 @@ def _ends_inside_a_quote(record: list[str], delimiter: str) -> bool:
 
 
 def first_row(f, delimiter: str) -> list[str]:
-    """The cells of the first record of an open CSV or TSV; none of it beyond that is read."""
+    """The cells of the first record of an open CSV or TSV; none of it beyond that is read. Raises ValueError."""
     taken = []
     lines = (taken.append(line) or line.decode("latin-1") for line in iter(lambda: f.readline(limits.MAX_TEXT), b""))
-    next(filter(None, csv.reader(lines, delimiter=delimiter)), None)
+    try:
+        next(filter(None, csv.reader(lines, delimiter=delimiter)), None)
+    except csv.Error as e:
+        raise ValueError(str(e)) from None
     return cells_of(limits.decode(b"".join(taken).lstrip(b"\r\n")), delimiter)
 
 
 def cells_of(record: str, delimiter: str) -> list[str]:
-    """The cells of one record of a CSV or TSV. Raises csv.Error."""
-    return next(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter), [])
+    """The cells of one record of a CSV or TSV. Raises ValueError."""
+    try:
+        return next(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter), [])
+    except csv.Error as e:
+        raise ValueError(str(e)) from None

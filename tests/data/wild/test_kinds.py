@@ -169,3 +169,16 @@ def test_no_more_than_so_many_files_are_opened(tmp_path, tarred, monkeypatch):
     for n in range(5):
         (tmp_path / f"{n}.tar").write_bytes(HTML if n > 1 else tarred)
     assert Pairs.missing({"path": str(tmp_path)}) == []
+
+
+def test_and_those_behind_are_named_when_they_are_indexed(tmp_path, tarred, tokenizer, monkeypatch):
+    monkeypatch.setattr(kinds, "LOOKED_AT", 1)
+    (tmp_path / "0.tar").write_bytes(tarred)
+    (tmp_path / "1.tar").write_bytes(gzip.compress(tarred))
+    with pytest.raises(ConfigError, match="data.path: .*1.tar: a compressed tar cannot be read"):
+        Pairs(tokenizer, **SIZES, path=str(tmp_path))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.csv").write_text("image,caption\na.jpg,a dog\n")
+    (tmp_path / "a" / "1.csv").write_bytes("image,Bär\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="data.path: .*1.csv: the header row: not UTF-8"):
+        Pairs(tokenizer, **SIZES, path=str(tmp_path / "a"))
