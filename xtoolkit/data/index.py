@@ -70,7 +70,8 @@ def build(file: str | Path, kind: str) -> tuple[np.ndarray, dict]:
     """
     records, about = scan.tar(file) if kind == "tar" else scan.rows(file, kind)
     about = {"kind": kind, "size": os.path.getsize(file), "left_out": {}, "columns": None, "unpacked": None} | about
-    return records, about | {"count": len(records), "parts": scan.parts(records.dtype)}
+    parts = [name for name in records.dtype.names if name not in ("key", "elements")]
+    return records, about | {"count": len(records), "parts": parts}
 
 
 def load(path: str, kind: str) -> Index:

@@ -21,8 +21,8 @@ from xtoolkit.data import limits, tables
 
 # The endings of the formats that Pillow decodes.
 IMAGES = frozenset(
-    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff avif avifs jp2 j2k jpc jpf jpx j2c pbm pgm ppm pnm pfm ico blp cur "
-    "dcx dds dib fit fits fli flc ftc ftu gbr icns im msp pcx pxr psd qoi sgi rgb rgba bw ras xbm xpm pcd tga icb vda vst".split())
+    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff avif avifs jp2 j2k jpc jpf jpx j2c pbm pgm ppm pnm pfm ico blp cur dcx "
+    "dds dib fit fits fli flc ftc ftu gbr icns im msp pcx pxr psd qoi sgi rgb rgba bw ras xbm xpm pcd tga icb vda vst".split())
 KEY_BYTES = 64
 CHUNK = 1 << 24  # bytes of lines looked at in one go
 UNPACK = 1 << 20  # bytes unpacked in one go, however few they are unpacked from
@@ -42,10 +42,6 @@ def record(kind: str, parts: list) -> np.dtype | None:
     return np.dtype(key + spans + elements if kind == "tar" else spans if kind == "lines" else spans + elements)
 
 
-def parts(dtype: np.dtype) -> list[str]:
-    return [name for name in dtype.names if name not in ("key", "elements")]
-
-
 # ---- tars ------------------------------------------------------------------------------------------------------------
 class _Hashed(io.RawIOBase):
     """A file whose bytes are hashed as they are read: of a tar the headers, and nothing between them."""
@@ -55,6 +51,11 @@ class _Hashed(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(min(size, limits.MAX_TEXT))  # a header may say that it has more bytes than there is memory
+        self.digest.update(data)
+        return data
 
     def readinto(self, buffer) -> int:
         size = self._file.readinto(buffer)
@@ -88,7 +89,7 @@ def tar(path: str | Path) -> tuple[np.ndarray, dict]:
             elif at:
                 raw.seek(at)
                 sample["elements"] = _elements(hashed.read(min(size, limits.MAX_TEXT)), ("captions", "caption"))
-    return records, {"damage": damage, "left_out": dict(left_out), "digest": hashed.digest.hexdigest()}
+    return records, {"damage": damage, "left_out": dict(+left_out), "digest": hashed.digest.hexdigest()}
 
 
 def _archive(raw, hashed, end: int, found: "_Members", left_out: Counter) -> tuple[int | None, str | None]:
@@ -165,13 +166,11 @@ class _Members:
         if not kept.all():
             seen = sorted(f".{e}" for e, column in columns.items() if np.any(column["at"][~kept]))
             left_out[f"samples without a picture, only {', '.join(seen[:8])}"] += int(np.count_nonzero(~kept))
-        columns = {"image": image} | {ending: column for ending, column in columns.items() if np.any(column["at"][kept])}
+        columns = {"image": image} | {e: column for e, column in columns.items() if np.any(column["at"][kept])}
         records = np.zeros(int(np.count_nonzero(kept)), record("tar", list(columns)))
         records["key"] = [key[-KEY_BYTES:] for key, keep in zip(self._rows, kept.tolist()) if keep]
         for part, column in columns.items():
             records[part] = column[kept]
-        for why in [why for why, number in left_out.items() if not number]:
-            del left_out[why]
         return records
 
 

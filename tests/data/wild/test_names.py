@@ -138,3 +138,18 @@ def test_a_caption_that_is_a_number_takes_the_txt_beside_it(tmp_path, shards, to
                          (3, "not utf-8: 3: not UTF-8: byte 0xe9 at 3"), (4, "not utf-8: 4: .*iconv -f utf-16 ")):
         with pytest.raises(BadSample, match=told):
             data.load(0, sample, 1, None)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_says_it_has_terabytes_is_damage(kind, tmp_path, shards):
+    path = shards.tar(tmp_path / "x.tar", pairs(shards))
+    with tarfile.open(path) as tar:
+        tar.getmembers()
+        end = tar.offset
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 10**13
+    with open(path, "r+b") as f:
+        f.seek(end)
+        f.write(info.tobuf(tarfile.GNU_FORMAT))
+    found = Shards([path])
+    assert len(found) == 6 and found.damaged
