@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections import Counter
+from itertools import islice
 
 from xtoolkit.data.errors import DEAD, BadDataError
 
@@ -33,19 +34,11 @@ class SampleCounts:
         self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
         self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
-        if speaks and not dataset.told:
-            dataset.told = True
-            self._say_left_out(dataset.left_out)
+        for file, reasons in islice(dataset.left_out.items(), MOST_NAMED if speaks and not dataset.told else 0):
+            LOG.warning("stream `%s`: %s: left out: %s", name, file, ", ".join(f"{n} {why}" for why, n in reasons.items()))
+        dataset.told = dataset.told or speaks
         if dataset.dead and self._share() > max_bad:
             raise BadDataError(self.complaint())
-
-    def _say_left_out(self, left_out: dict[str, dict[str, int]]) -> None:
-        """Warns of each file of which something is no part of a sample; of very many of the first ones."""
-        for file, reasons in list(left_out.items())[:MOST_NAMED]:
-            told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-            LOG.warning("stream `%s`: %s: left out: %s", self._name, file, told)
-        if len(left_out) > MOST_NAMED:
-            LOG.warning("stream `%s`: and %s more files of which something is left out", self._name, len(left_out) - MOST_NAMED)
 
     def _begin(self, before: dict) -> None:
         """Counts what was wrong with shards before a sample was read of them, but for those counted ``before``."""

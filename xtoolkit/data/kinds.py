@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import shlex
+import zlib
 
 from xtoolkit.data import limits, paths, tables
 
@@ -98,7 +99,7 @@ def _head(file: str, needs: tuple, name: str) -> str | None:
                 head = tables.first_row(f, tables.DELIMITERS[ending[1:]])
             else:
                 head = limits.parse(next(filter(bytes.strip, iter(lambda: f.readline(limits.MAX_TEXT), b"")), b"null"))
-    except (OSError, EOFError, ValueError) as e:
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         # A broken line of many is counted; without its header row nothing of a CSV can be read.
         return f"{file}: the header row: {e}" if ending in paths.TABLES else None
     if not isinstance(head, list | dict) or not (why := tables.lacking(head, needs)):

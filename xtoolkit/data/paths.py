@@ -13,6 +13,7 @@ KINDS = (("*.tar",), ("metadata.jsonl",), ("metadata.csv",), ("*.jsonl", "*.json
 
 TOOL = "xtoolkit prepare"
 
+
 @dataclass(frozen=True)
 class Scheme:
     """What answers for paths that begin with a scheme of their own.
@@ -37,33 +38,22 @@ ENDING = re.compile(r"\.(?:tar|(?:jsonl|txt)(?:\.gz)?)(?![\w.])", re.IGNORECASE)
 OURS = (".idx", ".unpacked")  # what the reader itself puts beside shards
 
 
-@dataclass(frozen=True)
-class Hint:
-    """How a corpus is prepared; a path is of it where a word of the path begins with one of ``words``."""
-
-    words: tuple
-    command: str
-
-
-# The first that fits wins. ``{out}`` is the folder of the path that is missing.
+# How a corpus is prepared: of the words that a word of the path begins with, the first that fit win. ``{out}`` is the folder of
+# the path that is missing.
 HINTS = (
-    Hint(("refcoco", "refclef"),
-         TOOL + " refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
-    Hint(("objects365",), TOOL + " coco-objects --annotations zhiyuan_objv2_train.json --images DIR --out {out}"),
-    Hint(("objects",), TOOL + " coco-objects --annotations INSTANCES.json --images DIR"
-                              " --exclude-coco-karpathy dataset_coco.json --out {out}"),
-    Hint(("openimages", "oid"), TOOL + " openimages --boxes oidv6-train-annotations-bbox.csv"
-                                       " --classes class-descriptions-boxable.csv --images DIR --out {out}"),
-    Hint(("coco", "mscoco", "karpathy"), TOOL + " coco --annotations dataset_coco.json --images DIR --out {out}"),
-    Hint(("vg", "visual"),
-         TOOL + " vg --image-data image_data.json --regions region_descriptions.json --objects objects.json"
-                " --images DIR --exclude-coco-karpathy dataset_coco.json --out {out}"),
-    Hint(("cc3m", "cc12m", "conceptual", "sbu", "laion", "coyo", "web"),
-         TOOL + " img2dataset --shards DOWNLOADED --out {out}"),
-    Hint(("imagenet", "image"), TOOL + " images --images DIR --out {out}"),
-    Hint(("c4",), TOOL + " text --input 'c4-train.*.json.gz' --out {out}"),
-    Hint(("roberta", "wiki", "book", "openwebtext", "ccnews", "cc", "stories", "text"),
-         TOOL + " text --input FILES --out {out}"),
+    (("refcoco", "refclef"), "refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
+    (("objects365",), "coco-objects --annotations zhiyuan_objv2_train.json --images DIR --out {out}"),
+    (("objects",), "coco-objects --annotations INSTANCES.json --images DIR --exclude-coco-karpathy dataset_coco.json "
+                   "--out {out}"),
+    (("openimages", "oid"), "openimages --boxes oidv6-train-annotations-bbox.csv --classes class-descriptions-boxable.csv "
+                            "--images DIR --out {out}"),
+    (("coco", "mscoco", "karpathy"), "coco --annotations dataset_coco.json --images DIR --out {out}"),
+    (("vg", "visual"), "vg --image-data image_data.json --regions region_descriptions.json --objects objects.json --images DIR "
+                       "--exclude-coco-karpathy dataset_coco.json --out {out}"),
+    (("cc3m", "cc12m", "conceptual", "sbu", "laion", "coyo", "web"), "img2dataset --shards DOWNLOADED --out {out}"),
+    (("imagenet", "image"), "images --images DIR --out {out}"),
+    (("c4",), "text --input 'c4-train.*.json.gz' --out {out}"),
+    (("roberta", "wiki", "book", "openwebtext", "ccnews", "cc", "stories", "text"), "text --input FILES --out {out}"),
 )
 
 
@@ -123,9 +113,9 @@ def hint(path: str) -> str:
     names_file = "." in os.path.basename(path) or _has_magic(os.path.basename(path))
     out = (os.path.dirname(path) or ".") if names_file else path
     words = re.split(r"[^a-z0-9]+", path.lower())
-    for known in HINTS:
-        if any(word.startswith(known.words) for word in words):
-            return "prepare it with: " + known.command.format(out=out)
+    for known, command in HINTS:
+        if any(word.startswith(known) for word in words):
+            return f"prepare it with: {TOOL} {command.format(out=out)}"
     return f"`{TOOL} --help` lists what can be prepared"
 
 

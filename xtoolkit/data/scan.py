@@ -225,12 +225,14 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
 
 def _lines(f) -> array:
     """Where each line that says anything begins, and its bytes, one after the other."""
-    places, at, begun, said = array("q"), 0, 0, False
+    places, at, begun, said, newline = array("q"), 0, 0, False, ord("\n")
     while piece := f.readline(CHUNK):
-        at, said = at + len(piece), said or not piece.isspace()
-        if said and piece.endswith(b"\n"):
-            places.extend((begun, at - begun))
-        if piece.endswith(b"\n"):
+        at += len(piece)
+        said = said or not piece.isspace()
+        if piece[-1] == newline:
+            if said:
+                places.append(begun)
+                places.append(at - begun)
             begun, said = at, False
     return places + array("q", (begun, at - begun) if said else ())
 

@@ -43,7 +43,7 @@ class Sharded(StreamDataset):
                 self._cache = Cache(self._how)
             key = "data.path" if sources is None else f"data.sources.{name}.path"
             try:
-                shards = Shards(files, self._cache, tables.PICTURE in self.COLUMNS, _folder(source.images or images))
+                shards = Shards(files, self._cache, tables.PICTURE in self.COLUMNS, source.images or images)
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{key}: {error}") from None
             if why := shards.why_empty():
@@ -69,11 +69,12 @@ class Sharded(StreamDataset):
         """What of its files is missing, or of a kind that is not read; names and first bytes are looked at."""
         found = []
         for key, path in cls.paths(block):
-            if key.rpartition(".")[2] == "images":
-                line = f"{path}: no such folder; `images` names the one that has the pictures"
-                line = None if os.path.isdir(_folder(path)) else line
-            else:
+            if not key.endswith("images"):
                 line = kinds.problem(path, cls._reads(), cls.COLUMNS, cls.__name__)
+            elif not os.path.isdir(os.path.expanduser(path)):
+                line = f"{path}: no such folder; `images` names the one that has the pictures"
+            else:
+                line = None
             found += [(key, line)] if line else []
         return found
 
@@ -152,7 +153,3 @@ class Sharded(StreamDataset):
 
 def _listed(path: Path) -> list[str]:
     return [path] if isinstance(path, str) else path
-
-
-def _folder(images: str | None) -> str | None:
-    return images and os.path.expanduser(images)

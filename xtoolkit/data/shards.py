@@ -1,6 +1,8 @@
 """Reads samples out of shards at any place: tars and tables of pictures, and files of one text a line, here or remote."""
 
+import bisect
 import hashlib
+import itertools
 import os
 from collections import OrderedDict
 
@@ -30,7 +32,8 @@ class Shards:
 
     def __init__(self, files: list[str], cache: Cache | None = None, pictures: bool = False, images: str | None = None):
         self.files, self.damaged, self.left_out, self.dead = list(files), {}, {}, []
-        self._cache, self._pictures, self._images, self._indexes = cache, pictures, images, []
+        self._cache, self._pictures, self._indexes = cache, pictures, []
+        self._images = images and os.path.expanduser(images)
         remote = cache.indexes([f for f in self.files if paths.is_remote(f)]) if cache else {}
         for path in self.files:
             found = remote[path] if path in remote else self._load(path)
@@ -42,7 +45,7 @@ class Shards:
                 self.damaged[path] = f"{found.header['damage']}; {len(found)} samples before it are served"
             if found.header["left_out"]:
                 self.left_out[path] = found.header["left_out"]
-        self._ends = np.cumsum([len(i) for i in self._indexes], dtype=np.int64)
+        self._ends = list(itertools.accumulate(map(len, self._indexes)))
         self._open = OrderedDict()
 
     def _load(self, path: str) -> index.Index:
@@ -88,7 +91,7 @@ class Shards:
                 if len(self._indexes[s]) and paths.is_remote(self.files[s])]
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1] if self._ends else 0
 
     def __getstate__(self):
         return self.__dict__ | {"_open": OrderedDict()}
@@ -215,8 +218,8 @@ class Shards:
         return value
 
     def _find(self, sample: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._ends, sample, side="right"))
-        return shard, int(sample - (self._ends[shard - 1] if shard else 0))
+        shard = bisect.bisect_right(self._ends, sample)
+        return shard, int(sample) - (self._ends[shard - 1] if shard else 0)
 
     def _record(self, shard: int, row: int) -> np.void:
         """The record of one sample, read from the index file: what is mapped into memory would stay there."""

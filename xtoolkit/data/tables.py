@@ -28,15 +28,20 @@ def named(row, names: tuple[str, ...]) -> str | None:
     return found[0] if found else None
 
 
+def shown(value) -> str:
+    """A value of a stranger's, within one line of a message."""
+    return " ".join(str(value).split())[:100]
+
+
 def lacking(row, needs: tuple[tuple[str, ...], ...]) -> str | None:
     """What a header or first row lacks of the groups of names that a stream needs, in words; None: nothing."""
     if twice := next((name for name in row if list(row).count(name) > 1), None):
-        return f"it has `{twice}` twice"
+        return f"it has `{shown(twice)}` twice"
     try:
         for names in needs:
             if named(row, names) is None:
                 what = "picture" if names is PICTURE else "caption"
-                return f"it has no {what}, one of {', '.join(names)}, only {', '.join(map(str, list(row)[:8])) or 'nothing'}"
+                return f"it has no {what}, one of {', '.join(names)}, only {', '.join(map(shown, list(row)[:8])) or 'nothing'}"
     except ValueError as e:
         return str(e)
     return None
@@ -77,20 +82,20 @@ def picture(root: str, name, bad) -> bytes:
         bad: (kind, detail) -> the BadSample to raise.
     """
     if not isinstance(name, str) or not name:
-        raise bad("missing picture", f"the row names none: {name!r}"[:200])
+        raise bad("missing picture", f"the row names none: {shown(name)}")
     try:
         root, file = os.path.realpath(root), os.path.realpath(os.path.join(root, name))
         if os.path.commonpath([root, file]) != root:
-            raise bad("refused picture", f"{name} leads out of {root}; `images` names the folder of the pictures")
+            raise bad("refused picture", f"{shown(name)} leads out of {root}; `images` names the folder of the pictures")
         seen = os.stat(file)  # before it is opened: a pipe would never answer
         if not stat.S_ISREG(seen.st_mode):
-            raise bad("refused picture", f"{name} is no file")
+            raise bad("refused picture", f"{shown(name)} is no file")
         if seen.st_size > limits.MAX_IMAGE:
-            raise bad("too large", f"{name} has {seen.st_size:,} bytes, more than {limits.MAX_IMAGE:,}")
+            raise bad("too large", f"{shown(name)} has {seen.st_size:,} bytes, more than {limits.MAX_IMAGE:,}")
         with open(file, "rb") as f:
             return f.read(limits.MAX_IMAGE)
     except (OSError, ValueError) as e:
-        raise bad("missing picture", f"{name[:200]} below {root}: {getattr(e, 'strerror', None) or e}")
+        raise bad("missing picture", f"{shown(name)} below {root}: {getattr(e, 'strerror', None) or e}")
 
 
 def captions(meta: dict) -> list[str]:
@@ -108,7 +113,7 @@ def no_caption(meta: dict) -> str:
     given = [meta[name] for name in ("captions", "caption") if meta.get(name) not in (None, "", [])]
     value = given[0] if given else None
     value = value[0] if isinstance(value, list) else value
-    return f"captions must be strings, not {str(value)[:80]}" if given else "no caption, and no .txt"
+    return f"captions must be strings, not {shown(value)}" if given else "no caption, and no .txt"
 
 
 # ---- csv -------------------------------------------------------------------------------------------------------------
