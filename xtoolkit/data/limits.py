@@ -11,6 +11,8 @@ UNPACKED = 1 << 28  # bytes that any gzip file may unpack to
 RATIO = 200  # beyond that: how many times its size a gzip file may unpack to; text stays below 20, a bomb reaches 1000
 CHARACTERS = 1024  # a text is cut to so many for each token that is kept of it: the words of no language are longer
 
+POINTER = b"version https://git-lfs"  # how a file of git-lfs begins that was not fetched
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
@@ -21,7 +23,7 @@ def largest(part: str) -> int:
 
 def looks(raw: bytes) -> str:
     """What a file is, by its first bytes, that is not what it was taken for."""
-    if raw.startswith(b"version https://git-lfs"):
+    if raw.startswith(POINTER):
         return "a git-lfs pointer, not the file itself: run `git lfs pull`"
     return f"it begins with {raw[:16]!r}" if raw else "it is empty"
 

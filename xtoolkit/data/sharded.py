@@ -43,12 +43,12 @@ class Sharded(StreamDataset):
                 self._cache = Cache(self._how)
             key = "data.path" if sources is None else f"data.sources.{name}.path"
             try:
-                shards = Shards(files, self._cache, tables.PICTURE in self.COLUMNS, source.images or images)
+                opened = Shards(files, self._cache, tables.PICTURE in self.COLUMNS, source.images or images)
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{key}: {error}") from None
-            if why := shards.why_empty():
+            if why := opened.why_empty():
                 raise ConfigError(f"{key}: {why}")
-            self._shards.append(shards)
+            self._shards.append(opened)
             self._weights.append(source.weight)
 
     @classmethod
