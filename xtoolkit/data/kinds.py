@@ -37,7 +37,7 @@ NAMED = {
 }
 
 
-def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str) -> str | None:
+def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str, images: str | None = None) -> str | None:
     """One line that says what is wrong with a path or with a file that it names, and what mends it; None: nothing.
 
     Args:
@@ -45,16 +45,17 @@ def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str) -> str |
         reads: the endings that are read.
         needs: groups of names; a table has one of each, see ``tables``.
         name: of what reads it.
+        images: the folder of the pictures that a table names; None: its own.
     """
     if path.startswith(tuple(paths.SCHEMES)):
         return paths.problem(path)
     files, trouble = paths.find(path, reads)
-    wrong = [line for file in files[:LOOKED_AT] if (line := _wrong(file, reads, needs, name))]
+    wrong = [line for file in files[:LOOKED_AT] if (line := _wrong(file, reads, needs, name, images))]
     more = f" (and so {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     return trouble or (wrong[0] + more if wrong else None)
 
 
-def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str) -> str | None:
+def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: str | None) -> str | None:
     ending, pictures = paths.ending(file), tables.PICTURE in needs
     table = ending in paths.TABLES or pictures and ending != ".tar"
     if paths.is_remote(file):
@@ -71,7 +72,7 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str) -> str | 
     fits = what == ("a tar" if ending == ".tar" else "compressed by gzip" if ending.endswith(".gz") else None)
     fits = fits or ending == ".tar" and what in (None, "UTF-16")  # a damaged or old one: indexing it tells
     if fits and ending in reads:
-        return _head(file, needs, name) if table else None
+        return (_head(file, needs, name) or pictures and _no_picture(file, images)) if table else None
     out, last = os.path.splitext(file)
     if fits or what is None:
         known = ("not compressed", "`mv {file} {out}`") if ending.endswith(".gz") and not fits else None
@@ -107,3 +108,17 @@ def _head(file: str, needs: tuple, name: str) -> str | None:
     example = ", ".join(['"image": "a/b.jpg"'] * (tables.PICTURE in needs) + ['"caption": "a dog"'] * (tables.CAPTIONS in needs))
     where = "header row" if ending in paths.TABLES else "first row"
     return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
+
+
+def _no_picture(file: str, images: str | None) -> str | None:
+    """One line where none of the pictures that the first rows name is there: their folder is another."""
+    root = os.path.expanduser(images) if images else os.path.dirname(file) or "."
+    with (gzip.open if file.lower().endswith(".gz") else open)(file, "rb") as f:
+        found = [name for name in tables.first_pictures(f, paths.ending(file)) if name]
+    there = any("\0" not in name and os.path.exists(os.path.join(root, name)) for name in found)
+    if there or not found or not os.path.isdir(root):  # a folder that is not there is said for itself
+        return None
+    if all(name.startswith(("http://", "https://")) for name in found):
+        return f"{file}: its pictures are URLs, such as {tables.shown(found[0])}: download them, for example by img2dataset"
+    first = tables.shown(os.path.join(root, found[0]))
+    return f"{file}: none of its first pictures is there, such as {first}: `images` names the folder that they lie in"

@@ -70,7 +70,9 @@ class Sharded(StreamDataset):
         found = []
         for key, path in cls.paths(block):
             if not key.endswith("images"):
-                line = kinds.problem(path, cls._reads(), cls.COLUMNS, cls.__name__)
+                source = (block.get("sources") or {}).get(key.removeprefix("sources.").removesuffix(".path"), block)
+                images = source.get("images") or block.get("images")
+                line = kinds.problem(path, cls._reads(), cls.COLUMNS, cls.__name__, images)
             elif not os.path.isdir(os.path.expanduser(path)):
                 line = f"{path}: no such folder; `images` names the one that has the pictures"
             else:

@@ -100,6 +100,7 @@ def test_the_command_that_is_named_mends_it(tmp_path, tarred, tokenizer):
     (tmp_path / "u.txt").write_bytes("ein Bär\n".encode("utf-16"))
     (_, line), = Text.missing({"path": str(tmp_path / "u.txt")})
     subprocess.run(line.split("`")[-2], shell=True, check=True)
+    (tmp_path / "a.jpg").write_bytes(b"")
     for name in ("a b.tar", "y.tar", "z.jsonl"):
         assert Pairs.missing({"path": str(tmp_path / name)}) == []
     assert Shards([str(tmp_path / "u-utf8.txt")]).text(0) == "ein Bär"
@@ -178,7 +179,7 @@ def test_and_those_behind_are_named_when_they_are_indexed(tmp_path, tarred, toke
     with pytest.raises(ConfigError, match="data.path: .*1.tar: a compressed tar cannot be read"):
         Pairs(tokenizer, **SIZES, path=str(tmp_path))
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "0.csv").write_text("image,caption\na.jpg,a dog\n")
+    (tmp_path / "a" / "0.csv").write_text("image,caption\n0.csv,a dog\n")
     (tmp_path / "a" / "1.csv").write_bytes("image,Bär\n".encode("latin-1"))
     with pytest.raises(ConfigError, match="data.path: .*1.csv: the header row: not UTF-8"):
         Pairs(tokenizer, **SIZES, path=str(tmp_path / "a"))

@@ -85,12 +85,18 @@ def test_the_folder_of_the_pictures_is_named_by_images(root, tokenizer, shards):
     (root / "lists").mkdir()
     (root / "lists" / "x.jsonl").write_bytes(lines("image", "caption", ""))
     path, pictures = str(root / "lists" / "x.jsonl"), str(root / "pics")
-    with pytest.raises(BadSample, match="x.jsonl: missing picture: row 1: 0.jpg below .*lists: No such file"):
-        Images(**SIZES, path=path).load(0, 0, 1, random.Random(0))
-    both = Images(**SIZES, images=pictures, sources={"a": SourceBlock(path), "b": SourceBlock(path, images=str(root))})
-    assert both.load(0, 0, 1, random.Random(0)).image is not None
-    with pytest.raises(BadSample, match="missing picture"):
-        both.load(1, 0, 1, random.Random(0))
+    (_, line), = Images.missing({"path": path})
+    assert line == (f"{path}: none of its first pictures is there, such as {root}/lists/0.jpg: `images` names the folder that "
+                    "they lie in")
+    (root / "more").mkdir()
+    (root / "more" / "0.jpg").write_bytes(shards.jpeg(77))
+    both = Images(**SIZES, images=pictures, sources={"a": SourceBlock(path), "b": SourceBlock(path, images=str(root / "more"))})
+    first = [both.load(source, 0, 1, random.Random(0)).image.pixels.mean() for source in (0, 1)]
+    assert first[0] != first[1]
+    with pytest.raises(BadSample, match="x.jsonl: missing picture: row 2: 1.jpg below .*more: No such file"):
+        both.load(1, 1, 1, random.Random(0))
+    (root / "urls.csv").write_text("image,caption\nhttps://h/a.jpg,a\nhttp://h/b.jpg,b\n")
+    assert "its pictures are URLs, such as https://h/a.jpg: download them" in Images.missing({"path": str(root / "urls.csv")})[0][1]
     assert Images.missing({"path": path, "images": pictures}) == []
     nowhere = str(root / "nowhere")
     told = f"{nowhere}: no such folder; `images` names the one that has the pictures"
