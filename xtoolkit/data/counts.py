@@ -3,10 +3,12 @@
 import copy
 import logging
 from collections import Counter
+from itertools import islice
 
 from xtoolkit.data.errors import DEAD, BadDataError
 
 FEWEST_READ = 100  # samples read before the share of bad ones can stop a run
+MOST_NAMED = 20  # files whose left out members are named
 TRUNCATED = "truncated shard"
 LOG = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ class SampleCounts:
         self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
         self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
+        for file, reasons in islice(dataset.left_out.items(), MOST_NAMED if speaks and not dataset.told else 0):
+            LOG.warning("stream `%s`: %s: left out: %s", name, file, ", ".join(f"{n} {why}" for why, n in reasons.items()))
+        dataset.told = dataset.told or speaks
         if dataset.dead and self._share() > max_bad:
             raise BadDataError(self.complaint())
 
@@ -129,7 +134,10 @@ class SampleCounts:
                 "Mend or remove it, or raise train.max_bad")
 
     def report(self) -> dict:
-        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``; ``"dead_shards": [...]`` if there are any."""
+        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``; ``"dead_shards": [...]`` and ``"left_out": {reason:
+        n}``, of what lies in shards and is no part of a sample, if there are any."""
         worst = self._shards.most_common(1)
         dead = {"dead_shards": sorted(self._lost)} if self._lost else {}
-        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None} | dead
+        left_out = sum((Counter(reasons) for reasons in self._dataset.left_out.values()), Counter())
+        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None} | dead | (
+            {"left_out": dict(left_out)} if left_out else {})
