@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from xtoolkit.data.blocks import ShardBlock
-from xtoolkit.data.cache import Cache
+from xtoolkit.data.remote import Cache
 from xtoolkit.data.errors import BadDataError, DeadShard
 from xtoolkit.data.fetch import fetch
 from xtoolkit.data.shards import Shards

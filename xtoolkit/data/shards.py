@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 
 from xtoolkit.data import index, limits, paths
-from xtoolkit.data.cache import Cache
+from xtoolkit.data.remote import Cache
 from xtoolkit.data.errors import DEAD, BadSample, DeadShard
 
 OPEN_FILES = 128
