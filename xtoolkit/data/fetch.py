@@ -33,14 +33,6 @@ FAILURES = (OSError, http.client.HTTPException, EOFError, ValueError)  # of one 
 FSSPEC_TAGS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
 
 
-class Refused(Exception):
-    """The shard is not there, or not for us: trying again is of no use."""
-
-
-class Restart(EOFError):
-    """The server cannot go on where the last try stopped: the next one begins at the first byte."""
-
-
 class Version(NamedTuple):
     """A version of a remote file: its bytes, and its ETag or date; None where the server does not say."""
 
@@ -88,10 +80,8 @@ def fetch(name: str, file: str, how: ShardBlock, room, check, changed=lambda tag
                             out.write(block)
                 if version.total not in (None, at):
                     raise EOFError(f"{at} of {version.total} bytes came")
-            except Refused as error:
-                raise DeadShard(name, _line(error)) from None
             except FAILURES as error:
-                trouble, version = _line(error), Version() if isinstance(error, Restart) else version
+                trouble = _line(error)
             else:
                 out.flush()
                 if (trouble := check(failures >= how.retries)) is None:
@@ -105,7 +95,7 @@ def fetch(name: str, file: str, how: ShardBlock, room, check, changed=lambda tag
 
 def tag_of(name: str, timeout: float) -> str | None:
     """The tag of a remote file's version, without its bytes; None where the server does not say."""
-    with contextlib.suppress(Refused, *FAILURES), contextlib.closing(_answer(name, 0, Version(), timeout, "HEAD")) as answer:
+    with contextlib.suppress(DeadShard, *FAILURES), contextlib.closing(_answer(name, 0, Version(), timeout, "HEAD")) as answer:
         return next(answer)[1].tag
 
 
@@ -119,7 +109,7 @@ def writing(file):
                            "folder in `shards.cache`") from None
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception | str) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -140,25 +130,27 @@ def _http(url: str, at: int, known: Version, timeout: float, method: str):
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers, method=method), timeout=timeout)
     except urllib.error.HTTPError as error:
-        error.close()
         if error.code in FINAL or error.code < 400:  # below: redirects in a loop, or to what is no http
-            raise Refused(f"the server answers {error.code} {error.reason}") from None
-        raise Restart(f"the server has no bytes from {at} on") if error.code == 416 else error from None
+            error.close()
+            raise DeadShard(url, f"the server answers {error.code} {_line(error.reason)}") from None
+        if error.code != 416:
+            raise
+        answer = error  # there are no bytes from there on
     with answer:
-        given = answer.headers
-        packed, length = given.get("Content-Encoding", "identity"), given.get("Content-Length", "")
-        if packed != "identity" and not urlsplit(url).path.endswith(".gz"):  # there it is often said of the file itself
-            raise Refused(f"the server packs it ({packed}) though asked not to; read it by `pipe:curl -sf --compressed URL`")
-        tag = next((tag for tag in (given.get("ETag", ""), given.get("Last-Modified", ""))
+        said = answer.headers
+        tag = next((tag for tag in (said.get("ETag"), said.get("Last-Modified"))
                     if tag and not tag.startswith("W/") and len(tag) < 200 and tag.isprintable()), None)
-        version = Version(int(length) if length.isdecimal() else None, tag)
-        if at and answer.status == 206:
-            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", given.get("Content-Range", ""))
-            if span is None or int(span[1]) != at or known != (version := Version(int(span[2]), tag)):
-                raise Restart(f"asked for the bytes from {at} on of {known}, got {given.get('Content-Range')!r} of {version}")
-            yield at, version
-        else:
-            yield 0, version
+        packed, length = said.get("Content-Encoding", "identity"), said.get("Content-Length", "")
+        version, begin = Version(int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None, tag), 0
+        if at and answer.status in (206, 416):
+            span = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", said.get("Content-Range", ""))
+            if span is None or int(span[1]) != at or Version(int(span[2]), tag) != known:
+                yield from _http(url, 0, Version(), timeout, method)  # it cannot go on: two versions must not be sewn together
+                return
+            version, begin = known, at
+        if packed != "identity" and not urlsplit(url).path.endswith(".gz"):  # of a .gz it is often said of the file itself
+            raise DeadShard(url, f"the server packs it ({packed}) though asked not to; read it by `pipe:curl -sf --compressed URL`")
+        yield begin, version
         while block := answer.read1(BLOCK):
             yield block
 
@@ -202,6 +194,6 @@ def _fsspec(url: str, at: int, known: Version):
             while block := file.read(BLOCK):
                 yield block
     except (FileNotFoundError, PermissionError) as error:
-        raise Refused(_line(error)) from None
+        raise DeadShard(url, _line(error)) from None
     except Exception as error:  # each file system has errors of its own
         raise OSError(_line(error)) from None

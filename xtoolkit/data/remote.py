@@ -16,7 +16,7 @@ from xtoolkit.batch import stable_key
 from xtoolkit.data import index, paths
 from xtoolkit.data.blocks import ShardBlock
 from xtoolkit.data.errors import BadDataError, DeadShard
-from xtoolkit.data.fetch import Refused, fetch, tag_of, writing
+from xtoolkit.data.fetch import fetch, tag_of, writing
 from xtoolkit.data.index import Index
 
 DEAD_FOR = 3600  # seconds for which the processes of a run take a shard that failed for dead; then one of them tries again
@@ -73,11 +73,15 @@ class Cache:
         return found
 
     def _fetch_index(self, name: str) -> Index | None:
+        def room(size):
+            if size > LARGEST_INDEX:
+                raise DeadShard(name, f"{size} bytes are no index")
+
         part, parts = self._beside(name, ".idx.part"), urlsplit(name)
         if name.startswith(paths.PIPE):
             return None
         try:
-            fetch(urlunsplit(parts._replace(path=parts.path + ".idx")), str(part), self._how, _room_for_index, lambda last: None)
+            fetch(urlunsplit(parts._replace(path=parts.path + ".idx")), str(part), self._how, room, lambda last: None)
             if (given := _read_index(part, name)) is None:
                 return None
             # Only what is known of a header is taken over: it comes from a stranger.
@@ -234,11 +238,6 @@ class Cache:
 def _key(name: str) -> str:
     last = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1])[-60:]
     return f"{stable_key(name):016x}-{last}"
-
-
-def _room_for_index(size: int) -> None:
-    if size > LARGEST_INDEX:
-        raise Refused(f"{size} bytes are no index")
 
 
 def _read_index(file: Path, name: str) -> Index | None:
