@@ -66,8 +66,9 @@ def fetch(name: str, file: str, how: ShardBlock, room, check, changed=lambda tag
             try:
                 with contextlib.closing(_answer(name, at, version, how.timeout)) as answer:
                     at, version = next(answer)
-                    out.seek(at)
-                    out.truncate()
+                    with writing(file):
+                        out.seek(at)
+                        out.truncate()
                     if version.tag and (trouble := changed(version.tag)):
                         raise EOFError(trouble)
                     granted = at

@@ -63,7 +63,7 @@ class Cache:
             DeadShard: neither can be had.
             BadDataError: the shard is none that can be read.
         """
-        file = self._beside(name, ".idx")
+        file = self._file(name, ".idx")
         if (found := _read_index(file, name)) is None:
             with self._lock(name):
                 found = _read_index(file, name)  # of another process, while this one waited
@@ -73,13 +73,14 @@ class Cache:
         return found
 
     def _fetch_index(self, name: str) -> Index | None:
+        if name.startswith(paths.PIPE):
+            return None
+
         def room(size):
             if size > LARGEST_INDEX:
                 raise DeadShard(name, f"{size} bytes are no index")
 
-        part, parts = self._beside(name, ".idx.part"), urlsplit(name)
-        if name.startswith(paths.PIPE):
-            return None
+        part, parts = self._file(name, ".idx.part"), urlsplit(name)
         try:
             fetch(urlunsplit(parts._replace(path=parts.path + ".idx")), str(part), self._how, room, lambda last: None)
             if (given := _read_index(part, name)) is None:
@@ -94,11 +95,10 @@ class Cache:
             part.unlink(missing_ok=True)
 
     def _keep_index(self, name: str, records: np.ndarray, about: dict, tag: str | None) -> Index:
-        """``tag`` is the server's word for the shard's version, which serves as ``digest`` where it has one."""
-        header = {"damage": None, "digest": tag, "version": index.VERSION, "tag": tag} | about | ({"digest": tag} if tag else {})
-        file = self._beside(name, ".idx")
+        header = index.describe(records, about | {"version": index.VERSION, "tag": tag, "digest": tag or about.get("digest")})
+        file = self._file(name, ".idx")
         with writing(file):
-            index.replace(file, lambda f: index.write(f, records, index.describe(records, header)))
+            index.replace(file, lambda f: index.write(f, records, header))
         return _read_index(file, name)
 
     # ---- shards -----------------------------------------------------------------------------------------------------------
@@ -115,11 +115,11 @@ class Cache:
         for _ in range(3):
             self._have(name, header)
             with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(self._shard(name), os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC)
                 if header["bytes"] in (None, os.fstat(descriptor).st_size):
                     return descriptor
                 os.close(descriptor)
-                self._shard(name).unlink()  # half of a file, after a power failure
+                self._file(name).unlink()  # half of a file, after a power failure
         raise BadDataError(f"{self.folder}: shards go before they are read: raise `shards.cache_gb` "
                            f"({self._how.cache_gb:g}), or give each stream a folder of its own in `shards.cache`")
 
@@ -146,14 +146,14 @@ class Cache:
     def _touch(self, name: str) -> bool:
         """Makes a shard the last to go; returns whether it is here."""
         with contextlib.suppress(FileNotFoundError):
-            os.utime(self._shard(name))
+            os.utime(self._file(name))
             return True
         return False
 
     def _fetch(self, name: str, header: dict | None) -> Index | None:
         """Fetches a shard, under its lock; makes its index where ``header`` is None."""
-        file, failed, made = self._shard(name), self._beside(name, ".failed"), []
-        part, anew = f"{file}.part", f"`rm '{self._beside(name, '.idx')}'` has it indexed anew"
+        file, failed, made = self._file(name), self._file(name, ".failed"), []
+        part, anew = f"{file}.part", f"`rm '{self._file(name, '.idx')}'` has it indexed anew"
 
         def check(last: bool) -> str | None:
             size = os.path.getsize(part)
@@ -173,7 +173,7 @@ class Cache:
                 os.replace(made[0], file)
         except DeadShard as dead:
             with writing(failed):
-                index.replace(failed, lambda f: f.write(dead.reason.encode("utf-8", "backslashreplace")))
+                index.replace(failed, lambda f: f.write(dead.detail.encode("utf-8", "backslashreplace")))
             raise
         finally:
             for rest in (part, f"{part}.unpacked"):
@@ -207,12 +207,12 @@ class Cache:
     def give_up(self, dead: DeadShard) -> None:
         """A shard without index stays without samples from now on, so that a resumed run finds the same samples."""
         with contextlib.suppress(FileNotFoundError):  # another rank was first, or an earlier run
-            os.replace(self._beside(dead.name, ".failed"), self._beside(dead.name, ".dead"))
+            os.replace(self._file(dead.path, ".failed"), self._file(dead.path, ".dead"))
 
     def _raise_if_dead(self, name: str) -> None:
         """Raises DeadShard if a shard was given up, or failed lately for a process of this run."""
         for ending, since in ((".dead", 0), (".failed", max(self._began - APART, time.time() - DEAD_FOR))):
-            marker = self._beside(name, ending)
+            marker = self._file(name, ending)
             with contextlib.suppress(FileNotFoundError):
                 if marker.stat().st_mtime > since:
                     reason = marker.read_text("utf-8", "replace")
@@ -221,23 +221,17 @@ class Cache:
     @contextlib.contextmanager
     def _lock(self, name: str, wait: bool = True):
         """Held by one thread of one process at a time, and let go when it dies."""
-        with open(self._beside(name, ".lock"), "a") as file:
+        with open(self._file(name, ".lock"), "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             try:
                 yield
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: a forked worker may have a copy
 
-    def _shard(self, name: str) -> Path:
-        return self.folder / "shards" / _key(name)
-
-    def _beside(self, name: str, ending: str) -> Path:
-        return self.folder / "index" / (_key(name) + ending)
-
-
-def _key(name: str) -> str:
-    last = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1])[-60:]
-    return f"{stable_key(name):016x}-{last}"
+    def _file(self, name: str, ending: str = "") -> Path:
+        """Where a shard's bytes lie, or what is kept of it under an ``ending``."""
+        last = re.sub(r"[^A-Za-z0-9._-]+", "_", name.rsplit("/", 1)[-1])[-60:]
+        return self.folder / ("index" if ending else "shards") / f"{stable_key(name):016x}-{last}{ending}"
 
 
 def _read_index(file: Path, name: str) -> Index | None:

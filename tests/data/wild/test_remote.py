@@ -155,9 +155,9 @@ def test_it_is_one_line(case, tar):
     with serve(*answers(tar)) as (url, asked):
         found = Shards([url + ".tar"], Cache(HOW))
         assert len(found) == 0 and tries in (None, len(asked))
-        assert [one.name for one in found.dead] == ([url + ".tar"] if said else [])
+        assert [one.path for one in found.dead] == ([url + ".tar"] if said else [])
     for dead in found.dead:
-        assert re.search(said, dead.reason) and "\n" not in str(dead) and len(str(dead)) < 400
+        assert re.search(said, dead.detail) and "\n" not in str(dead) and len(str(dead)) < 400
 
 
 def test_a_shard_of_more_bytes_than_announced_is_served_up_to_there(tar):
@@ -179,7 +179,7 @@ def test_texts_that_a_server_calls_packed_because_they_are(tar):
         found = Shards([url + ".jsonl.gz"], Cache(HOW))
         assert [found.text(n) for n in range(5)] == [f"text {n}" for n in range(5)]
         found = Shards([url + ".jsonl"], Cache(HOW))
-        assert re.search(r"packs it \(gzip\)", found.dead[0].reason)
+        assert re.search(r"packs it \(gzip\)", found.dead[0].detail)
 
 
 # ---- another version than was indexed -------------------------------------------------------------------------------------------
