@@ -1,8 +1,8 @@
 """Writes all of a remote shard to a file, however often the line breaks, or says that it is dead.
 
-http and https are read by the standard library, pipes by a shell, all else by fsspec. fsspec's own http was tried and is worse: its
-``open`` takes a 500 for a missing file and a body that a proxy cut for the whole, and sews two versions of a file together; its ``get``
-begins at the first byte after every failure; and both need aiohttp.
+http and https are read by the standard library, pipes by a shell, all else by fsspec. fsspec's own http was tried and is worse:
+its ``open`` takes a 500 for a missing file and a body that a proxy cut for the whole, and sews two versions of a file together;
+its ``get`` begins at the first byte after every failure; and both need aiohttp.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from xtoolkit.data import paths
 from xtoolkit.data.blocks import ShardBlock
 from xtoolkit.data.errors import BadDataError, DeadShard
 
-BLOCK = 1 << 20  # bytes read in one go
+BLOCK = 1 << 18  # bytes read in one go
 STEP = 1 << 26  # bytes after which room is made again, where nobody says how many will come
 LONGEST_WAIT = 60  # seconds between two tries
 # Answers that another try would not change. A bucket that may not be listed answers 403 where there is no file.
@@ -44,15 +44,15 @@ def fetch(name: str, file: str, how: ShardBlock, room, check, changed=lambda tag
     """Writes a remote shard to ``file``; returns the tag of its version, or None.
 
     A try that fails is followed by another after ``backoff`` seconds, then twice that, and so on; it goes on where the last one
-    stopped if the server can (HTTP ranges) and still has the same version. Any new byte starts the count anew: a line that breaks at
-    every megabyte delivers in the end. Fewer bytes than announced are a failure, and so is a file that ``check`` finds fault with:
-    proxies that cut a body announce what is left of it.
+    stopped if the server can (HTTP ranges) and has the same version. Any new byte starts the count anew: a line that breaks at
+    every megabyte delivers in the end. Fewer bytes than announced are a failure, and so is a file that ``check`` finds fault
+    with: proxies that cut a body announce what is left of it.
 
     Args:
         how: timeout, retries and backoff.
         room: called with the bytes that the file will have before they are written; again and again where that is not known.
-        check: of the written file, what is wrong with it or None; called with True where no try is left, so that it may accept what
-            will not get better.
+        check: of the written file, what is wrong with it or None; called with True where no try is left, so that it may accept
+            what will not get better.
         changed: of a version's tag, before its bytes are read, what is wrong with it or None.
 
     Raises:
@@ -114,7 +114,7 @@ def _line(error: Exception | str) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-# ---- answers: each yields (the byte that it begins with, its Version), then blocks of bytes ----------------------------------------
+# ---- answers: each yields (the byte that it begins with, its Version), then blocks of bytes ------------------------------
 def _answer(name: str, at: int, known: Version, timeout: float, method: str = "GET"):
     """A remote file from byte ``at`` of the version ``known`` on, or from its beginning."""
     if name.startswith(paths.PIPE):
@@ -150,7 +150,7 @@ def _http(url: str, at: int, known: Version, timeout: float, method: str):
                 return
             version, begin = known, at
         if packed != "identity" and not urlsplit(url).path.endswith(".gz"):  # of a .gz it is often said of the file itself
-            raise DeadShard(url, f"the server packs it ({packed}) though asked not to; read it by `pipe:curl -sf --compressed URL`")
+            raise DeadShard(url, f"the server packs it ({packed}), asked not to; read it by `pipe:curl -sf --compressed URL`")
         yield begin, version
         while block := answer.read1(BLOCK):
             yield block

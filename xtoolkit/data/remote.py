@@ -88,7 +88,8 @@ class Cache:
             # Only what is known of a header is taken over: it comes from a stranger.
             about = {key: value for key in ("damage", "digest") if isinstance(value := given.header.get(key), str)}
             about |= {"size": given.header["size"], "bytes": None if paths.ending(name).endswith(".gz") else given.header["size"]}
-            return self._keep_index(name, np.fromfile(part, given.dtype, offset=given.start), about, tag_of(name, self._how.timeout))
+            records = np.fromfile(part, given.dtype, offset=given.start)
+            return self._keep_index(name, records, about, tag_of(name, self._how.timeout))
         except DeadShard:
             return None
         finally:
@@ -221,7 +222,10 @@ class Cache:
     @contextlib.contextmanager
     def _lock(self, name: str, wait: bool = True):
         """Held by one thread of one process at a time, and let go when it dies."""
-        with open(self._file(name, ".lock"), "a") as file:
+        lock = self._file(name, ".lock")
+        with writing(lock):
+            file = open(lock, "a")
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             try:
                 yield

@@ -139,7 +139,7 @@ BAD = {
                                              "the server answers 302 .*file:///etc/passwd.* not allowed"),
     "a redirect without a place": (lambda tar: [("302 Found", {}, b"")], 1, "the server answers 302 Found"),
     "packed by the server": (lambda tar: [({"Content-Encoding": "gzip"}, gzip.compress(tar))], 1,
-                             r"the server packs it \(gzip\) though asked not to; read it by `pipe:curl -sf --compressed URL`"),
+                             r"the server packs it \(gzip\), asked not to; read it by `pipe:curl -sf --compressed URL`"),
     "it never says where it goes on": (lambda tar: [({"Content-Length": len(tar)}, half(tar))], 3, r"\d+ of \d+ bytes came"),
     "the wrong half for ever": (lambda tar: [("206 Partial Content", {"Content-Range": f"bytes 0-9/{len(tar)}"}, tar[5000:])], 3,
                                 "the last with: .*it begins with b"),
@@ -180,6 +180,19 @@ def test_texts_that_a_server_calls_packed_because_they_are(tar):
         assert [found.text(n) for n in range(5)] == [f"text {n}" for n in range(5)]
         found = Shards([url + ".jsonl"], Cache(HOW))
         assert re.search(r"packs it \(gzip\)", found.dead[0].detail)
+
+
+def test_what_a_killed_process_left_is_written_over_and_goes_in_the_end(tar):
+    with serve((TAG, tar)) as (url, asked):
+        cache = Cache(HOW)
+        assert whole(Shards([url + ".tar"], cache))
+        shard, = (cache.folder / "shards").iterdir()
+        forget(cache)
+        mine, others, younger = (shard.with_name(name) for name in (f"{shard.name}.part", "x.tar.part", "y.tar.part"))
+        for left in (mine, others, younger):
+            left.write_bytes(b"left over")
+        os.utime(others, (0, 0))
+        assert whole(Shards([url + ".tar"], cache)) and sorted((cache.folder / "shards").iterdir()) == sorted([shard, younger])
 
 
 # ---- another version than was indexed -------------------------------------------------------------------------------------------
