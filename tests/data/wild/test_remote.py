@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import http.server
+import io
 import json
 import os
 import re
@@ -193,6 +194,39 @@ def test_what_a_killed_process_left_is_written_over_and_goes_in_the_end(tar):
             left.write_bytes(b"left over")
         os.utime(others, (0, 0))
         assert whole(Shards([url + ".tar"], cache)) and sorted((cache.folder / "shards").iterdir()) == sorted([shard, younger])
+
+
+def test_other_file_systems_fail_in_ways_of_their_own(tar):
+    import fsspec
+
+    class Busy(Exception):
+        """No OSError, as those of most clouds' clients."""
+
+    class File(io.BytesIO):
+        def read(self, size):
+            begins.append(self.tell())
+            if self.tell() >= 5000 and faults:
+                raise faults.pop()
+            return super().read(5000 if faults else size)
+
+    class Faulty(fsspec.AbstractFileSystem):
+        protocol = "faulty"
+
+        def info(self, path, **options):
+            return {"name": path, "size": len(tar), "type": "file", "ETag": "one"}
+
+        def open(self, path, mode):
+            return File(tar)
+
+    begins, faults = [], []
+    fsspec.register_implementation("faulty", Faulty, clobber=True)
+    cache = Cache(HOW)
+    faults[:] = [Busy()]
+    assert whole(Shards(["faulty://x/x.tar"], cache)) and begins[:3] == [0, 5000, 5000], "it went on where it had stopped"
+    forget(cache)
+    faults[:] = [Busy("slow down,\nplease")] * 9
+    with pytest.raises(Exception, match="3 tries in a row failed, the last with: slow down, please$"):
+        Shards(["faulty://x/x.tar"], cache).read(0, "image")
 
 
 # ---- another version than was indexed -------------------------------------------------------------------------------------------
