@@ -49,6 +49,16 @@ class Flaky:
                     return
                 self._body(name, flaky.files[name], fault)
 
+            def do_HEAD(self):
+                name = self.path.lstrip("/")
+                if name not in flaky.files:
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("ETag", f'"{hash(flaky.files[name])}"')
+                self.send_header("Content-Length", str(len(flaky.files[name])))
+                self.end_headers()
+
             def _body(self, name, data, fault):
                 tag, start = f'"{hash(data)}"', 0
                 asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from xtoolkit.data.blocks import ShardBlock
-from xtoolkit.data.cache import Cache
+from xtoolkit.data.remote import Cache
 from xtoolkit.data.errors import BadDataError, DeadShard
 from xtoolkit.data.fetch import fetch
 from xtoolkit.data.shards import Shards
@@ -80,10 +80,10 @@ def test_what_is_announced_short_is_found_by_the_check_and_accepted_if_it_stays_
 def test_a_shard_is_dead_after_its_retries_or_at_once_if_it_is_not_there(tmp_path):
     with Flaky({"x.tar": DATA}) as server:
         server.faults["x.tar"] = ["error"] * 20
-        with pytest.raises(DeadShard, match="x.tar: 3 tries in a row failed, the last with: HTTP Error 500"):
+        with pytest.raises(DeadShard, match="x.tar: dead shard: 3 tries in a row failed, the last with: HTTP Error 500"):
             get(server.url + "/x.tar", tmp_path, retries=2)
         assert server.asked["x.tar"] == 3
-        with pytest.raises(DeadShard, match="y.tar: the server answers 404"):
+        with pytest.raises(DeadShard, match="y.tar: dead shard: the server answers 404"):
             get(server.url + "/y.tar", tmp_path)
         assert server.asked["y.tar"] == 1
     with pytest.raises(DeadShard, match="refused"):
@@ -198,7 +198,7 @@ def test_other_schemes_are_read_through_fsspec(tars):
     memory.pipe("/pack/00.tar", (tars / "00.tar").read_bytes())
     found = Shards(["memory://pack/00.tar", "memory://pack/01.tar"], Cache(ShardBlock(**QUICK)))
     assert len(found) == 6 and found.meta(3)["image_id"] == 3
-    assert [dead.name for dead in found.dead] == ["memory://pack/01.tar"]
+    assert [dead.path for dead in found.dead] == ["memory://pack/01.tar"]
 
 
 def test_the_cache_keeps_to_its_limit_and_the_last_read_stay(tars):

@@ -46,26 +46,26 @@ class SampleCounts:
             if file not in before:
                 self._count(TRUNCATED, file, what)
         for dead in self._dataset.dead:
-            if dead.name not in before:
-                self._count(DEAD, dead.name, dead.reason)
-            self._lose(dead.name, dead.reason, None)
+            if dead.path not in before:
+                self._count(DEAD, dead.path, dead.detail)
+            self._lose(dead.path, dead.detail)
 
     def _count(self, kind: str, path: str, detail: str) -> None:
         self._kinds[kind] += 1
         self._shards[path] += 1
         self._last[path] = f"{kind}: {detail}"
 
-    def _lose(self, path: str, reason: str, samples: int | None) -> None:
+    def _lose(self, path: str, reason: str) -> None:
         if path not in self._lost:
-            self._lost[path] = samples
+            samples = self._lost[path] = self._dataset.samples_of(path)  # 0: not even its index can be had
             if self._speaks:
                 LOG.warning("stream `%s`: dead shard %s: %s. Other samples take the place of its %s", self._name, path,
-                            reason, "samples" if samples is None else f"{samples} samples")
+                            reason, f"{samples} samples" if samples else "samples")
 
     def _share(self) -> float:
         """Bad samples of those read; and of all there are, those that are behind a cut or in dead shards."""
-        lost = sum(samples for samples in self._lost.values() if samples is not None)
-        unknown = sum(samples is None for samples in self._lost.values())  # as large as the others, on average
+        lost = sum(filter(None, self._lost.values()))
+        unknown = sum(not samples for samples in self._lost.values())  # as large as the others, on average
         return (self._bad / max(1, self._read) + self._kinds[TRUNCATED] / max(1, self._read, self._size)
                 + lost / max(1, self._size) + unknown / max(1, self._dataset.shard_count))
 
@@ -76,7 +76,7 @@ class SampleCounts:
         for kind, path, detail in bad:
             self._count(kind, path, detail)
             if kind == DEAD:
-                self._lose(path, detail, self._dataset.samples_of(path))
+                self._lose(path, detail)
             else:
                 self._bad += 1
         return due

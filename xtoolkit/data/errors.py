@@ -18,18 +18,12 @@ class BadSample(Exception):
         self.kind, self.path, self.detail = kind, path, detail
 
 
+class DeadShard(BadSample):
+    """A remote shard that could not be fetched, however often it was tried: whichever sample of it is read is bad."""
+
+    def __init__(self, path: str, detail: str):
+        super().__init__(DEAD, path, detail)
+
+
 class BadDataError(RuntimeError):
     """More of a stream than `train.max_bad` allows is unreadable, or a batch of it cannot be learned from."""
-
-
-class DeadShard(Exception):
-    """A remote shard that could not be fetched, however often it was tried; its samples are replaced by others.
-
-    Attributes:
-        name: the shard.
-        reason: what the last try met.
-    """
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"{name}: {reason}")
-        self.name, self.reason = name, reason

@@ -5,7 +5,7 @@ import os
 from xtoolkit.data import kinds, paths, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.blocks import REMOTE_WINDOW, Path, ShardBlock, SourceBlock, Sources
-from xtoolkit.data.cache import GB, Cache
+from xtoolkit.data.remote import GB, Cache
 from xtoolkit.data.errors import DeadShard
 from xtoolkit.data.order import Order
 from xtoolkit.data.shards import Shards

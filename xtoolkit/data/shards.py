@@ -9,8 +9,8 @@ from collections import OrderedDict
 import numpy as np
 
 from xtoolkit.data import index, limits, paths, scan, tables
-from xtoolkit.data.cache import Cache
-from xtoolkit.data.errors import DEAD, BadSample, DeadShard
+from xtoolkit.data.errors import BadSample, DeadShard
+from xtoolkit.data.remote import Cache
 
 OPEN_FILES = 128
 
@@ -150,8 +150,6 @@ class Shards:
             raise self.bad("too large", sample, f"its {part} has {size:,} bytes, more than {limits.largest(part):,}")
         try:
             data = self._bytes(shard, at, size)
-        except DeadShard as e:
-            raise self.bad(DEAD, sample, e.reason)
         except (OSError, OverflowError) as e:
             raise self.bad("unreadable shard", sample, str(e))
         if len(data) != size:
