@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = 10
 COMMON = [f"train.steps={STEPS}", "train.log_every=1", "train.device=cpu", "evaluate=null"]
 # Numbers of a log line that are measured, not computed.
-MEASURED = ("*_s", "*seconds*", "data_share", "memory_gb")
+MEASURED = ("*_s", "*seconds*", "data_share", "cpu_share", "memory_gb")
 TINY = ["projects/xfm/tiny.yaml", "schedule.every=null"]
 # base.yaml at toy size, its dropout and drop path as they are.
 BASE = ["projects/xfm/base.yaml", "tokenizer=sample://picturebook/tokenizer", "encoders.vision.patch_size=8",
