@@ -70,28 +70,27 @@ class _Visits(Dataset):
         self._dataset.expect(self._order, visit)
         for slot in self._order.slots(visit):
             if slot.row < last and slot.row + slot.rows > first:
-                row = slot.row
-                for item in self._fill(visit, slot, made):
-                    if row < last and row + item.rows > first:
-                        loaded.append(item.take(max(0, first - row), min(item.rows, last - row)))
-                    row += item.rows
-                if row < slot.row + slot.rows:
-                    return replace(made, error=f"{RESERVES} samples in a row are bad")
+                loaded += [item.take(max(0, first - row), min(item.rows, last - row))
+                           for row, item in self._fill(visit, slot, made) if row < last and row + item.rows > first]
+            if made.error:
+                return made
         made.batch = self._dataset.collate(loaded)
         if self._contrasts and _pictures(made.batch, len(loaded)) < 2:
             made.error = f"stream `{self._stream}`: visit {visit}: {self._alone}"
         return made
 
-    def _fill(self, visit: int, slot: Slot, made: _Result) -> list[Item]:
-        """The items that fill a slot; samples of the reserve take the place of a bad one, as many as are needed."""
-        rng, filled, missing, sample = sample_rng(self._seed, self._stream, visit, slot.row), [], slot.rows, slot.sample
+    def _fill(self, visit: int, slot: Slot, made: _Result):
+        """(row, item) of the items that fill a slot; samples of the reserve take the place of a bad one, as many as needed."""
+        rng, sample = sample_rng(self._seed, self._stream, visit, slot.row), slot.sample
+        row, end = slot.row, slot.row + slot.rows
         for attempt in range(RESERVES):
-            filled += made.load(self._dataset, slot.source, sample, missing, rng)
-            missing = slot.rows - sum(item.rows for item in filled)
-            if missing == 0:
-                break
+            for item in made.load(self._dataset, slot.source, sample, end - row, rng):
+                yield row, item
+                row += item.rows
+            if row == end:
+                return
             sample = self._order.reserve(visit, slot, attempt)
-        return filled
+        made.error = f"{RESERVES} samples in a row are bad"
 
 
 def _pictures(batch: Batch, samples: int) -> int:
