@@ -85,8 +85,8 @@ class Order:
             raise BadDataError(f"stream `{stream}`: source {self._totals.index(0)} has no sample to draw; "
                                "look at its `path`")
         # Of each source an epoch and the next one are read together.
-        self._starts, self._piece = ([lru_cache(maxsize=2)(partial(method, source)) for source in range(len(sizes))]
-                                     for method in (self._count, self._read))
+        self._starts, self._pieces = ([lru_cache(maxsize=2)(partial(method, source)) for source in range(len(sizes))]
+                                     for method in (self._count, self._piece))
         self._batches = lru_cache(maxsize=1)(self._by_length)
 
     def slots(self, visit: int) -> list[Slot]:
@@ -118,8 +118,8 @@ class Order:
         for source, begin, end in self._ranges(first, first + self._window):
             shuffle, key = self._shuffles[source], partial(self._key, source)
             ends = [self._drawn(source, draw, draw + 1)[0] for draw in (begin, max(begin, end - 1))]
-            first, last = (epoch * shuffle.blocks + shuffle.block(sample, key(epoch)) for _, sample, _, epoch in ends)
-            blocks = (divmod(block, shuffle.blocks) for block in range(first, last + 2))
+            block, last = (epoch * shuffle.blocks + shuffle.block(sample, key(epoch)) for _, sample, _, epoch in ends)
+            blocks = (divmod(number, shuffle.blocks) for number in range(block, last + 2))
             found.append([shard for epoch, block in blocks for shard in shuffle.shards(block, key(epoch))])
         return found
 
@@ -150,8 +150,10 @@ class Order:
         picks = []
         while begin < end:
             epoch = begin // self._totals[source]
-            piece = int(np.searchsorted(self._starts[source](epoch), begin, side="right")) - 1
-            samples, ends = self._piece[source](epoch, piece)
+            starts = self._starts[source](epoch)
+            piece = int(np.searchsorted(starts, begin, side="right")) - 1
+            samples, rows = self._pieces[source](epoch, piece)
+            ends = starts[piece] + np.cumsum(rows, dtype=np.int64)
             first, last = np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end) + 1
             rows = np.diff(np.minimum(ends[first:last], end), prepend=begin).tolist()
             picks += [(source, sample, n, epoch) for sample, n in zip(samples[first:last].tolist(), rows) if n]
@@ -162,16 +164,11 @@ class Order:
         """The draws (pieces,) at which the pieces of an epoch start."""
         starts = np.arange(0, self._shuffles[source].size, PIECE)
         if self._elements is not None:
-            rows = [self._rows(source, epoch, piece)[1].sum(dtype=np.int64) for piece in range(len(starts))]
+            rows = [self._piece(source, epoch, piece)[1].sum(dtype=np.int64) for piece in range(len(starts))]
             starts = np.cumsum(rows) - rows
         return epoch * self._totals[source] + starts
 
-    def _read(self, source: int, epoch: int, piece: int) -> tuple[np.ndarray, np.ndarray]:
-        """The samples of a piece in order, and the draws at which each ends."""
-        samples, rows = self._rows(source, epoch, piece)
-        return samples, self._starts[source](epoch)[piece] + np.cumsum(rows, dtype=np.int64)
-
-    def _rows(self, source: int, epoch: int, piece: int) -> tuple[np.ndarray, np.ndarray]:
+    def _piece(self, source: int, epoch: int, piece: int) -> tuple[np.ndarray, np.ndarray]:
         """The samples of a piece in order, and how many draws each has."""
         shuffle = self._shuffles[source]
         samples = shuffle.samples(piece * PIECE, min((piece + 1) * PIECE, shuffle.size), self._key(source, epoch))
