@@ -164,8 +164,10 @@ def worktree(ref: str, place: Path):
 
 def start(tree: Path, folder: Path, arguments: list[str], ranks: int = 1) -> list[subprocess.Popen]:
     """A probe of one tree: a process a rank."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1", "XTK_KERNELS": "torch", "WORLD_SIZE": str(ranks),
-                                "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    # A home of its own: an index that another tree wrote may be of another layout.
+    environment = os.environ | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1", "XTK_KERNELS": "torch",
+                                "XTOOLKIT_HOME": str(folder / "home"), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost",
+                                "MASTER_PORT": str(_free_port())}
     return [subprocess.Popen([sys.executable, __file__, "--probe", str(folder), *arguments], cwd=tree,
                              env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                              stdout=open(folder / "log.txt", "a"), stderr=subprocess.STDOUT) for rank in range(ranks)]
@@ -308,7 +310,8 @@ def main() -> int:
         print(f"{row.what:{width}}  {row.compared:8}  {row.differ:6}  {row.allowed:7}  {row.first}")
     compared, differ = sum(row.compared for row in rows.values()), sum(row.differ for row in rows.values())
     ran = f"{args.visits} visits of every stream" if args.batches else f"{STEPS} steps a recipe"
-    print(f"\n{args.before} against {ROOT}: {differ} of {compared} differ; {ran}, one thread, {time.perf_counter() - began:.0f} s")
+    seconds = time.perf_counter() - began
+    print(f"\n{args.before} against {ROOT}: {differ} of {compared} differ; {ran}, one thread, {seconds:.0f} s")
     return int(differ > 0)
 
 
