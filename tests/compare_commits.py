@@ -1,11 +1,15 @@
-"""Trains the same recipes with another commit and with this tree, and compares every number bit for bit.
+"""Trains the same recipes with another commit and with this tree, and compares every number bit for bit; or their batches.
 
-    OMP_NUM_THREADS=1 python tests/compare_commits.py --before REF [--only WORD] [--allow PATTERN ...]
+    OMP_NUM_THREADS=1 python tests/compare_commits.py --before REF [--batches [--visits N]] [--only WORD] [--allow PATTERN ...]
 
 A change that should not move numerics must show identical losses. Both trees run in this environment, on the CPU, through
 their own ``tools/train_net.py``; nothing else of their layout is assumed. Compared are the numbers of every logged step,
 every gradient of every update, before clipping, and every parameter after the last step. The exit status is 1 where anything
 differs that no ``--allow`` names.
+
+``--batches`` trains nothing: it reads 100 visits of every stream of ``projects/xfm/tiny.yaml``, on one rank and on two, with
+none and with two workers, out of the ``loaders`` that each tree gives its own ``engine.trainer.Trainer``. Compared is all that a
+batch holds: type, shape and bytes of every tensor, and lists that stay on the host.
 
 The recipes: ``projects/xfm/tiny.yaml`` with every stream in every step, in fp32 and bf16; ``base.yaml`` at toy size with
 dropout, in both; and the recipe of the conversions' tests with three updates a step.
@@ -13,9 +17,12 @@ dropout, in both; and the recipe of the conversions' tests with three updates a 
 
 import argparse
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,9 +33,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 10
-COMMON = [f"train.steps={STEPS}", "train.log_every=1", "train.workers=0", "train.device=cpu", "evaluate=null"]
+COMMON = [f"train.steps={STEPS}", "train.log_every=1", "train.device=cpu", "evaluate=null"]
 # Numbers of a log line that are measured, not computed.
-MEASURED = ("*_s", "*seconds*", "data_share", "memory_gb")
+MEASURED = ("*_s", "*seconds*", "data_share", "cpu_share", "memory_gb")
 TINY = ["projects/xfm/tiny.yaml", "schedule.every=null"]
 # base.yaml at toy size, its dropout and drop path as they are.
 BASE = ["projects/xfm/base.yaml", "tokenizer=sample://picturebook/tokenizer", "encoders.vision.patch_size=8",
@@ -50,6 +57,9 @@ RECIPES = {"tiny.yaml, fp32": [*TINY, "train.precision=fp32"], "tiny.yaml, bf16"
            "base.yaml at toy size, fp32": [*BASE, "train.precision=fp32"],
            "base.yaml at toy size, bf16": [*BASE, "train.precision=bf16"],
            "three updates a step, fp32": CONVERSION}
+# {name: (ranks, workers)}
+BATCHES = {f"batches, {ranks} rank{'s' * (ranks > 1)}, {workers} workers": (ranks, workers)
+           for ranks in (1, 2) for workers in (0, 2)}
 
 
 # ---- one tree, in a process of its own ------------------------------------------------------------------------------------
@@ -75,21 +85,58 @@ def probe(folder: Path, names: list[str]) -> None:
         return result
 
     torch.nn.utils.clip_grads_with_norm_, torch.optim.AdamW.step = watched_clip, watched_step
+    for name in names:
+        place = folder / name
+        place.mkdir()
+        config, *overrides = RECIPES[name]
+        config = config if Path(config).parent != Path() else folder.parent / config
+        train(config, [*overrides, "train.workers=0"], place)
+
+
+def probe_batches(folder: Path, visits: int, name: str) -> None:
+    """Reads batches with the tree in the current folder; leaves a line of JSON a batch in ``folder/NAME/RANK.jsonl``."""
+    from xtoolkit.engine.trainer import Trainer
+
+    place = folder / name
+    place.mkdir(exist_ok=True)
+
+    def read(trainer):
+        with open(place / f"{os.environ['RANK']}.jsonl", "w") as out:
+            for stream, loader in trainer.loaders.items():
+                for visit in range(visits):
+                    out.write(json.dumps([f"{stream}, visit {visit}", dict(_leaves(loader.at(visit)))]) + "\n")
+        sys.exit()
+
+    Trainer.fit = read
+    train(TINY[0], [f"train.workers={BATCHES[name][1]}"], place)
+
+
+def train(config, overrides: list[str], place: Path) -> None:
     import xtoolkit
 
     if Path(xtoolkit.__file__).resolve().parents[1] != Path.cwd().resolve():
         sys.exit(f"{xtoolkit.__file__} was imported, not the tree in {Path.cwd()}")
-    for name in names:
-        place = folder / name
-        place.mkdir(parents=True)
-        config, *overrides = RECIPES[name]
-        config = config if Path(config).parent != Path() else folder.parent / config
-        sys.argv = ["train_net.py", "--config", str(config), *COMMON, *overrides, f"train.output={place / 'run'}"]
-        try:
-            runpy.run_path("tools/train_net.py", run_name="__main__")
-        except SystemExit as end:
-            if end.code:
-                raise
+    sys.argv = ["train_net.py", "--config", str(config), *COMMON, *overrides, f"train.output={place / 'run'}"]
+    try:
+        runpy.run_path("tools/train_net.py", run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def _leaves(value, name=""):
+    """(dotted name, what it is) of everything in a batch: of a tensor its type, shape and a digest of its bytes."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        digest = hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
+        yield name, f"{value.dtype} {list(value.shape)} {digest[:24]}"
+    elif dataclasses.is_dataclass(value) or hasattr(value, "items"):
+        named = value.items() if hasattr(value, "items") else vars(value).items()
+        for inner, part in named:
+            yield from _leaves(part, f"{name}.{inner}".lstrip("."))
+    elif value is not None:
+        yield name, repr(value)
 
 
 # ---- both trees -----------------------------------------------------------------------------------------------------------
@@ -115,30 +162,65 @@ def worktree(ref: str, place: Path):
         subprocess.run([*git, "remove", "--force", str(place)], check=True)
 
 
-def start(tree: Path, folder: Path, names: list[str]) -> subprocess.Popen:
-    folder.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1", "XTK_KERNELS": "torch"}
-    return subprocess.Popen([sys.executable, __file__, "--probe", str(folder), *names], cwd=tree, env=environment,
-                            stdout=open(folder / "log.txt", "w"), stderr=subprocess.STDOUT)
+def start(tree: Path, folder: Path, arguments: list[str], ranks: int = 1) -> list[subprocess.Popen]:
+    """A probe of one tree: a process a rank."""
+    # A home of its own: an index that another tree wrote may be of another layout.
+    environment = os.environ | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1", "XTK_KERNELS": "torch",
+                                "XTOOLKIT_HOME": str(folder / "home"), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost",
+                                "MASTER_PORT": str(_free_port())}
+    return [subprocess.Popen([sys.executable, __file__, "--probe", str(folder), *arguments], cwd=tree,
+                             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                             stdout=open(folder / "log.txt", "a"), stderr=subprocess.STDOUT) for rank in range(ranks)]
 
 
-def compare(name: str, before: Path, now: Path, allow: list[str]) -> list[Row]:
-    """The rows of one recipe: losses, gradients, parameters."""
-    import torch
+def finish(running: dict[Path, list[subprocess.Popen]]) -> None:
+    """Waits for the probes of both trees. Exits with the log of the first that fails."""
+    everyone = sum(running.values(), [])
+    while any(process.poll() is None for process in everyone):
+        time.sleep(0.1)
+        for side, processes in running.items():
+            if any(process.poll() for process in processes):
+                for process in everyone:
+                    process.kill()
+                print(f"{side.name}: failed\n" + (side / "log.txt").read_text()[-3000:], file=sys.stderr)
+                sys.exit(2)
 
-    rows = [Row(f"{name}: {kind}") for kind in ("numbers logged", "gradients", "parameters")]
 
-    def hold(row, key, a, b):
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+class Rows(dict):
+    """{what is compared: Row}."""
+
+    def __init__(self, allow: list[str]):
+        super().__init__()
+        self._allow = allow
+
+    def hold(self, what: str, key: str, a, b, difference) -> None:
+        """Notes whether a value of the commit before is this tree's; None: there is none.
+
+        Args:
+            difference: ``difference(a, b)`` words it; empty: there is none.
+        """
+        row = self.setdefault(what, Row(what))
         row.compared += 1
-        if a is not None and b is not None:
-            a, b = torch.as_tensor(a), torch.as_tensor(b)
-            if a.dtype == b.dtype and torch.equal(a, b):
-                return
-        if any(fnmatchcase(f"{row.what} {key}", pattern) for pattern in allow):
+        if a is None or b is None:
+            said = "only " + ("this tree has it" if a is None else "the commit before has it")
+        elif not (said := difference(a, b)):
+            return
+        if any(fnmatchcase(f"{what} {key}", pattern) for pattern in self._allow):
             row.allowed += 1
             return
         row.differ += 1
-        row.first = row.first or f"{key}: {_difference(a, b)}"
+        row.first = row.first or f"{key}: {said}"
+
+
+def compare(name: str, before: Path, now: Path, rows: Rows) -> None:
+    """What one recipe left: losses, gradients, parameters."""
+    import torch
 
     logged = [[json.loads(line) for line in (side / name / "run/metrics.jsonl").read_text().splitlines()]
               for side in (before, now)]
@@ -147,23 +229,36 @@ def compare(name: str, before: Path, now: Path, allow: list[str]) -> list[Row]:
     for a, b in zip(*logged):
         # What only this tree logs is no difference.
         for key in (k for k in a if not any(fnmatchcase(k, pattern) for pattern in MEASURED)):
-            hold(rows[0], f"step {a['step']} {key}", a[key], b.get(key))
+            rows.hold(f"{name}: numbers logged", f"step {a['step']} {key}", a[key], b.get(key), _apart)
     updates = [sorted(path.name for path in (side / name).glob("gradients_*")) for side in (before, now)]
     if updates[0] != updates[1]:
         sys.exit(f"{name}: {len(updates[0])} updates before, {len(updates[1])} now")
-    for row, files in ((rows[1], updates[0]), (rows[2], ["parameters.pt"])):
+    for kind, files in (("gradients", updates[0]), ("parameters", ["parameters.pt"])):
         for file in files:
             a, b = (torch.load(side / name / file, weights_only=True) for side in (before, now))
             for key in sorted(a.keys() | b.keys()):
-                hold(row, f"{file.removesuffix('.pt')} {key}", a.get(key), b.get(key))
-    return rows
+                rows.hold(f"{name}: {kind}", f"{file.removesuffix('.pt')} {key}", a.get(key), b.get(key), _apart)
 
 
-def _difference(a, b) -> str:
-    if a is None or b is None:
-        return "only " + ("this tree has it" if a is None else "the commit before has it")
+def compare_batches(name: str, before: Path, now: Path, rows: Rows) -> None:
+    """What the ranks of one number of workers read, a row a stream."""
+    for rank in range(BATCHES[name][0]):
+        sides = [map(json.loads, open(side / name / f"{rank}.jsonl")) for side in (before, now)]
+        for (where, a), (same, b) in zip(*sides, strict=True):
+            assert where == same
+            for key in sorted(a.keys() | b.keys()):
+                rows.hold(f"{name}: {where.partition(',')[0]}", f"rank {rank}, {where}: {key}", a.get(key), b.get(key),
+                          lambda a, b: a != b and f"{a[:80]} before, {b[:80]} now")
+
+
+def _apart(a, b) -> str | None:
+    import torch
+
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return f"{tuple(a.shape)} {a.dtype} before, {tuple(b.shape)} {b.dtype} now"
+    if torch.equal(a, b):
+        return None
     apart = (a.double() - b.double()).abs()
     return f"{(a != b).sum().item()} of {a.numel()} apart, by up to {apart.max().item():.3g} of {a.abs().max().item():.3g}"
 
@@ -171,6 +266,8 @@ def _difference(a, b) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", metavar="REF", help="the commit to hold this tree against")
+    parser.add_argument("--batches", action="store_true", help="compare batches, and train nothing")
+    parser.add_argument("--visits", type=int, default=100, metavar="N", help="of every stream, with --batches; default 100")
     parser.add_argument("--only", default="", metavar="WORD", help="recipes whose name has this word")
     parser.add_argument("--allow", action="append", default=[], metavar="PATTERN",
                         help="what may differ, as `RECIPE: KIND NAME`: '*: numbers logged *bbp*'; may be repeated")
@@ -178,34 +275,44 @@ def main() -> int:
     args = parser.parse_args()
     if args.probe:
         sys.path.remove(str(Path(__file__).parent))
-        probe(Path(args.probe[0]), args.probe[1:])
+        folder, *names = args.probe
+        if args.batches:
+            probe_batches(Path(folder), args.visits, *names)
+        else:
+            probe(Path(folder), names)
         return 0
-    names = [name for name in RECIPES if args.only in name]
+    known = BATCHES if args.batches else RECIPES
+    names = [name for name in known if args.only in name]
     if not args.before or not names:
-        parser.error("name the commit: --before REF" if names else f"no recipe has `{args.only}`: {', '.join(RECIPES)}")
+        parser.error("name the commit: --before REF" if names else f"no recipe has `{args.only}`: {', '.join(known)}")
     began = time.perf_counter()
     sys.path[:0] = [str(ROOT), str(next(ROOT.glob("tests/*/convert_recipes.py")).parent)]
     from convert_recipes import TINY as conversion
 
     with tempfile.TemporaryDirectory() as folder, worktree(args.before, Path(folder) / "tree") as tree:
-        folder = Path(folder)
+        folder, rows = Path(folder), Rows(args.allow)
         (folder / "conversion.yaml").write_text(conversion)
         sides = {folder / "before": tree, folder / "now": ROOT}
-        running = [start(tree, side, names) for side, tree in sides.items()]
-        for side, process in zip(sides, running):
-            if process.wait():
-                for other in running:
-                    other.kill()
-                print(f"{side.name}: failed\n" + "".join((side / "log.txt").read_text()[-3000:]), file=sys.stderr)
-                return 2
-        rows = [row for name in names for row in compare(name, *sides, args.allow)]
-    width = max(len(row.what) for row in rows)
+        for side in sides:
+            side.mkdir()
+        if args.batches:
+            for name in names:
+                more = [name, "--batches", "--visits", str(args.visits)]
+                finish({side: start(tree, side, more, BATCHES[name][0]) for side, tree in sides.items()})
+                compare_batches(name, *sides, rows)
+        else:
+            finish({side: start(tree, side, names) for side, tree in sides.items()})
+            for name in names:
+                compare(name, *sides, rows)
+    width = max(map(len, rows))
     print(f"{'':{width}}  compared  differ  allowed  first difference")
-    for row in rows:
+    for row in rows.values():
         print(f"{row.what:{width}}  {row.compared:8}  {row.differ:6}  {row.allowed:7}  {row.first}")
-    print(f"\n{args.before} against {ROOT}: {sum(row.differ for row in rows)} of {sum(row.compared for row in rows)} differ; "
-          f"{STEPS} steps a recipe, one thread, {time.perf_counter() - began:.0f} s")
-    return int(any(row.differ for row in rows))
+    compared, differ = sum(row.compared for row in rows.values()), sum(row.differ for row in rows.values())
+    ran = f"{args.visits} visits of every stream" if args.batches else f"{STEPS} steps a recipe"
+    seconds = time.perf_counter() - began
+    print(f"\n{args.before} against {ROOT}: {differ} of {compared} differ; {ran}, one thread, {seconds:.0f} s")
+    return int(differ > 0)
 
 
 if __name__ == "__main__":

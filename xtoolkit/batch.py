@@ -185,8 +185,7 @@ class ImageField(Field):
     def masked(self) -> "ImageField":
         """What an encoder reads under ``@mask_image``: itself; without masks an error."""
         if self.patch_mask is None:
-            raise ValueError("this batch has no patch masks: the stream's data block needs "
-                             "`image_mask: {patches, min_block}`")
+            raise ValueError("this batch has no patch masks: the stream's data block needs `image_mask: {patches, min_block}`")
         return self
 
     def clean(self) -> "ImageField":

@@ -113,16 +113,15 @@ class Model(nn.Module):
         Args:
             observer, share: see ``Features``.
         """
-        losses = self.recipe.streams[stream].losses
         f = Features(self.graph, self.encoders, batch, self.recipe.needs, self._with_graph[stream], observer, share)
-        values, log = {}, {}
-        for name in losses:
+        values = {}
+        for name in self.recipe.streams[stream].losses:
             value = self.losses[name](f.bound(name), batch)
             if isinstance(value, dict):
-                log.update({f"{name}.{part}": v.detach() for part, v in value.items()})
+                f.logged.update({f"{name}.{part}": v.detach() for part, v in value.items()})
                 value = sum(value.values())
             values[name] = value
-        return Losses(values, log | f.logged)
+        return Losses(values, f.logged)
 
     def features(self, batch: Batch, context=None) -> Features:
         """Free reading of any feature, nothing cut and nothing declared: for evaluations and notebooks.

@@ -89,10 +89,10 @@ def test_regions_by_shards_offer_every_element_once_an_epoch():
     assert [offered[i] for i in range(sum(COUNTS))] == (8 * elements).tolist(), "8 epochs"
 
 
-def test_blocks_of_mixed_orders_do_not_show(monkeypatch):
+def test_pieces_of_an_epoch_do_not_show(monkeypatch):
     elements = np.random.default_rng(2).integers(0, 4, 5000)
     whole = Order(1, "s", 64, [5000], [1.0], elements=[elements])
     expected = [whole.slots(v) for v in range(0, 300, 7)]
-    monkeypatch.setattr(Mixed, "BLOCK", 97)
+    monkeypatch.setattr("xtoolkit.data.order.PIECE", 97)
     small = Order(1, "s", 64, [5000], [1.0], elements=[elements])
     assert [small.slots(v) for v in range(0, 300, 7)] == expected

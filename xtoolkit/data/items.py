@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xtoolkit.batch import Batch, Field, ImageField, RegionField, TextField
+from xtoolkit.batch import Batch, ImageField, RegionField, TextField
 from xtoolkit.data.text import text_field
 
 
@@ -77,37 +77,27 @@ def collate(items: list[Item], dataset: type, train: bool = True) -> Batch:
     Raises:
         TypeError: items hold texts, a picture or boxes that FIELDS does not name.
     """
-    kinds = dataset.FIELDS
-    texts = [text for item in items for text in item.texts]
-    boxes = [box for item in items for box in item.boxes]
+    kinds, texts = dataset.FIELDS, [text for item in items for text in item.texts]
     owner = torch.tensor([i for i, item in enumerate(items) for _ in item.texts], dtype=torch.int64)
-    made: dict = {"text": _texts(texts)} if texts else {}
-    if items[0].image is not None:
-        made["image"] = _pictures([item.image for item in items])
-        if texts and not boxes and not train:
-            made["image_index"] = owner
-    if boxes:
-        made["region"] = RegionField(owner, torch.tensor([b.box for b in boxes], dtype=torch.float32),
-                                     torch.from_numpy(np.stack([b.patches for b in boxes])),
-                                     torch.tensor([b.is_box for b in boxes]), torch.tensor([b.key for b in boxes]))
-    if unnamed := [f"${name}" for name in made if isinstance(made[name], Field) and name not in kinds]:
+    held = {"text": texts, "image": [item.image for item in items if item.image is not None],
+            "region": [box for item in items for box in item.boxes]}
+    if unnamed := [f"${name}" for name, values in held.items() if values and name not in kinds]:
         raise TypeError(f"items of {dataset.__name__} hold {', '.join(unnamed)}, which its FIELDS do not name; they name "
                         f"{', '.join(f'${name}' for name in kinds)}")
-    made = {name: _of(kinds[name], value) if name in kinds else value for name, value in made.items()}
+    made: dict = {"image_index": owner} if texts and held["image"] and not held["region"] and not train else {}
     for name, first in items[0].fields.items():
         if name in kinds:
-            values = [item.fields[name] for item in items]
-            join = _texts if isinstance(first, Text) else _pictures if isinstance(first, Image) else kinds[name].collate
-            made[name] = _of(kinds[name], join(values))
+            held[name] = [item.fields[name] for item in items]
         else:
             values = [item.fields[name] for item in items for _ in item.texts or (None,)]
             made[name] = torch.stack(values) if isinstance(first, Tensor) else values
+    joins = {Text: _texts, Image: _pictures, Box: lambda boxes: _regions(boxes, owner)}
+    for name, values in held.items():
+        if values:
+            joined = joins.get(type(values[0]), kinds[name].collate)(values)
+            # A dataset may name a class of its own, with further marks.
+            made[name] = joined if type(joined) is kinds[name] else kinds[name](**vars(joined))
     return Batch(**made)
-
-
-def _of(kind: type[Field], field: Field) -> Field:
-    """A field as the class that the dataset names, which may be one of its own with further marks."""
-    return field if type(field) is kind else kind(**vars(field))
 
 
 def _texts(texts: list[Text]) -> TextField:
@@ -119,3 +109,9 @@ def _pictures(shown: list[Image]) -> ImageField:
     masks = None if shown[0].patch_mask is None else torch.from_numpy(np.stack([s.patch_mask for s in shown]))
     return ImageField(torch.stack([s.pixels for s in shown]), torch.tensor([s.key for s in shown]), masks,
                       [s.name for s in shown])
+
+
+def _regions(boxes: list[Box], owner: Tensor) -> RegionField:
+    return RegionField(owner, torch.tensor([b.box for b in boxes], dtype=torch.float32),
+                       torch.from_numpy(np.stack([b.patches for b in boxes])),
+                       torch.tensor([b.is_box for b in boxes]), torch.tensor([b.key for b in boxes]))

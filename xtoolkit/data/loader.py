@@ -2,8 +2,11 @@
 
 import atexit
 import functools
+import itertools
 import signal
 import time
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -19,98 +22,90 @@ from xtoolkit.data.counts import SampleCounts
 RESERVES = 50  # samples tried in the place of a bad one before the stream is given up
 
 
+@dataclass
 class _Result:
-    """What a worker hands over: a batch, what it cost, and why there is none if there is none."""
+    """What a worker hands over: a batch, what it cost, and why there is none if there is none.
 
-    def __init__(self, batch: Batch | None, read: int, bad: list, error: str | None):
-        self.batch, self.read, self.bad, self.error = batch, read, bad, error
+    Attributes:
+        read: samples read, the bad ones included.
+        bad: (kind, shard, detail) of each bad one.
+    """
+
+    batch: Batch | None = None
+    read: int = 0
+    bad: list[tuple[str, str, str]] = field(default_factory=list)
+    error: str | None = None
+
+    def load(self, dataset: StreamDataset, source: int, sample: int, rows: int, rng) -> list[Item]:
+        """One item, or none where the sample is bad; counted either way."""
+        try:
+            loaded = [dataset.load(source, sample, rows, rng)]
+            bad = loaded[0].dropped
+        except BadSample as trouble:
+            loaded, bad = [], [trouble]
+        self.read += len(loaded) + len(bad)
+        self.bad += [(one.kind, one.path, one.detail) for one in bad]
+        return loaded
 
     def pin_memory(self) -> "_Result":
-        return _Result(self.batch and self.batch.pin_memory(), self.read, self.bad, self.error)
+        return replace(self, batch=self.batch and self.batch.pin_memory())
 
 
 class _Visits(Dataset):
-    """(visit, part) -> _Result; this is what runs in a worker."""
+    """Number of a part, those of all visits counted on -> _Result; this is what runs in a worker."""
 
     def __init__(self, stream, dataset, batch_size, seed, rank, world, parts, contrasts):
         self._stream, self._dataset, self._seed, self._contrasts = stream, dataset, seed, contrasts
         self._order = dataset.order(seed, stream, batch_size)
-        self._batch_size, self._world, self._parts = batch_size, world, parts
-        self._rows, self._first = batch_size // (world * parts), rank * parts
+        self._parts, self._rows, self._first = parts, batch_size // (world * parts), rank * parts
+        what = "a batch" if world * parts == 1 else f"{self._rows} rows of a batch"
+        self._alone = (f"{what} without two distinct pictures, so that contrastive losses have no negatives: batch_size "
+                       f"{batch_size} over {world} ranks x accumulate {parts}; raise batch_size, lower accumulate or give the "
+                       "stream more pictures")
 
-    def __getitem__(self, unit: tuple[int, int]) -> _Result:
-        visit, part = unit
-        first = (self._first + part) * self._rows
-        last, loaded, read, bad = first + self._rows, [], 0, []
+    def __getitem__(self, number: int) -> _Result:
+        visit, part = divmod(number, self._parts)
+        first, loaded, made = (self._first + part) * self._rows, [], _Result()
+        last = first + self._rows
         self._dataset.expect(self._order, visit)
-        slots = self._order.slots(visit)
-        for slot in slots:
-            if slot.row >= last or slot.row + slot.rows <= first:
-                continue
-            filled = self._fill(visit, slot, bad)
-            row, read = slot.row, read + len(filled)
-            for item in filled:
-                if row < last and row + item.rows > first:
-                    loaded.append(item.take(max(0, first - row), min(item.rows, last - row)))
-                row += item.rows
-            if row < slot.row + slot.rows:
-                return self._made(None, read, bad, f"{RESERVES} samples in a row are bad")
-        batch = self._dataset.collate(loaded)
-        return self._made(batch, read, bad, self._without_negatives(visit, slots, batch) if self._contrasts else None)
+        for slot in self._order.slots(visit):
+            if slot.row < last and slot.row + slot.rows > first:
+                loaded += [item.take(max(0, first - row), min(item.rows, last - row))
+                           for row, item in self._fill(visit, slot, made) if row < last and row + item.rows > first]
+            if made.error:
+                return made
+        made.batch = self._dataset.collate(loaded)
+        if self._contrasts and _pictures(made.batch, len(loaded)) < 2:
+            made.error = f"stream `{self._stream}`: visit {visit}: {self._alone}"
+        return made
 
-    def _made(self, batch, read, bad, error) -> _Result:
-        return _Result(batch, read + len(bad), [(b.kind, b.path, b.detail) for b in bad], error)
-
-    def _fill(self, visit: int, slot: Slot, bad: list[BadSample]) -> list[Item]:
-        """The items that fill a slot; samples of the reserve take the place of a bad one, as many as are needed."""
-        rng, filled, missing, sample = sample_rng(self._seed, self._stream, visit, slot.row), [], slot.rows, slot.sample
+    def _fill(self, visit: int, slot: Slot, made: _Result):
+        """(row, item) of the items that fill a slot; samples of the reserve take the place of a bad one, as many as needed."""
+        rng, sample = sample_rng(self._seed, self._stream, visit, slot.row), slot.sample
+        row, end = slot.row, slot.row + slot.rows
         for attempt in range(RESERVES):
-            try:
-                item = self._dataset.load(slot.source, sample, missing, rng)
-            except BadSample as trouble:
-                bad.append(trouble)
-            else:
-                bad.extend(item.dropped)
-                filled.append(item)
-                missing -= item.rows
-            if missing == 0:
-                break
+            for item in made.load(self._dataset, slot.source, sample, end - row, rng):
+                yield row, item
+                row += item.rows
+            if row == end:
+                return
             sample = self._order.reserve(visit, slot, attempt)
-        return filled
-
-    def _without_negatives(self, visit: int, slots: list[Slot], batch: Batch) -> str | None:
-        """Why contrastive losses cannot learn from a batch: a part of it shows fewer than two pictures.
-
-        Where there are several parts, each rank and part looks at the slots of all of them: all ranks refuse together.
-        """
-        slices = self._world * self._parts
-        if slices == 1:
-            keys = [field.key.tolist() for field in batch.fields.values() if isinstance(field, ImageField)]
-            pictures = [set(keys[0])] if keys else [{(s.source, s.sample) for s in slots}]
-        else:
-            pictures = [set() for _ in range(slices)]
-            for s in slots:
-                for part in range(s.row // self._rows, (s.row + s.rows - 1) // self._rows + 1):
-                    pictures[part].add((s.source, s.sample))
-        if min(map(len, pictures)) > 1:
-            return None
-        what = "a batch" if slices == 1 else f"{self._rows} rows of a batch"
-        return (f"stream `{self._stream}`: visit {visit}: {what} without two distinct pictures, so that contrastive losses "
-                f"have no negatives: batch_size {self._batch_size} over {self._world} ranks x accumulate {self._parts}; raise "
-                "batch_size, lower accumulate or give the stream more pictures")
+        made.error = f"{RESERVES} samples in a row are bad"
 
 
-class _VisitSampler:
-    """A sampler of (visit, part), from any visit on, without end."""
+def _pictures(batch: Batch, samples: int) -> int:
+    """Distinct pictures of a batch; where it has no field of pictures, its samples."""
+    shown = [value for value in batch.fields.values() if isinstance(value, ImageField)]
+    return len(set(shown[0].key.tolist())) if shown else samples
 
-    def __init__(self, parts: int):
-        self._parts, self.start = parts, (0, 0)
+
+class _From:
+    """A sampler of all numbers from ``start`` on."""
+
+    start = 0
 
     def __iter__(self):
-        visit, part = self.start
-        while True:
-            yield visit, part
-            visit, part = (visit, part + 1) if part + 1 < self._parts else (visit + 1, 0)
+        return itertools.count(self.start)
 
 
 def _start_worker(number: int) -> None:
@@ -119,16 +114,12 @@ def _start_worker(number: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _as_it_is(made: _Result) -> _Result:
-    return made
-
-
 def _data_loader(made: Dataset, sampler, workers: int, pin: bool) -> DataLoader:
     # A generator of its own: DataLoader would else draw from torch's global one. Forked workers share the index and
     # start in milliseconds; they never touch the device, so that forking after CUDA has started is safe.
-    return DataLoader(made, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
-                      persistent_workers=True, prefetch_factor=2, worker_init_fn=_start_worker,
-                      multiprocessing_context="fork", generator=torch.Generator())
+    return DataLoader(made, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pin, persistent_workers=True,
+                      prefetch_factor=2, worker_init_fn=_start_worker, multiprocessing_context="fork",
+                      generator=torch.Generator())
 
 
 class Loader:
@@ -168,7 +159,7 @@ class Loader:
         self._tally = SampleCounts(stream, dataset, max_bad, speaks=rank == 0)
         dataset.give_up_dead()
         self._parts, self._workers, self._pin, self._ranks = parts, workers, pin, ranks
-        self._ahead, self._loader, self._running, self._next = _VisitSampler(parts), None, None, None
+        self._ahead, self._loader, self._running, self._next = _From(), None, None, None
         self.wait_s = 0.0
 
     def at(self, visit: int, part: int = 0) -> Batch:
@@ -178,26 +169,24 @@ class Loader:
             BadDataError: too many samples are bad; or the stream ``contrasts`` and a part of the batch shows one picture.
         """
         begin = time.perf_counter()
-        made = self._fetch((visit, part))
+        made = self._fetch(visit * self._parts + part)
         self.wait_s += time.perf_counter() - begin
         due = self._tally.add(made.read, made.bad) or made.error is not None
         if due if self._ranks is None else self._ranks.agree(int(due)):
             self._tally.judge(self._ranks, made.error if made.batch is not None else f"{made.error}. {self._tally.complaint()}")
         return made.batch
 
-    def _fetch(self, unit: tuple[int, int]) -> _Result:
+    def _fetch(self, number: int) -> _Result:
         if self._workers == 0:
-            return self._made[unit]
-        if self._running is None or unit != self._next:
-            self._ahead.start = unit
+            return self._made[number]
+        if self._running is None or number != self._next:
+            self._ahead.start = number
             if self._loader is None:
                 self._loader = _data_loader(self._made, self._ahead, self._workers, self._pin)
                 atexit.register(self.close)  # workers ignore SIGTERM: Python must not wait for them at its end
             self._running = iter(self._loader)
-        made = next(self._running)
-        visit, part = unit
-        self._next = (visit, part + 1) if part + 1 < self._parts else (visit + 1, 0)
-        return made
+        self._next = number + 1
+        return next(self._running)
 
     def report(self) -> dict:
         """Samples read and bad ones so far: ``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``."""
@@ -221,33 +210,19 @@ class _Pass(Dataset):
     """Batch number -> _Result, in the order of the files."""
 
     def __init__(self, dataset: StreamDataset, batch_size: int):
-        self._dataset, self._batch_size = dataset, batch_size
-        self._samples = [(source, n) for source, n in enumerate(dataset.sizes)]
+        self._dataset, self._batch_size, self._ends = dataset, batch_size, list(itertools.accumulate(dataset.sizes))
 
     def __len__(self) -> int:
         return -(-len(self._dataset) // self._batch_size)
 
     def __getitem__(self, number: int) -> _Result:
-        loaded, bad = [], []
-        first = number * self._batch_size
+        made, loaded, first = _Result(), [], number * self._batch_size
         for sample in range(first, min(first + self._batch_size, len(self._dataset))):
-            source, sample_of_source = self._place(sample)
-            try:
-                item = self._dataset.load(source, sample_of_source, 1, sample_rng(0, "evaluation", 0, sample))
-            except BadSample as trouble:
-                bad.append(trouble)
-            else:
-                bad.extend(item.dropped)
-                loaded.append(item)
-        batch = self._dataset.collate(loaded) if loaded else None
-        return _Result(batch, len(loaded) + len(bad), [(b.kind, b.path, b.detail) for b in bad], None)
-
-    def _place(self, sample: int) -> tuple[int, int]:
-        for source, n in self._samples:
-            if sample < n:
-                return source, sample
-            sample -= n
-        raise IndexError(sample)
+            source = bisect_right(self._ends, sample)
+            place = sample - (self._ends[source - 1] if source else 0)
+            loaded += made.load(self._dataset, source, place, 1, sample_rng(0, "evaluation", 0, sample))
+        made.batch = self._dataset.collate(loaded) if loaded else None
+        return made
 
 
 class EvalLoader:

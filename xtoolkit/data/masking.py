@@ -68,16 +68,10 @@ def mask_text(ids, starts, plain, mask_id: int, how: TextMask, rng: random.Rando
     Returns:
         masked ids (L,) int64; positions (m,) int64, ascending; labels (m,) int64.
     """
-    units, n = [], 0
-    for position, start in enumerate(starts):
-        if start < 0:
-            continue
-        n += 1
-        if start == 0 and how.whole_word and units:
-            units[-1].append(position)
-        else:
-            units.append([position])
-    chosen = _units(units, how.most(n), how, rng)
+    places = [place for place, start in enumerate(starts.tolist()) if start >= 0]
+    heads = [i for i, place in enumerate(places) if i == 0 or starts[place] or not how.whole_word]
+    units = [places[head:following] for head, following in zip(heads, [*heads[1:], None])]
+    chosen = _units(units, how.most(len(places)), how, rng)
     masked = ids.copy()
     for position in chosen:
         draw = rng.random()
@@ -98,15 +92,14 @@ def _units(units: list, wanted: int, how: TextMask, rng: random.Random) -> set:
             break
         run = rng.randint(2, how.ngram) if rng.random() < how.ngram_prob else 1
         for unit in units[first:first + run]:
-            if how.whole_word and taken and len(taken) + len(unit) > wanted:
-                break
-            if not how.whole_word and len(taken) >= wanted:
+            if taken and len(taken) + len(unit) > wanted:
                 break
             taken.update(unit[:how.max])
     return taken
 
 
 LOG_ASPECT = -math.log(0.3)
+TRIES = 10  # draws of a block before what is left is filled patch by patch
 
 
 @functools.lru_cache(maxsize=8)
@@ -129,22 +122,18 @@ def mask_patches(side: int, how: ImageMask, rng: random.Random) -> np.ndarray:
     """
     # The mask is an integer of side * side bits: a block is one shift, its new patches one count of bits.
     everything, columns, uniform = side * side, _columns(side), rng.random
-    mask, left = 0, how.patches
-    while left > 0:
-        for _ in range(10):
-            area = how.min_block + (left - how.min_block) * uniform()
-            aspect = math.exp(LOG_ASPECT * (2 * uniform() - 1))
-            height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if not (0 < height < side and 0 < width < side):
-                continue
+    mask, left, tries = 0, how.patches, TRIES
+    while left > 0 and tries > 0:
+        tries -= 1
+        area = how.min_block + (left - how.min_block) * uniform()
+        aspect = math.exp(LOG_ASPECT * (2 * uniform() - 1))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < height < side and 0 < width < side:
             top, start = int(uniform() * (side - height + 1)), int(uniform() * (side - width + 1))
             grown = mask | columns[height] * ((1 << width) - 1) << (top * side + start)
             added = grown.bit_count() - mask.bit_count()
             if 0 < added <= left:
-                mask, left = grown, left - added
-                break
-        else:
-            break
+                mask, left, tries = grown, left - added, TRIES
     if left > 0:
         for patch in rng.sample([p for p in range(everything) if not mask >> p & 1], left):
             mask |= 1 << patch

@@ -2,12 +2,15 @@
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 
 from xtoolkit.batch import stable_key
 from xtoolkit.data.errors import BadDataError
 from xtoolkit.data.shuffle import Mixed
+
+PIECE = 4096  # positions of an epoch that are drawn at once; one number is kept of each other piece of it
 
 
 @dataclass(frozen=True)
@@ -69,30 +72,30 @@ class Order:
     def __init__(self, seed: int, stream: str, batch_size: int, sizes: list[int], weights: list[float], *,
                  elements: list[np.ndarray] | None = None, lengths: list | None = None, window: int = 1,
                  shuffles: list | None = None):
-        self.seed, self.stream, self.batch_size = seed, stream, batch_size
-        self.sizes, self.weights = sizes, [max(1, round(w * 2**20)) for w in weights]
-        self.shuffles = shuffles or [Mixed(n) for n in sizes]
-        self.lengths, self.window = lengths, window if lengths is not None else 1
-        self.elements, self._totals = elements, sizes
-        if elements is not None:
-            # At least three pictures a batch, of which two can be the same: an epoch's last, the next one's first.
-            limit = max(1, (batch_size - 1) // 2)
-            self.elements = [np.minimum(e, limit) for e in elements]
-            self._totals = [int(e.sum(dtype=np.int64)) for e in self.elements]
-        for i, total in enumerate(self._totals):
-            if total == 0:
-                raise BadDataError(f"stream `{stream}`: source {i} has no sample to draw; look at its `path`")
-        self._sorted, self._epochs, self._blocks = (None, None), {}, {}
+        self._key, self._batch_size = partial(stable_key, seed, stream), batch_size
+        self._weights = [max(1, round(weight * 2**20)) for weight in weights]
+        self._shuffles = shuffles or [Mixed(size) for size in sizes]
+        self._lengths, self._window = lengths, window if lengths is not None else 1
+        # At least three pictures a batch, of which two can be the same: an epoch's last, the next one's first.
+        limit = max(1, (batch_size - 1) // 2)
+        self._elements = None if elements is None else [np.minimum(rows, limit) for rows in elements]
+        # Draws of an epoch.
+        self._totals = sizes if elements is None else [int(rows.sum(dtype=np.int64)) for rows in self._elements]
+        if 0 in self._totals:
+            raise BadDataError(f"stream `{stream}`: source {self._totals.index(0)} has no sample to draw; "
+                               "look at its `path`")
+        # Of each source an epoch and the next one are read together.
+        self._starts, self._pieces = ([lru_cache(maxsize=2)(partial(method, source)) for source in range(len(sizes))]
+                                     for method in (self._count, self._piece))
+        self._batches = lru_cache(maxsize=1)(self._by_length)
 
     def slots(self, visit: int) -> list[Slot]:
         """The samples of one global batch, in row order; their rows add up to ``batch_size``."""
-        if self.elements is not None:
-            picks = self._regions(visit)
-        elif self.window > 1:
-            picks = self._by_length(visit)
+        if self._window > 1:
+            picks = list(self._batches(visit // self._window)[visit % self._window])
         else:
-            picks = self._flat(visit * self.batch_size, (visit + 1) * self.batch_size)
-        random.Random(stable_key(self.seed, self.stream, "rows", visit)).shuffle(picks)
+            picks = self._picks(visit, visit + 1)
+        random.Random(self._key("rows", visit)).shuffle(picks)
         slots, row = [], 0
         for source, sample, rows, epoch in picks:
             slots.append(Slot(row, source, sample, rows, epoch))
@@ -100,107 +103,73 @@ class Order:
         return slots
 
     def reserve(self, visit: int, slot: Slot, attempt: int) -> int:
-        """The sample of the same source that takes the place of a bad one."""
-        draw = lambda again: self.shuffles[slot.source].replacement(
-            slot.sample, self._key(slot.source, slot.epoch),
-            stable_key(self.seed, self.stream, "reserve", visit, slot.row, attempt, *again), attempt)
-        sample = draw(())
-        if self.elements is None:
-            return sample
-        tries = (draw((again,)) for again in range(1, 100))
-        return next((s for s in (sample, *tries) if self.elements[slot.source][s]), sample)
+        """The sample of the same source that takes the place of a bad one: of a hundred draws the first with rows."""
+        key, tried = self._key(slot.source, slot.epoch), []
+        for again in ((), *zip(range(1, 100))):
+            draw = self._key("reserve", visit, slot.row, attempt, *again)
+            tried.append(self._shuffles[slot.source].replacement(slot.sample, key, draw, attempt))
+            if self._elements is None or self._elements[slot.source][tried[-1]]:
+                return tried[-1]
+        return tried[0]
 
     def shards(self, visit: int) -> list[list[int]]:
         """Per source the shards that a visit reads and those that are read next, where an epoch goes by shards."""
-        visits = (visit // self.window * self.window, visit // self.window * self.window + self.window)
-        found = []
-        for source, (begin, end) in self._ranges(*(v * self.batch_size for v in visits)):
-            (epoch, block), last = self._block(source, begin), self._block(source, max(begin, end - 1))
-            listed = []
-            while (epoch, block) <= last:
-                listed += self._shards(source, epoch, block)
-                epoch, block = self._after(source, epoch, block)
-            found.append(listed + self._shards(source, epoch, block))
+        first, found = visit // self._window * self._window, []
+        for source, begin, end in self._ranges(first, first + self._window):
+            shuffle, key = self._shuffles[source], partial(self._key, source)
+            ends = [self._drawn(source, draw, draw + 1)[0] for draw in (begin, max(begin, end - 1))]
+            block, last = (epoch * shuffle.blocks + shuffle.block(sample, key(epoch)) for _, sample, _, epoch in ends)
+            blocks = (divmod(number, shuffle.blocks) for number in range(block, last + 2))
+            found.append([shard for epoch, block in blocks for shard in shuffle.shards(block, key(epoch))])
         return found
 
-    def _key(self, source: int, epoch: int) -> int:
-        return stable_key(self.seed, self.stream, source, epoch)
-
     def _ranges(self, first: int, last: int):
-        """Per source the range of its own draws among the draws ``first`` to ``last`` of the stream."""
-        return enumerate(zip(shares(first, self.weights), shares(last, self.weights)))
+        """(source, begin, end): the range of each source's own draws in the visits from ``first`` to ``last``."""
+        begins, ends = (shares(visit * self._batch_size, self._weights) for visit in (first, last))
+        return zip(range(len(begins)), begins, ends)
 
-    def _flat(self, first: int, last: int) -> list[tuple[int, int, int, int]]:
+    def _picks(self, first: int, last: int) -> list[tuple[int, int, int, int]]:
+        """(source, sample, rows, epoch) of the visits from ``first`` to ``last``, source after source."""
+        return [pick for drawn in self._ranges(first, last) for pick in self._drawn(*drawn)]
+
+    def _by_length(self, number: int) -> list[list[tuple[int, int, int, int]]]:
+        """A window of batches is drawn, sorted by length, cut into batches, and these are shuffled."""
+        picks = self._picks(number * self._window, (number + 1) * self._window)
+        random.Random(self._key("window", number)).shuffle(picks)
+        lengths = np.empty(len(picks), np.int64)
+        sources, samples = (np.array([pick[i] for pick in picks]) for i in (0, 1))
+        for source, of in enumerate(self._lengths):
+            lengths[sources == source] = of(samples[sources == source])
+        picks = [picks[i] for i in np.argsort(lengths, kind="stable").tolist()]
+        batches = [picks[start:start + self._batch_size] for start in range(0, len(picks), self._batch_size)]
+        random.Random(self._key("batches", number)).shuffle(batches)
+        return batches
+
+    def _drawn(self, source: int, begin: int, end: int) -> list[tuple[int, int, int, int]]:
+        """(source, sample, rows, epoch) of draws of a source; on a region stream a draw is a row of a sample's."""
         picks = []
-        for source, (begin, end) in self._ranges(first, last):
-            n = self.sizes[source]
-            for epoch in range(begin // n, (end - 1) // n + 1 if end > begin else 0):
-                a, b = max(begin, epoch * n) - epoch * n, min(end, (epoch + 1) * n) - epoch * n
-                samples = self.shuffles[source].samples(a, b, self._key(source, epoch))
-                picks += [(source, sample, 1, epoch) for sample in samples.tolist()]
+        while begin < end:
+            epoch = begin // self._totals[source]
+            starts = self._starts[source](epoch)
+            piece = int(np.searchsorted(starts, begin, side="right")) - 1
+            samples, rows = self._pieces[source](epoch, piece)
+            ends = starts[piece] + np.cumsum(rows, dtype=np.int64)
+            first, last = np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end) + 1
+            rows = np.diff(np.minimum(ends[first:last], end), prepend=begin).tolist()
+            picks += [(source, sample, n, epoch) for sample, n in zip(samples[first:last].tolist(), rows) if n]
+            begin += sum(rows)
         return picks
 
-    def _by_length(self, visit: int) -> list[tuple[int, int, int, int]]:
-        """The window of batches is drawn, sorted by length, cut into batches, and these are shuffled."""
-        block, place = divmod(visit, self.window)
-        if self._sorted[0] != block:
-            span = self.window * self.batch_size
-            picks = self._flat(block * span, (block + 1) * span)
-            random.Random(stable_key(self.seed, self.stream, "window", block)).shuffle(picks)
-            lengths = np.empty(span, np.int64)
-            sources, samples = (np.array([p[i] for p in picks]) for i in (0, 1))
-            for source in range(len(self.sizes)):
-                lengths[sources == source] = self.lengths[source](samples[sources == source])
-            picks = [picks[i] for i in np.argsort(lengths, kind="stable").tolist()]
-            starts = list(range(0, span, self.batch_size))
-            random.Random(stable_key(self.seed, self.stream, "batches", block)).shuffle(starts)
-            self._sorted = block, [picks[s:s + self.batch_size] for s in starts]
-        return list(self._sorted[1][place])
+    def _count(self, source: int, epoch: int) -> np.ndarray:
+        """The draws (pieces,) at which the pieces of an epoch start."""
+        starts = np.arange(0, self._shuffles[source].size, PIECE)
+        if self._elements is not None:
+            rows = [self._piece(source, epoch, piece)[1].sum(dtype=np.int64) for piece in range(len(starts))]
+            starts = np.cumsum(rows) - rows
+        return epoch * self._totals[source] + starts
 
-    def _regions(self, visit: int) -> list[tuple[int, int, int, int]]:
-        """Rows are counted along the permuted pictures, each as many times as it has elements (at most the limit)."""
-        picks = []
-        for source, (begin, end) in self._ranges(visit * self.batch_size, (visit + 1) * self.batch_size):
-            while begin < end:
-                epoch, block = self._block(source, begin)
-                samples, ends = self._block_rows(source, epoch, block)
-                row = begin - epoch * self._totals[source]
-                place = int(np.searchsorted(ends, row, side="right"))
-                rows = min(int(ends[place]) - row, end - begin)
-                picks.append((source, int(samples[place]), rows, epoch))
-                begin += rows
-        return picks
-
-    def _block(self, source: int, draw: int) -> tuple[int, int]:
-        """The epoch and its block in which a draw of a source falls: a row on region streams, else a sample."""
-        epoch, row = divmod(draw, self._totals[source])
-        return epoch, int(np.searchsorted(self._epoch_rows(source, epoch), row, side="right"))
-
-    def _after(self, source: int, epoch: int, block: int) -> tuple[int, int]:
-        return (epoch, block + 1) if block + 1 < len(self._epoch_rows(source, epoch)) else (epoch + 1, 0)
-
-    def _shards(self, source: int, epoch: int, block: int) -> list[int]:
-        return self.shuffles[source].shards(block, self._key(source, epoch))
-
-    def _epoch_rows(self, source: int, epoch: int) -> np.ndarray:
-        """The draws (blocks,) at which the blocks of an epoch end; each source's last two are kept."""
-        kept = self._epochs.setdefault(source, {})
-        if epoch not in kept:
-            key = self._key(source, epoch)
-            ends = self.shuffles[source].ends(key)
-            if self.elements is not None:
-                rows = [self.elements[source][self.shuffles[source].samples(begin, end, key)].sum(dtype=np.int64)
-                        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist())]
-                ends = np.cumsum(rows)
-            self._epochs[source] = kept = dict([*kept.items()][-1:]) | {epoch: ends}
-        return kept[epoch]
-
-    def _block_rows(self, source: int, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """The samples of a block in order, and the epoch's rows at which each ends; each source's last is kept."""
-        if self._blocks.get(source, (None,))[0] != (epoch, block):
-            key, rows = self._key(source, epoch), self._epoch_rows(source, epoch)
-            begin, end = [0, *self.shuffles[source].ends(key).tolist()][block:block + 2]
-            samples = self.shuffles[source].samples(begin, end, key)
-            ends = (int(rows[block - 1]) if block else 0) + np.cumsum(self.elements[source][samples], dtype=np.int64)
-            self._blocks[source] = (epoch, block), (samples, ends)
-        return self._blocks[source][1]
+    def _piece(self, source: int, epoch: int, piece: int) -> tuple[np.ndarray, np.ndarray]:
+        """The samples of a piece in order, and how many draws each has."""
+        shuffle = self._shuffles[source]
+        samples = shuffle.samples(piece * PIECE, min((piece + 1) * PIECE, shuffle.size), self._key(source, epoch))
+        return samples, np.ones_like(samples) if self._elements is None else self._elements[source][samples]

@@ -1,5 +1,8 @@
 """In what order an epoch goes through a source: all of it mixed, or shard after shard with neighbours mixed."""
 
+from bisect import bisect_left, bisect_right
+from functools import lru_cache
+
 import numpy as np
 
 from xtoolkit.batch import stable_key
@@ -35,95 +38,86 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-class Mixed:
-    """Any sample anywhere in an epoch: for files that can be read at any place.
-
-    Its positions are counted in blocks of ``BLOCK``, so that what is summed over them (``Order``) needs little memory.
-    """
-
-    BLOCK = 4096
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def samples(self, begin: int, end: int, key: int) -> np.ndarray:
-        """The samples (end - begin,) at the positions from ``begin`` to ``end`` of the epoch that ``key`` chooses."""
-        return permute(np.arange(begin, end), self.size, key)
-
-    def ends(self, key: int) -> np.ndarray:
-        """The positions (blocks,) at which the blocks of an epoch end."""
-        return np.append(np.arange(self.BLOCK, self.size, self.BLOCK), self.size)
-
-    def shards(self, block: int, key: int) -> list[int]:
-        """The shards that a block reads, where it reads few: none."""
-        return []
-
-    def replacement(self, sample: int, key: int, draw: int, attempt: int) -> int:
-        """A sample for the place of ``sample``: the ``draw``-th modulo their number."""
-        return draw % self.size
-
-
 class Windowed:
-    """Shards in a drawn order, and the samples of ``window`` shards that follow each other mixed.
+    """Shards in a drawn order, and the samples of ``window`` shards that follow each other, a block, mixed.
 
     So a shard is read within one stretch of an epoch, from front to back as far as a cache is concerned, and can be
-    forgotten after it; no more than one block of ``window`` shards is needed at a time.
+    forgotten after it; no more than one block is needed at a time.
 
     Args:
         sizes: samples of each shard.
         window: shards that are mixed.
+
+    Attributes:
+        size: samples of an epoch.
+        blocks: blocks of an epoch, those without a sample counted.
     """
 
     def __init__(self, sizes: list[int], window: int):
         self._sizes, self._window = np.asarray(sizes, np.int64), window
         self._firsts = np.cumsum(self._sizes) - self._sizes
-        self.size, self._epochs = int(self._sizes.sum()), {}
+        self.size, self.blocks = int(self._sizes.sum()), -(-len(sizes) // window)
+        self._epoch = lru_cache(maxsize=2)(self._draw)  # an epoch and the next one are read together
 
-    def _shards(self, key: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in the order of an epoch, and the positions at which its blocks end; the last two are kept."""
-        if key not in self._epochs:
-            n = len(self._sizes)
-            order = permute(np.arange(n), n, stable_key(key, "shards"))
-            passed = np.cumsum(self._sizes[order])
-            ends = passed[np.minimum(np.arange(self._window - 1, n + self._window - 1, self._window), n - 1)]
-            self._epochs = dict([*self._epochs.items()][-1:]) | {key: (order, ends)}
-        return self._epochs[key]
+    def _draw(self, key: int) -> tuple[np.ndarray, np.ndarray]:
+        """The shards in the order of an epoch, and the positions at which its blocks end."""
+        order = permute(np.arange(len(self._sizes)), len(self._sizes), stable_key(key, "shards"))
+        return order, np.cumsum(np.add.reduceat(self._sizes[order], np.arange(0, len(order), self._window)))
 
     def ends(self, key: int) -> np.ndarray:
-        return self._shards(key)[1]
+        """The positions (blocks,) at which the blocks of the epoch that ``key`` chooses end."""
+        return self._epoch(key)[1]
 
     def shards(self, block: int, key: int) -> list[int]:
-        return self._shards(key)[0][block * self._window:(block + 1) * self._window].tolist()
+        """The shards that a block reads, to be fetched ahead."""
+        return self._epoch(key)[0][block * self._window:(block + 1) * self._window].tolist()
+
+    def block(self, sample: int, key: int) -> int:
+        """The block of an epoch that a sample is in."""
+        shard = int(np.searchsorted(self._firsts, sample, side="right")) - 1
+        return int(np.flatnonzero(self._epoch(key)[0] == shard)[0]) // self._window
 
     def samples(self, begin: int, end: int, key: int) -> np.ndarray:
-        ends = self._shards(key)[1]
-        found = [np.empty(0, np.int64)]
-        while begin < end:
-            block = int(np.searchsorted(ends, begin, side="right"))
-            start = int(ends[block - 1]) if block else 0
-            stop = min(end, int(ends[block]))
-            places = permute(np.arange(begin - start, stop - start), int(ends[block]) - start, stable_key(key, block))
-            found.append(self._at(block, places, key))
-            begin = stop
+        """The samples (end - begin,) at the positions from ``begin`` to ``end`` of an epoch."""
+        found, ends = [np.empty(0, np.int64)], [0, *self.ends(key).tolist()]
+        for block in range(bisect_right(ends, begin) - 1, bisect_left(ends, end)):
+            start, stop = ends[block:block + 2]
+            places = np.arange(max(begin, start), min(end, stop)) - start
+            drawn = permute(places, stop - start, self._key(key, block))
+            found.append(self._at(block, drawn, key))
         return np.concatenate(found)
 
-    def _at(self, block: int, places: np.ndarray, key: int) -> np.ndarray:
-        """The samples at some places of the shards of a block laid end to end."""
-        shards = np.array(self.shards(block, key))
-        passed = np.cumsum(self._sizes[shards])
-        which = np.searchsorted(passed, places, side="right")
-        return self._firsts[shards[which]] + places - (passed - self._sizes[shards])[which]
-
     def replacement(self, sample: int, key: int, draw: int, attempt: int) -> int:
-        """A sample of the same block, which is at hand; of the following ones where ten attempts have failed.
+        """For the place of ``sample`` the ``draw``-th of its block, which is at hand; where ten failed, of the next one.
 
         So the samples of a shard that cannot be had are replaced out of its neighbours, without a shard being fetched
         for one of them.
         """
-        order, ends = self._shards(key)
-        shard = int(np.searchsorted(self._firsts, sample, side="right")) - 1
-        block = (int(np.flatnonzero(order == shard)[0]) // self._window + attempt // 10) % len(ends)
-        sizes = np.diff(ends, prepend=0)
-        while not sizes[block]:
-            block = (block + 1) % len(ends)
+        block, sizes = self.block(sample, key) + attempt // 10, np.diff(self.ends(key), prepend=0)
+        while not sizes[block % self.blocks]:
+            block += 1
+        block %= self.blocks
         return int(self._at(block, np.array([draw % int(sizes[block])]), key)[0])
+
+    def _key(self, key: int, block: int) -> int:
+        return stable_key(key, block)
+
+    def _at(self, block: int, places: np.ndarray, key: int) -> np.ndarray:
+        """The samples at some places of the shards of a block laid end to end."""
+        shards = self._epoch(key)[0][block * self._window:(block + 1) * self._window]
+        passed = np.cumsum(self._sizes[shards])
+        which = np.searchsorted(passed, places, side="right")
+        return self._firsts[shards[which]] + places - (passed - self._sizes[shards])[which]
+
+
+class Mixed(Windowed):
+    """Any sample anywhere in an epoch, which is one block: for files that can be read at any place."""
+
+    def __init__(self, size: int):
+        super().__init__([size], window=1)
+
+    def shards(self, block: int, key: int) -> list[int]:
+        return []
+
+    def _key(self, key: int, block: int) -> int:
+        return key

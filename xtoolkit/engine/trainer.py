@@ -149,11 +149,10 @@ class Trainer:
         return whole
 
     def _note(self, stream, step, losses, parts):
-        kept = {name: value.detach() for name, value in losses.items()}
-        self._unchecked += [(step, f"stream `{stream}`: loss `{name}`", value) for name, value in kept.items()]
-        for name, value in {**kept, **losses.log}.items():
-            key = f"{stream}.{name}"
-            self.values[key] = self.values[key] + value / parts if key in self.values else value / parts
+        self._unchecked += [(step, f"stream `{stream}`: loss `{name}`", value.detach()) for name, value in losses.items()]
+        for name, value in (losses | losses.log).items():
+            key, value = f"{stream}.{name}", value.detach() / parts
+            self.values[key] = self.values[key] + value if key in self.values else value
 
     def _update(self, group, total, step):
         """Reduces, clips and applies the gradients of a group; nothing here waits for the device."""
