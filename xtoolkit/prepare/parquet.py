@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadFile, BadRecord
+from xtoolkit.prepare.official import BadFile
+from xtoolkit.prepare.spans import Span
 
 ROWS = 256  # a batch
 
 
-def rows(path: Path, wanted: tuple, optional: tuple = ()):
-    """The rows of a Parquet file.
+def rows(span: Span, wanted: tuple = (), optional: tuple = ()):
+    """The rows of the row groups that begin in a span of a Parquet file.
 
     Args:
-        wanted: columns that it must have.
+        wanted: columns that it must have; all are read where neither this nor ``optional`` names any.
         optional: columns that are read where it has them.
 
     Yields:
@@ -20,6 +21,7 @@ def rows(path: Path, wanted: tuple, optional: tuple = ()):
     Raises:
         BadFile: pyarrow is not installed; not a Parquet file, or one that is cut off; a column is missing.
     """
+    path = Path(span.path)
     try:
         import pyarrow
         from pyarrow import parquet
@@ -32,19 +34,19 @@ def rows(path: Path, wanted: tuple, optional: tuple = ()):
             names = file.schema_arrow.names
             if missing := [name for name in wanted if name not in names]:
                 raise BadFile(f"{path.name}: no column {', '.join(missing)}; it has {', '.join(names)[:300]}")
-            columns = [*wanted, *(name for name in optional if name in names)]
-            for batch in file.iter_batches(ROWS, columns=columns):
-                for values in zip(*(batch.column(name).to_pylist() for name in columns)):
-                    yield number, dict(zip(columns, values))
-                    number += 1
+            columns = [*wanted, *(name for name in optional if name in names)] or names
+            for group in range(file.num_row_groups):
+                about = file.metadata.row_group(group)
+                first = about.column(0)
+                begin = first.dictionary_page_offset or first.data_page_offset
+                if begin < span.start or span.end is not None and begin >= span.end:
+                    number += about.num_rows
+                    continue
+                for batch in file.iter_batches(ROWS, [group], columns):
+                    for values in zip(*(batch.column(name).to_pylist() for name in columns)):
+                        yield number, dict(zip(columns, values))
+                        number += 1
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         before = f"broken after row {number - 1}" if number else "not a whole Parquet file"
         raise BadFile(f"{path.name}: {before}: {reason[:200]}") from None
-
-
-def text(value, column: str, where: str) -> str:
-    """A value that must be text. Raises BadRecord with what it is."""
-    if not isinstance(value, str):
-        raise BadRecord(f"{where}: `{column}` is {'null' if value is None else f'a {type(value).__name__}'}, not text")
-    return value

@@ -1,0 +1,147 @@
+"""Lines of text, rows of tables and records of either, one in memory at a time: plain, JSON Lines, CSV, Parquet; gzipped."""
+
+import codecs
+import csv
+import gzip
+import itertools
+import json
+import zlib
+from pathlib import Path
+
+from xtoolkit.data import limits
+from xtoolkit.prepare import parquet
+from xtoolkit.prepare.official import BadFile, Report
+from xtoolkit.prepare.spans import Span
+
+OBJECTS = (".jsonl", ".json", ".ndjson")  # one a line
+TABLES = (".csv", ".tsv")
+
+
+def decode(raw: bytes) -> str:
+    """Text in UTF-8 without its byte order mark. Raises ValueError that says what it is instead."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("not UTF-8 but UTF-16; convert it: `iconv -f utf-16 -t utf-8`")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: byte 0x{raw[error.start]:02x} at {error.start}; convert it: "
+                         "`iconv -f latin1 -t utf-8`") from None
+    if "\0" in text:
+        raise ValueError("not text: it holds NUL")
+    return text
+
+
+def kind(path: str | Path) -> str:
+    """The ending that tells what is in a file, without that of gzip."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix
+
+
+def cuttable(path: Path) -> bool:
+    """Whether pieces of a file can be read: not of one that is packed, nor where a row may have several lines."""
+    return path.suffix != ".gz" and kind(path) not in TABLES
+
+
+def records(span: Span, report: Report, wanted: tuple = ()):
+    """(where, record) of a piece of a table or of JSON Lines.
+
+    Args:
+        wanted: the fields that are read; all where it is empty.
+    """
+    ending, path = kind(span.path), Path(span.path)
+    if ending == ".parquet":
+        yield from ((f"{path.name}: row {row}", values) for row, values in parquet.rows(span, wanted))
+    elif ending in TABLES:
+        found = rows(path, report)
+        heading = next(found, ("", []))[1]
+        for where, cells in found:
+            if len(cells) == len(heading):
+                yield where, dict(zip(heading, cells))
+            else:
+                report.bad(f"{where}: {len(cells)} columns, the heading has {len(heading)}")
+    else:
+        yield from _objects(span, report)
+
+
+def _objects(span, report):
+    for where, line, _ in lines(span, report):
+        if not line.strip():
+            continue
+        try:
+            value = limits.parse(line)
+        except json.JSONDecodeError as error:
+            report.bad(f"{where}: broken JSON at column {error.colno}: {error.msg}")
+        except ValueError as error:
+            report.bad(f"{where}: broken JSON: {error}")
+        else:
+            yield where, value
+
+
+def rows(path: Path, report: Report):
+    """(where, cells) of a CSV file, rows from 1; an empty row is passed over. What its first row has most of parts cells."""
+    where = f"{path.name}: row 1"
+
+    def texts():
+        nonlocal where
+        for where, text, _ in lines(Span(str(path), 0, 0), report, what="row"):
+            yield text
+
+    found = texts()
+    try:
+        first = next(found, "")
+        for cells in csv.reader(itertools.chain([first], found), delimiter=max(",\t;", key=first.count), strict=True):
+            if cells:
+                yield where, cells
+    except csv.Error as error:
+        raise BadFile(f"{where}: broken CSV: {error}") from None
+
+
+def lines(span: Span, report: Report, behind: bool = False, what: str = "line"):
+    """(file: line n, text, place of its first byte) of the lines that begin in a span, or ``behind`` it as well.
+
+    A line that is not UTF-8 or too long, and an archive that is cut or a bomb, are wrong records.
+    """
+    path, number = Path(span.path), 0
+    after = f" after byte {span.start}" if span.start else ""
+    try:
+        with path.open("rb") as packed, (gzip.open(packed) if path.suffix == ".gz" else packed) as file:
+            found, place = _whole(file, packed), span.start
+            if span.start:  # the line that is under way belongs to the span before
+                file.seek(span.start - 1)
+                place += next(found, (b"", 1))[1] - 1
+            for number, (raw, size) in enumerate(found, 1):
+                start, place = place, place + size
+                if span.end is not None and start >= span.end and not behind:
+                    return
+                where = f"{path.name}: {what} {number}{after}"
+                if raw is None:
+                    report.bad(f"{where}: {size:,} bytes; a text has at most {limits.MAX_TEXT:,}")
+                    continue
+                try:
+                    text = decode(raw)
+                except ValueError as error:
+                    report.bad(f"{where}: {error}")
+                    continue
+                yield where, text, start
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        report.bad(f"{path.name}: broken after {what} {number}: {error}")
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from None
+
+
+def _whole(file, packed):
+    """(line, its bytes) of each line; None for one that is too long to be a text, which is never in memory whole.
+
+    Raises:
+        BadGzipFile: the file that ``packed`` reads the bytes of unpacks to more than any text does.
+    """
+    size, read, most = 0, 0, limits.MAX_TEXT
+    while piece := file.readline(most):
+        size, read = size + len(piece), read + len(piece)
+        if file is not packed and read > max(limits.UNPACKED, limits.RATIO * packed.tell()):
+            raise gzip.BadGzipFile(f"unpacks to more than {limits.RATIO} times its size: taken for a decompression bomb")
+        if len(piece) == most and not piece.endswith(b"\n"):
+            continue
+        yield (piece if size == len(piece) else None), size
+        size = 0
+    if size:
+        yield None, size
