@@ -73,7 +73,7 @@ def _split(record, where) -> str:
 
 def _own(annotations, finder, names, exclude, report):
     """Drafts of COCO's own file: pictures and captions are lists of their own, joined by the picture's id."""
-    file, said = annotations.name, {}
+    file, said, known = annotations.name, {}, set()
     named = re.search("(?<![a-z])(?:mini)?(train|val|test)", file)
     prefix = names.get(named.group(1) if named else "train")
 
@@ -83,13 +83,13 @@ def _own(annotations, finder, names, exclude, report):
 
     def draft(record, where):
         image, name = field(record, "id", int, where), field(record, "file_name", str, where)
-        coco, captions = coco_id(name), said.pop(image, [])
-        where, picture = f"{where} ({name})", finder(name, where)
+        where, picture, coco = f"{where} ({name})", finder(name, where), coco_id(name)
+        known.add(image)
         if coco in exclude and prefix == "train":
             return report.leave_out("excluded pictures", where)
-        if not captions:
+        if image not in said:
             return report.leave_out("pictures without captions", where)
-        info = {"image_id": f"coco-{coco}" if coco is not None else f"{annotations.stem}-{image}", "captions": captions}
+        info = {"image_id": f"coco-{coco}" if coco is not None else f"{annotations.stem}-{image}", "captions": said[image]}
         return image, Draft(prefix, f"{image:012d}", picture, info, where)
 
     if prefix is None:
@@ -99,7 +99,7 @@ def _own(annotations, finder, names, exclude, report):
             said.setdefault(image, []).append(text)
     for _, found in each(elements(annotations, "images"), f"{file}: image", draft, report, "id", "image"):
         yield found
-    for image in said:
+    for image in said.keys() - known:
         report.bad(f"{file}: image {image} has captions and is not in the list of images")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.prepare.official import BadFile, Report
+from xtoolkit.prepare.official import PICTURES, BadFile, Report
 from xtoolkit.prepare.run import write_pictures
-from xtoolkit.prepare.tars import PICTURES, Names, members, packed
+from xtoolkit.prepare.tars import Names, members, packed
 from xtoolkit.prepare.writer import Draft, Inside, Options
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from xtoolkit.data import limits
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.lines import decode
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture
+from xtoolkit.prepare.official import PICTURES, BadFile, BadRecord, Report, clean, field, picture
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import run
 from xtoolkit.prepare.spans import SPAN, Span
 from xtoolkit.prepare.staging import Job
-from xtoolkit.prepare.tars import PICTURES, Names, members, packed
+from xtoolkit.prepare.tars import Names, members, packed
 from xtoolkit.prepare.writer import Options, TarPart
 
 TEXTS = (".json", ".txt")
@@ -103,7 +103,7 @@ def write_shards(payload: tuple, part: TarPart):
 
         def write(files, where):
             nonlocal downloaded
-            downloaded += not files.keys().isdisjoint({".json", *PICTURES})
+            downloaded += not files.keys().isdisjoint((".json", *PICTURES))
             info = _info(files, where)
             if (status := field({"status": "success", **info}, "status", str, where)) != "success":
                 downloaded -= 1

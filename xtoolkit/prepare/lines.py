@@ -1,4 +1,4 @@
-"""Lines of text, rows of tables and records of either, one in memory at a time: plain, JSON Lines, CSV, Parquet; gzipped."""
+"""Lines of text and rows of tables, one in memory at a time: plain text, JSON Lines, CSV, also gzipped; Parquet."""
 
 import codecs
 import csv
@@ -41,15 +41,11 @@ def cuttable(path: Path) -> bool:
     return path.suffix != ".gz" and kind(path) not in TABLES
 
 
-def records(span: Span, report: Report, wanted: tuple = ()):
-    """(where, record) of a piece of a table or of JSON Lines.
-
-    Args:
-        wanted: the fields that are read; all where it is empty.
-    """
+def records(span: Span, report: Report, columns: tuple = ()):
+    """(where, record) of a piece of a table or of JSON Lines; of Parquet with these columns only."""
     ending, path = kind(span.path), Path(span.path)
     if ending == ".parquet":
-        yield from ((f"{path.name}: row {row}", values) for row, values in parquet.rows(span, wanted))
+        yield from ((f"{path.name}: row {row}", values) for row, values in parquet.rows(span, columns))
     elif ending in TABLES:
         found = rows(path, report)
         heading = next(found, ("", []))[1]
@@ -77,25 +73,27 @@ def _objects(span, report):
 
 
 def rows(path: Path, report: Report):
-    """(where, cells) of a CSV file, rows from 1; an empty row is passed over. What its first row has most of parts cells."""
-    where = f"{path.name}: row 1"
+    """(where, cells) of a CSV file; an empty row is passed over. Its delimiter is what its first line has most of."""
+    begun = where = None
 
     def texts():
-        nonlocal where
-        for where, text, _ in lines(Span(str(path), 0, 0), report, what="row"):
+        nonlocal begun, where
+        for where, text, _ in lines(Span(str(path), 0, 0), report):
+            begun = begun or where
             yield text
 
     found = texts()
+    first = next(found, "")
     try:
-        first = next(found, "")
         for cells in csv.reader(itertools.chain([first], found), delimiter=max(",\t;", key=first.count), strict=True):
+            place, begun = begun, None
             if cells:
-                yield where, cells
+                yield place, cells
     except csv.Error as error:
-        raise BadFile(f"{where}: broken CSV: {error}") from None
+        raise BadFile(f"{begun or where}: broken CSV: {error}") from None
 
 
-def lines(span: Span, report: Report, behind: bool = False, what: str = "line"):
+def lines(span: Span, report: Report, behind: bool = False):
     """(file: line n, text, place of its first byte) of the lines that begin in a span, or ``behind`` it as well.
 
     A line that is not UTF-8 or too long, and an archive that is cut or a bomb, are wrong records.
@@ -112,7 +110,7 @@ def lines(span: Span, report: Report, behind: bool = False, what: str = "line"):
                 start, place = place, place + size
                 if span.end is not None and start >= span.end and not behind:
                     return
-                where = f"{path.name}: {what} {number}{after}"
+                where = f"{path.name}: line {number}{after}"
                 if raw is None:
                     report.bad(f"{where}: {size:,} bytes; a text has at most {limits.MAX_TEXT:,}")
                     continue
@@ -123,7 +121,7 @@ def lines(span: Span, report: Report, behind: bool = False, what: str = "line"):
                     continue
                 yield where, text, start
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        report.bad(f"{path.name}: broken after {what} {number}: {error}")
+        report.bad(f"{path.name}: broken after line {number}: {error}")
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from None
 

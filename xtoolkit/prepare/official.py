@@ -8,9 +8,12 @@ from PIL import Image, UnidentifiedImageError
 
 from xtoolkit.data import limits
 
-FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # MPO: a JPEG with a second picture behind it
-OTHERS = ("GIF", "BMP", "TIFF")  # read so far as to be named when they are refused
-READ = ("JPEG", "PNG", "WEBP", *OTHERS)  # the JPEG reader finds out what is an MPO
+# Not every format that Pillow knows: one starts a program, one holds any other, of some only the header is read.
+REFUSED = {"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
+# Ending -> Pillow's name of the format. TGA has no mark by which it is known, so it is tried last.
+PICTURES = {ending: name for ending, name in sorted(Image.registered_extensions().items(), key=lambda e: (e[1] == "TGA", e[1]))
+            if name in Image.OPEN and name not in REFUSED}
+ENDINGS = {"JPEG": "jpg", "MPO": "jpg"}  # of what has several; MPO is a JPEG with a second picture behind it
 
 
 class BadRecord(ValueError):
@@ -163,7 +166,7 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
         verify: decode it to its last row, which finds one that is cut off and takes ten times as long.
 
     Raises:
-        BadRecord: no such file, not a JPEG, PNG or WebP picture, or one so large that no reader takes it.
+        BadRecord: no such file, not a picture, or one so large that no reader takes it.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
@@ -174,11 +177,8 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     except OSError as error:
         raise BadRecord(f"{where}: {name}: {error.strerror}") from None
     try:
-        # Not every format that Pillow knows: its readers are many, and one of them starts a program.
-        with Image.open(io.BytesIO(data), formats=READ) as opened:
+        with Image.open(io.BytesIO(data), formats=list(dict.fromkeys(PICTURES.values()))) as opened:
             found, size = opened.format, opened.size
-            if found in OTHERS:
-                raise BadRecord(f"{where}: {name}: {found} pictures are not in the schema; make it JPEG, PNG or WebP")
             if size[0] * size[1] > limits.MAX_PIXELS:
                 raise BadRecord(f"{where}: {name}: {size[0]}x{size[1]} pixels, more than {limits.MAX_PIXELS:,}")
             if verify:
@@ -187,7 +187,7 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRecord(f"{where}: {name}: not a picture that can be read ({type(error).__name__})") from None
-    return FORMATS[found], data, size
+    return ENDINGS.get(found) or next(ending[1:] for ending, kind in PICTURES.items() if kind == found), data, size
 
 
 def _short(value) -> str:

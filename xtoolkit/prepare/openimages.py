@@ -30,7 +30,7 @@ def convert(boxes: Path, classes: Path, images: Path, options: Options, prefix: 
         prefix: of the shards.
 
     Raises:
-        BadRecord: names the file and the row.
+        BadRecord: names the file and the line.
     """
     report, boxes, classes = Report(options.skip_bad), Path(boxes), Path(classes)
     found = _drafts(boxes, dict(_classes(classes, report)), classes.name, Finder(images, FOLDERS), prefix, report)
@@ -69,7 +69,7 @@ def _regions(path, names, classes, report):
     found = rows(path, report)
     heading = next(found, ("", []))[1]
     if missing := [name for name in COLUMNS if name not in heading]:
-        raise BadFile(f"{path.name}: row 1: no column {', '.join(missing)}; it has {', '.join(heading)[:200]}")
+        raise BadFile(f"{path.name}: line 1: no column {', '.join(missing)}; it has {', '.join(heading)[:200]}")
 
     def parse(cells, where):
         if len(cells) != len(heading):

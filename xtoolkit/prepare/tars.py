@@ -4,13 +4,8 @@ import tarfile
 from array import array
 from collections.abc import Iterator
 
-from PIL import Image
-
 from xtoolkit.prepare.official import BadRecord, Report, outside
 
-# Not every format that Pillow knows: one starts a program, of others it reads the header only.
-REFUSED = {"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
-PICTURES = frozenset(e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in REFUSED)
 UNPACK = {".tar.gz": "gunzip", ".tgz": "tar xzf", ".tar.xz": "unxz", ".tar.bz2": "bunzip2", ".tar.zst": "unzstd", ".zip": "unzip"}
 
 
