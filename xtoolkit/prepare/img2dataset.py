@@ -15,9 +15,8 @@ from pathlib import Path
 from xtoolkit.data import limits
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, outside, picture
-from xtoolkit.prepare.run import run
+from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.spans import SPAN, Span
-from xtoolkit.prepare.staging import Job
 from xtoolkit.prepare.writer import Options, TarPart
 
 ENDINGS = ("jpg", "jpeg", "png", "webp")

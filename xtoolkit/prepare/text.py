@@ -9,9 +9,8 @@ from pathlib import Path
 from xtoolkit.data import limits
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, field
-from xtoolkit.prepare.run import run
+from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.spans import grouped
-from xtoolkit.prepare.staging import Job
 from xtoolkit.prepare.writer import LinePart, Options
 
 SHARD_SIZE = 100_000  # lines
