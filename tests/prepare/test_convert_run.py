@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 from miniature import genome, gzipped, jpeg, karpathy, put, read, shards
 
-from xtoolkit.prepare import coco, images, spans, text, vg
+from xtoolkit.prepare import coco, images, spans, stats, text, vg
 from xtoolkit.prepare.official import BadRecord, Report
-from xtoolkit.prepare.run import WorkerDied, run
-from xtoolkit.prepare.staging import Job
-from xtoolkit.prepare.stats import Stats
+from xtoolkit.prepare.run import Job, WorkerDied, run
 from xtoolkit.prepare.writer import LinePart, Options, TarPart
 from xtoolkit.report.prepared import write_summary
 
@@ -55,8 +53,7 @@ def test_a_run_that_stopped_goes_on_and_gives_what_an_unbroken_one_gives(tmp_pat
     assert shards(tmp_path / "out") == [] and len(shards(hidden)) >= 2  # two are done, the third is begun
     times = {path.name: path.stat().st_mtime_ns for path in sorted(hidden.glob("*.tar"))[:2]}
     lost.write_bytes(data)
-    with (hidden / "notes.txt").open("a") as notes:
-        notes.write('{"job": "train 2", "made_')  # as a kill leaves it
+    put(hidden / "train-00002.json", b'{"made_from": "')  # as a kill leaves it
     report = images.convert(source, options)
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole") and unfinished(tmp_path / "out") == []
     assert [(tmp_path / f"out/train-0000{n}.tar").stat().st_mtime_ns for n in range(2)] == list(times.values())
@@ -69,7 +66,7 @@ def test_a_run_that_stopped_goes_on_and_gives_what_an_unbroken_one_gives(tmp_pat
     (lambda annotations, pictures, hidden: next(hidden.glob("train-00000-*.tar")).unlink(), 1),
     (lambda annotations, pictures, hidden: put(annotations, json.loads(
         annotations.read_text().replace("thing 1", "other 1"))), 1),
-    (lambda annotations, pictures, hidden: (hidden / "notes.txt").unlink(), 4),
+    (lambda annotations, pictures, hidden: [note.unlink() for note in hidden.glob("*.json")], 4),
 ])
 def test_only_what_changed_is_made_again(tmp_path, monkeypatch, change, again):
     annotations, pictures = karpathy(tmp_path, lambda r: r[4].update(sentences=None))
@@ -107,7 +104,7 @@ def test_a_wrong_record_that_was_skipped_is_not_forgotten(tmp_path, monkeypatch)
     source = folder(tmp_path)
     put(source / "bad.jpg", b"junk")
     options = Options(tmp_path / "out", shard_size=2, skip_bad=True)
-    monkeypatch.setattr("xtoolkit.prepare.staging.Staging.finish", lambda *a: 1 / 0)
+    monkeypatch.setattr("xtoolkit.prepare.run._finish", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         images.convert(source, options)
     monkeypatch.undo()
@@ -130,8 +127,8 @@ def test_a_run_that_was_killed_while_it_moved_its_shards_is_finished_by_the_next
     with pytest.raises(MemoryError):
         images.convert(source, options)
     monkeypatch.undo()
-    with pytest.raises(FileExistsError, match="is there already"):
-        images.convert(source, options)
+    assert shards(tmp_path / "out") == ["train-00000.tar"]
+    images.convert(source, options)
     images.convert(source, Options(tmp_path / "whole", shard_size=2))
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
 
@@ -179,8 +176,7 @@ def test_the_command_goes_on_after_a_signal_and_leaves_no_process(tmp_path, how)
     command = [sys.executable, "-c", "import sys; from xtoolkit.cli import prepare;"
                "from xtoolkit.prepare import spans; spans.SPAN = 84_000; sys.exit(prepare.main())", "text", "--input", str(tmp_path / "in"), "--workers", "2"]
     begun = subprocess.Popen([*command, "--out", str(tmp_path / "out")], start_new_session=True)
-    notes = tmp_path / "out/.unfinished-text-train/notes.txt"
-    while not (notes.exists() and notes.stat().st_size > 2000):
+    while len(list((tmp_path / "out").glob(".unfinished-text-train/*.json"))) < 5:
         assert begun.poll() is None
         time.sleep(0.02)
     os.killpg(begun.pid, how) if how == signal.SIGINT else begun.kill()
@@ -190,7 +186,7 @@ def test_the_command_goes_on_after_a_signal_and_leaves_no_process(tmp_path, how)
         assert time.monotonic() < deadline, "workers outlive the command"
         time.sleep(0.1)
     said = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=True)
-    assert int(re.search(r"text-train: ([\d,]+) of the parts were there", said.stderr).group(1)) > 0
+    assert int(re.search(r"60 of 60 parts, ([\d,]+) of them from an earlier run", said.stderr).group(1)) > 0
     assert "train: 240,000 samples" in said.stdout
     assert len(shards(tmp_path / "out")) == 60
 
@@ -232,18 +228,19 @@ def test_a_wrong_line_of_a_cut_file_is_placed(tmp_path, monkeypatch):
 # --- what is counted, and the page ---------------------------------------------------------------------------------
 
 def test_histograms_add_up_in_any_order_and_count_what_was_written():
-    parts = [Stats() for _ in range(3)]
+    parts = [Report() for _ in range(3)]
+    info = {"captions": ["a b c"] * 2, "regions": [{"box": [0, 0, 20, 15], "caption": ["x", "y z"]}]}
     for n in range(30):
-        info = {"image_id": n, "captions": ["a b c"] * 2, "regions": [{"box": [0, 0, 20, 15], "caption": ["x", "y z"]}]}
-        parts[n % 3].picture("train", (40, 30), info, {"at": n})
+        parts[n % 3].wrote("train", 4, 1, stats.of_picture((40, 30), info))
     both = []
     for order in (parts, parts[::-1]):
-        both.append(Stats())
+        both.append(Report())
         for part in order:
             both[-1].add(json.loads(json.dumps(part.as_dict())))
-    assert both[0].as_dict() == both[1].as_dict() and len(both[0].shown) == 12
-    assert both[0].bins == {"caption words": {1: 30, 2: 30, 3: 60}, "boxes": {1: 30}, "box area": {-2: 30},
-                            "short side": {0: 30}, "aspect": {2: 30}}
+    assert both[0].as_dict() == both[1].as_dict()
+    assert both[0].written == {"train": {"samples": 30, "captions": 120, "boxes": 30}}
+    assert both[0].bins == {"caption words": {"1": 30, "2": 30, "3": 60}, "boxes": {"1": 30}, "box area": {"-2": 30},
+                            "short side": {"0": 30}, "aspect": {"2": 30}}
 
 
 def test_the_summary_page_shows_samples_boxes_histograms_and_what_was_left_out(tmp_path):

@@ -1,5 +1,6 @@
 """What a file from a stranger may not do: take more memory than a sample is worth, or end the process by its JSON."""
 
+import codecs
 import json
 import re
 
@@ -10,7 +11,17 @@ UNPACKED = 1 << 28  # bytes that any gzip file may unpack to
 RATIO = 200  # beyond that: how many times its size a gzip file may unpack to; text stays below 20, a bomb reaches 1000
 CHARACTERS = 1024  # a text is cut to so many for each token that is kept of it: the words of no language are longer
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+_STARTS = (
+    (rb"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    (rb"\s*(<!doctype html|<html)", "an HTML page: the download failed"),
+    (rb"\x1f\x8b", "compressed by gzip: run `gunzip`"),
+    (rb"PK\x03\x04", "a zip archive: run `unzip`"),
+    (rb"PAR1", "Parquet"),
+    (rb"\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]", "UTF-16: run `iconv -f utf-16 -t utf-8`"),
+    (rb".{257}ustar", "a tar"),
+)
 
 
 def largest(part: str) -> int:
@@ -18,18 +29,44 @@ def largest(part: str) -> int:
     return MAX_IMAGE if part == "image" else MAX_TEXT
 
 
+def looks(raw: bytes, otherwise: str = "") -> str:
+    """What a file is, by its first bytes, that is not what it was taken for; where they are unknown, ``otherwise``."""
+    if not raw.strip():
+        return "it is empty"
+    known = next((what for start, what in _STARTS if re.match(start, raw, re.DOTALL | re.IGNORECASE)), None)
+    return f"it is {known}" if known else otherwise or f"it begins with {raw[:16]!r}"
+
+
+def decode(raw: bytes) -> str:
+    """The text of bytes, by the one rule of every reader: UTF-8; a byte order mark is taken off.
+
+    Raises:
+        ValueError: they are of another encoding, or hold a NUL.
+    """
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`")
+    try:
+        text = raw.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}; convert it: `iconv -f latin1 -t utf-8`") from None
+    if "\0" in text:
+        raise ValueError(f"a NUL at {raw.index(0)}: no text, or UTF-16; convert that: `iconv -f utf-16le -t utf-8`")
+    return text
+
+
 def parse(raw: bytes | str):
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none; it is nested deeper than Python reads; it holds half a character (a lone surrogate), which no
-            tokenizer takes and no file can be written with.
+        ValueError: it is none; its bytes are no text by ``decode``; it is nested deeper than Python reads; it holds half a
+            character (a lone surrogate), which no tokenizer takes and no file can be written with.
     """
+    text = decode(raw) if isinstance(raw, bytes) else raw
     try:
-        value = json.loads(raw)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if _SURROGATE.search(raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")):
+    if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -15,12 +15,10 @@ import numpy as np
 
 from xtoolkit.data import limits
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.lines import decode
 from xtoolkit.prepare.official import PICTURES, BadFile, BadRecord, Report, clean, field, picture
 from xtoolkit.prepare.records import each
-from xtoolkit.prepare.run import run
-from xtoolkit.prepare.spans import SPAN, Span
-from xtoolkit.prepare.staging import Job
+from xtoolkit.prepare.run import Job, run
+from xtoolkit.prepare.spans import Span, together
 from xtoolkit.prepare.tars import Names, members, packed
 from xtoolkit.prepare.writer import Options, TarPart
 
@@ -50,13 +48,7 @@ def convert(shards: list, options: Options, prefix: str = "train") -> Report:
     """
     prefix = prefix if options.out else "checked"
     found = [_shard(*place) for place in _places([Path(s) for s in shards])]
-    jobs, together, filled = [], [], 0
-    for shard in found:  # small shards go together, in a way that depends on their sizes only
-        together.append(shard)
-        filled += shard.span.size
-        if filled >= SPAN or shard is found[-1]:
-            jobs.append(Job(prefix, TarPart, write_shards, tuple(together)))
-            together, filled = [], 0
+    jobs = [Job(prefix, TarPart, write_shards, shards) for shards in together(found, lambda shard: shard.span.size)]
     return run(f"img2dataset-{prefix}", jobs, options, Report(options.skip_bad), len(jobs))
 
 

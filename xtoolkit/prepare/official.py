@@ -2,7 +2,11 @@
 
 import io
 import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import get_args, get_origin
 
 from PIL import Image, UnidentifiedImageError
 
@@ -14,6 +18,8 @@ REFUSED = {"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
 PICTURES = {ending: name for ending, name in sorted(Image.registered_extensions().items(), key=lambda e: (e[1] == "TGA", e[1]))
             if name in Image.OPEN and name not in REFUSED}
 ENDINGS = {"JPEG": "jpg", "MPO": "jpg"}  # of what has several; MPO is a JPEG with a second picture behind it
+CALLED = {int: "a 64-bit integer", float: "a number", str: "text", list: "a list", dict: "an object", NoneType: "null",
+          list[str]: "a list of texts"}
 
 
 class BadRecord(ValueError):
@@ -33,15 +39,16 @@ class Report:
 
     def __init__(self, skip_bad: bool = False):
         self.skip_bad = skip_bad
-        self.written = {}   # file prefix -> {"samples": n, "captions": n, "boxes": n}
+        self.written = defaultdict(Counter)  # file prefix -> {"samples": n, "captions": n, "boxes": n}
+        self.bins = defaultdict(Counter)     # histogram -> {its bin, as text: n}
         self.left_out = {}  # kind -> [count, first case]
         self.changed = {}   # kind -> [count, first case]
 
-    def wrote(self, prefix: str, captions: int = 0, boxes: int = 0):
-        """Counts one sample written under a file prefix, with its captions and boxes."""
-        counts = self.written.setdefault(prefix, {"samples": 0, "captions": 0, "boxes": 0})
-        for name, number in (("samples", 1), ("captions", captions), ("boxes", boxes)):
-            counts[name] += number
+    def wrote(self, prefix: str, captions: int = 0, boxes: int = 0, bins: Iterable = ()):
+        """Counts one sample written under a file prefix, with its captions and boxes and in its (histogram, bin)."""
+        self.written[prefix].update(samples=1, captions=captions, boxes=boxes)
+        for kind, number in bins:
+            self.bins[kind][str(number)] += 1
 
     def leave_out(self, kind: str, case: str):
         """A known quirk of an official release, or what the user asked to leave out: counted, never fatal."""
@@ -59,17 +66,16 @@ class Report:
 
     def add(self, other: dict):
         """Adds what ``as_dict`` gave, of a later part of the work: first cases stay the first."""
-        for prefix, counts in other["written"].items():
-            mine = self.written.setdefault(prefix, {"samples": 0, "captions": 0, "boxes": 0})
-            for name, number in counts.items():
-                mine[name] += number
+        for mine, counts in ((self.written, other["written"]), (self.bins, other["bins"])):
+            for name, found in counts.items():
+                mine[name].update(found)
         for mine, kinds in ((self.left_out, other["left_out"]), (self.changed, other["changed"])):
             for kind, (count, case) in kinds.items():
                 mine.setdefault(kind, [0, case])[0] += count
 
     def as_dict(self) -> dict:
         """Everything counted, as JSON has it and ``add`` takes it."""
-        return {"written": self.written, "left_out": self.left_out, "changed": self.changed}
+        return {"written": self.written, "left_out": self.left_out, "changed": self.changed, "bins": self.bins}
 
     def __str__(self):
         lines = [f"{prefix}: " + ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
@@ -80,15 +86,30 @@ class Report:
 
 
 def field(record, name: str, kind, where: str):
-    """``record[name]`` of the type ``kind``. Raises BadRecord that says what was found in its place."""
+    """``record[name]`` of the type ``kind``: a type, several (``int | None``), a list of one (``list[str]``).
+
+    None where ``kind`` allows it and there is no such key. Raises BadRecord that says what was found in its place.
+    """
     if not isinstance(record, dict):
         raise BadRecord(f"{where}: expected an object, found {_short(record)}")
-    if name not in record:
-        raise BadRecord(f"{where}: no key `{name}`")
-    value = record[name]
-    if not isinstance(value, kind) or isinstance(value, bool) or isinstance(value, int) and abs(value) >= 2**63:
-        raise BadRecord(f"{where}: `{name}` is {_short(value)}")
-    return _writable(value, where) if isinstance(value, str) else value
+    value = record.get(name)
+    kinds = kind if isinstance(kind, tuple) else get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if not any(_is(value, one) for one in kinds):
+        wanted = " or ".join(CALLED.get(one, str(one)) for one in kinds)
+        raise BadRecord(f"{where}: `{name}` is {_short(value)}, not {wanted}" if name in record
+                        else f"{where}: no key `{name}`")
+    for text in value if isinstance(value, list) and list not in kinds else [value]:
+        if isinstance(text, str):
+            _writable(text, where)
+    return value
+
+
+def _is(value, kind) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is(one, *get_args(kind)) for one in value)
+    if isinstance(value, bool) or isinstance(value, int) and abs(value) >= 2**63:
+        return False
+    return isinstance(value, kind)
 
 
 def _writable(text: str, where: str) -> str:
@@ -186,8 +207,9 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     except BadRecord:
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadRecord(f"{where}: {name}: not a picture that can be read ({type(error).__name__})") from None
-    return ENDINGS.get(found) or next(ending[1:] for ending, kind in PICTURES.items() if kind == found), data, size
+        reason = limits.looks(data) if isinstance(error, UnidentifiedImageError) else error
+        raise BadRecord(f"{where}: {name}: not a picture that can be read: {reason}") from None
+    return FORMATS[found], data, size
 
 
 def _short(value) -> str:

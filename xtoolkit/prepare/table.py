@@ -10,9 +10,8 @@ from xtoolkit.prepare.images import identity
 from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, records
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture
 from xtoolkit.prepare.records import Finder, each
-from xtoolkit.prepare.run import run, write_pictures
+from xtoolkit.prepare.run import Job, run, write_pictures
 from xtoolkit.prepare.spans import Span, grouped
-from xtoolkit.prepare.staging import Job
 from xtoolkit.prepare.writer import Draft, Options, TarPart
 
 # The usual names of the columns. A table must have one of each, or be told which is meant.

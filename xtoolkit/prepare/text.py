@@ -6,9 +6,8 @@ from xtoolkit.data import limits
 from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, lines, records
 from xtoolkit.prepare.official import Report, field
 from xtoolkit.prepare.records import each
-from xtoolkit.prepare.run import run
+from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.spans import grouped
-from xtoolkit.prepare.staging import Job
 from xtoolkit.prepare.writer import LinePart, Options
 
 SHARD_SIZE = 100_000  # lines
