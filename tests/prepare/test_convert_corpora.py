@@ -238,7 +238,7 @@ def test_a_picture_that_is_cut_off_is_found_by_verify_and_a_bomb_always(tmp_path
     header[16:24] = (60_000).to_bytes(4, "big") * 2  # a PNG that says it has 3.6 billion pixels
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     put(tmp_path / "bomb/b.png", bytes(header))
-    with pytest.raises(BadRecord, match="b.png: .*(60000x60000 pixels, more than|DecompressionBomb)"):
+    with pytest.raises(BadRecord, match="b.png: .*(60000x60000 pixels, more than|.*could be decompression bomb)"):
         images.convert(tmp_path / "bomb", Options(tmp_path / "out3"))
 
 

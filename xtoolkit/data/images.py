@@ -3,7 +3,6 @@
 import io
 import math
 import random
-import struct
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,16 +11,22 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from xtoolkit.data.limits import MAX_PIXELS
+from xtoolkit.data.limits import MAX_PIXELS, looks
 from xtoolkit.registry import Positive, Range, Share
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 GREY = (128, 128, 128)
-# Not every format that Pillow knows: its readers are many, and one of them starts a program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# What Pillow raises on bytes that are not the picture they claim to be.
-CORRUPT = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Pillow's name of each format to its endings, by `PIL.Image.registered_extensions()`; the first is tried first. Left out are
+# what Pillow cannot decode by itself (WMF, BUFR, GRIB, HDF5, MPEG), EPS, for which it starts a program, and IPTC, which is a
+# wrapper of any other format, EPS too.
+FORMATS = {
+    "JPEG": "jpg jpeg jpe jfif mpo", "PNG": "png apng", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif tiff",
+    "AVIF": "avif avifs", "JPEG2000": "jp2 j2k jpc jpf jpx j2c", "PPM": "pbm pgm ppm pnm pfm", "ICO": "ico", "BLP": "blp",
+    "CUR": "cur", "DCX": "dcx", "DDS": "dds", "DIB": "dib", "FITS": "fit fits", "FLI": "fli flc", "FTEX": "ftc ftu", "GBR": "gbr",
+    "ICNS": "icns", "IM": "im", "MSP": "msp", "PCX": "pcx", "PIXAR": "pxr", "PSD": "psd", "QOI": "qoi", "SGI": "sgi rgb rgba bw",
+    "SUN": "ras", "XBM": "xbm", "XPM": "xpm", "PCD": "pcd", "TGA": "tga icb vda vst"}
+ENDINGS = frozenset(" ".join(FORMATS.values()).split())
 
 Scale = Annotated[float, Range(0, 1, open_low=True)]
 RandAugment = tuple[Annotated[int, Range(0)], Annotated[int, Range(0, 10)]]
@@ -76,13 +81,13 @@ class LazyImage:
     def __init__(self, data: bytes | Image.Image, bad):
         self._bad = bad
         try:
-            self._image = Image.open(io.BytesIO(data), formats=FORMATS) if isinstance(data, bytes) else data
+            self._image = _open(data) if isinstance(data, bytes) else data
             if self._image is data:
                 data.load()  # all of it: a JPEG that is still unread would be decoded smaller, for its owner too
         except UnidentifiedImageError:  # its own words are the address of an object
-            raise bad("corrupt image", f"it is none of {', '.join(FORMATS)}, or its beginning is broken")
-        except CORRUPT as e:
-            raise bad("corrupt image", str(e))
+            raise bad("corrupt image", f"of no format that Pillow reads: {looks(data)}")
+        except Exception as e:  # so many readers raise whatever they meet in a damaged file
+            raise bad("corrupt image", str(e) or repr(e))
         self.width, self.height = self._image.size
         if self.width * self.height > MAX_PIXELS:
             raise bad("corrupt image", f"{self.width} x {self.height} pixels, more than {MAX_PIXELS}")
@@ -99,19 +104,59 @@ class LazyImage:
             if image.format == "JPEG":
                 image.draft("RGB", (math.ceil(self.width * size / max(1, right - left)),
                                     math.ceil(self.height * size / max(1, bottom - top))))
-            if image.mode in ("RGBA", "LA", "PA", "P") or "transparency" in image.info:
-                image = _on_white(image)
-            image = image.convert("RGB") if image.mode != "RGB" else image
+            image = _rgb(image)
             x, y = image.width / self.width, image.height / self.height
             fitted = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
             return image.resize((size, size), Image.Resampling.BICUBIC, box=fitted)
-        except CORRUPT as e:
-            raise self._bad("corrupt image", str(e))
+        except Exception as e:
+            raise self._bad("corrupt image", str(e) or repr(e))
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+def _open(data: bytes) -> Image.Image:
+    Image.init()  # once: by itself, Pillow knows no more than the five most common formats
+    image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    colour = image.info.get("transparency")
+    if image.format == "PNG" and image.tile and colour is not None:
+        # It is in the depth of the file, and Pillow compares it so with pixels that it has brought to 8 bits.
+        raw = image.tile[0][3]
+        if raw in ("L;2", "L;4"):
+            image.info["transparency"] = colour * (85 if raw == "L;2" else 17)
+        elif raw == "RGB;16B":
+            image.info["transparency"] = tuple(value >> 8 for value in colour)
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode in RGB: 16 bits as their high byte, what is transparent on white.
+
+    Raises:
+        ValueError: its numbers have no range that says which is white: mode F always, mode I outside 0 to 65535.
+    """
+    if image.mode == "F":
+        raise ValueError("mode F, numbers without a range: make them levels of 0 to 255 first, of mode L or RGB")
+    if image.mode.startswith("I"):
+        image = _high_byte(image)
+    elif image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits (modes I;16, I;16B, ..., and I) as L, or as LA where a colour of the file is transparent."""
+    levels, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    least, most = levels.min(), levels.max()
+    if image.mode == "I" and (least < 0 or not (most == 0 or 255 < most < 1 << 16)):
+        raise ValueError(f"mode I with levels from {least} to {most}; it is read as 16 bits, 0 (black) to 65535 (white): "
+                         "make them levels of 0 to 255 first, of mode L or RGB")
+    bits = 12 if tags.get(258) == (12,) else 16  # TIFF's BitsPerSample
+    grey = (levels >> bits - 8).astype(np.uint8)
+    found = Image.fromarray(~grey if tags.get(262) == 0 else grey)  # TIFF's PhotometricInterpretation: 0 is white
+    if (colour := image.info.get("transparency")) is not None:
+        found.putalpha(Image.fromarray(np.where(levels == colour, 0, 255).astype(np.uint8)))
+    return found
 
 
 def random_crop(width: int, height: int, scale: list[float], rng: random.Random) -> tuple[int, int, int, int]:

@@ -16,10 +16,10 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path takes one of two slas
 class ImageTransform:
     """The whole picture at the model's size, normalised: what evaluation data goes through, by the same code.
 
-    A path is read as training reads its files: an EXIF orientation is not applied, transparent pixels become white,
-    palettes, grey and CMYK become RGB, and a JPEG is decoded at a half, a quarter or an eighth where that has pixels
-    enough. A PIL image or a tensor is decoded already, so that it is made smaller from all its pixels: a JPEG that is
-    more than twice as large as the model's pictures then differs by a few grey levels from its path.
+    A path is read as training reads its files: an EXIF orientation is not applied, transparent pixels become white, every
+    mode becomes RGB, of several frames the first is taken, and a JPEG is decoded at a half, a quarter or an eighth where
+    that has pixels enough. A PIL image or a tensor is decoded already, so that it is made smaller from all its pixels: a
+    JPEG that is more than twice as large as the model's pictures then differs by a few grey levels from its path.
 
     Args:
         size: pixels a side of the result; the aspect is not kept, as in training.
@@ -40,8 +40,8 @@ class ImageTransform:
 
         Args:
             picture: a path of a file in one of the formats that training reads (``images.FORMATS``); a PIL image of any
-                mode; a tensor (3, H, W), RGB, of dtype uint8 (0 to 255) or floating (0 to 1, rounded to the nearest of
-                256 levels).
+                mode that says which number is white (not F; I only as grey of 16 bits); a tensor (3, H, W), RGB, of dtype
+                uint8 (0 to 255) or floating (0 to 1, rounded to the nearest of 256 levels).
             name: for messages; a path names itself.
 
         Raises:

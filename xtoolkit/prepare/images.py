@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.prepare.official import PICTURES, BadFile, Report
+from xtoolkit.data.images import ENDINGS
+from xtoolkit.prepare.official import BadFile, Report
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.tars import Names, members, packed
 from xtoolkit.prepare.writer import Draft, Inside, Options
@@ -75,7 +76,7 @@ def _search(place: str, name: str, found: Names, tars: list, report: Report, abo
 
 
 def _is_picture(name: str) -> bool:
-    return os.path.splitext(name.lower())[1] in PICTURES
+    return name.lower().rpartition(".")[2] in ENDINGS
 
 
 def _in_tar(raw, name: str, end: int, place: str, report: Report) -> dict:

@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from xtoolkit.data import limits
+from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.official import PICTURES, BadFile, BadRecord, Report, clean, field, picture
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.spans import Span, together
 from xtoolkit.prepare.tars import Names, members, packed
 from xtoolkit.prepare.writer import Options, TarPart
 
-TEXTS = (".json", ".txt")
+READ = ENDINGS | {"json", "txt"}
 KEPT = ("url", "key", "width", "height", "status", "caption", "txt")  # what is read of a Parquet row beside its picture
 
 
@@ -95,7 +96,7 @@ def write_shards(payload: tuple, part: TarPart):
 
         def write(files, where):
             nonlocal downloaded
-            downloaded += not files.keys().isdisjoint((".json", *PICTURES))
+            downloaded += not files.keys().isdisjoint(ENDINGS | {"json"})
             info = _info(files, where)
             if (status := field({"status": "success", **info}, "status", str, where)) != "success":
                 downloaded -= 1
@@ -133,12 +134,11 @@ def _in_tar(span, report):
                     places[ending] = at, size
                 files = {}
                 for ending, (at, size) in places.items():
-                    wanted = ending in PICTURES or ending in TEXTS
-                    if wanted and size > limits.MAX_IMAGE:
-                        report.bad(f"{path.name}: {key}{ending}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
+                    if ending in READ and size > limits.MAX_IMAGE:
+                        report.bad(f"{path.name}: {key}.{ending}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
                         continue
                     raw.seek(at)
-                    files[ending] = raw.read(size) if wanted else b""
+                    files[ending] = raw.read(size) if ending in READ else b""
                 yield key, files
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror or error}") from None
@@ -147,33 +147,33 @@ def _in_tar(span, report):
 def _key(name: str) -> tuple[str, str]:
     """The name of a sample, and the ending that tells what of it a file is."""
     key, dot, ending = name.rpartition(".")
-    return (key, f".{ending.lower()}") if dot and "/" not in ending else (name, "")
+    return (key, ending.lower()) if dot and "/" not in ending else (name, "")
 
 
 def _in_folder(span, report):
     samples = {}
     for file in sorted(Path(span.path).iterdir()):
         key, ending = _key(file.name)
-        if ending in PICTURES or ending in TEXTS:
+        if ending in READ:
             samples.setdefault(key, {})[ending] = file
     for key, files in samples.items():
         yield key, {ending: file.read_bytes() for ending, file in files.items()}
 
 
 def _in_parquet(span, report):
-    name, columns = Path(span.path).name, {ending[1:]: ending for ending in PICTURES}
-    for row, values in parquet.rows(span, ("status",), (*columns, *KEPT)):
-        if row == 0 and not columns.keys() & values.keys():
-            raise BadFile(f"{name}: no column jpg, png, webp: it is what img2dataset writes beside tars or folders; give those")
-        files = {columns[column]: values.pop(column) for column in columns.keys() & values.keys()}
-        yield values.get("key", f"row {row}"), {e: data for e, data in files.items() if data is not None} | {".json": values}
+    for row, values in parquet.rows(span, ("status",), (*sorted(ENDINGS), *KEPT)):
+        if row == 0 and ENDINGS.isdisjoint(values):
+            raise BadFile(f"{Path(span.path).name}: no column jpg, png, webp: it is what img2dataset writes beside tars or "
+                          "folders; give those")
+        files = {ending: values.pop(ending) for ending in ENDINGS.intersection(values)}
+        yield values.get("key", f"row {row}"), {e: data for e, data in files.items() if data is not None} | {"json": values}
 
 
 READERS: dict[str, Callable] = {"tar": _in_tar, "files": _in_folder, "parquet": _in_parquet}
 
 
 def _info(files, where) -> dict:
-    info = files.get(".json", {})
+    info = files.get("json", {})
     if isinstance(info, bytes):
         try:
             info = limits.parse(info)
@@ -186,15 +186,15 @@ def _info(files, where) -> dict:
 
 def _sample(files, info, where, part):
     """(ending, bytes, info, size), or None where there is no caption."""
-    ending = next((ending for ending in files if ending in PICTURES), None)
+    ending = next((ending for ending in files if ending in ENDINGS), None)
     if ending is None:
         raise BadRecord(f"{where}: no picture in it, only {', '.join(files) or 'names without an ending'}")
-    text = next((found for found in (info.get("caption"), info.get("txt"), files.get(".txt")) if found is not None), None)
+    text = next((found for found in (info.get("caption"), info.get("txt"), files.get("txt")) if found is not None), None)
     if text is None:
         raise BadRecord(f"{where}: no caption: neither `caption` in its json nor a txt")
-    if text is files.get(".txt"):
+    if text is files.get("txt"):
         try:
-            text = decode(text)
+            text = limits.decode(text)
         except ValueError as error:
             raise BadRecord(f"{where}.txt: {error}") from None
     caption = clean(text, where, part.report)

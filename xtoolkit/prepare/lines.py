@@ -1,6 +1,5 @@
 """Lines of text and rows of tables, one in memory at a time: plain text, JSON Lines, CSV, also gzipped; Parquet."""
 
-import codecs
 import csv
 import gzip
 import itertools
@@ -15,20 +14,6 @@ from xtoolkit.prepare.spans import Span
 
 OBJECTS = (".jsonl", ".json", ".ndjson")  # one a line
 TABLES = (".csv", ".tsv")
-
-
-def decode(raw: bytes) -> str:
-    """Text in UTF-8 without its byte order mark. Raises ValueError that says what it is instead."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError("not UTF-8 but UTF-16; convert it: `iconv -f utf-16 -t utf-8`")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: byte 0x{raw[error.start]:02x} at {error.start}; convert it: "
-                         "`iconv -f latin1 -t utf-8`") from None
-    if "\0" in text:
-        raise ValueError("not text: it holds NUL")
-    return text
 
 
 def kind(path: str | Path) -> str:
@@ -115,7 +100,7 @@ def lines(span: Span, report: Report, behind: bool = False):
                     report.bad(f"{where}: {size:,} bytes; a text has at most {limits.MAX_TEXT:,}")
                     continue
                 try:
-                    text = decode(raw)
+                    text = limits.decode(raw)
                 except ValueError as error:
                     report.bad(f"{where}: {error}")
                     continue

@@ -11,13 +11,8 @@ from typing import get_args, get_origin
 from PIL import Image, UnidentifiedImageError
 
 from xtoolkit.data import limits
+from xtoolkit.data.images import FORMATS
 
-# Not every format that Pillow knows: one starts a program, one holds any other, of some only the header is read.
-REFUSED = {"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
-# Ending -> Pillow's name of the format. TGA has no mark by which it is known, so it is tried last.
-PICTURES = {ending: name for ending, name in sorted(Image.registered_extensions().items(), key=lambda e: (e[1] == "TGA", e[1]))
-            if name in Image.OPEN and name not in REFUSED}
-ENDINGS = {"JPEG": "jpg", "MPO": "jpg"}  # of what has several; MPO is a JPEG with a second picture behind it
 CALLED = {int: "a 64-bit integer", float: "a number", str: "text", list: "a list", dict: "an object", NoneType: "null",
           list[str]: "a list of texts"}
 
@@ -198,7 +193,8 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     except OSError as error:
         raise BadRecord(f"{where}: {name}: {error.strerror}") from None
     try:
-        with Image.open(io.BytesIO(data), formats=list(dict.fromkeys(PICTURES.values()))) as opened:
+        Image.init()  # else Pillow knows the five most common formats only
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
             found, size = opened.format, opened.size
             if size[0] * size[1] > limits.MAX_PIXELS:
                 raise BadRecord(f"{where}: {name}: {size[0]}x{size[1]} pixels, more than {limits.MAX_PIXELS:,}")
@@ -206,10 +202,10 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
                 opened.load()
     except BadRecord:
         raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # so many readers raise whatever they meet in a damaged file
         reason = limits.looks(data) if isinstance(error, UnidentifiedImageError) else error
         raise BadRecord(f"{where}: {name}: not a picture that can be read: {reason}") from None
-    return FORMATS[found], data, size
+    return FORMATS.get(found, "jpg").split()[0], data, size  # MPO is a JPEG with a second picture behind it
 
 
 def _short(value) -> str:
