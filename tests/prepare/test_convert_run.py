@@ -198,7 +198,7 @@ def test_the_command_goes_on_after_two_signals_and_leaves_no_process(tmp_path, h
         assert all(note.stat().st_mtime_ns == time for note, time in times.items()), "done twice"
         times = {note: note.stat().st_mtime_ns for note in hidden.glob("*.json") if note.read_text().endswith("}")}
     said = subprocess.run([*command, str(tmp_path / "out"), "--workers", "2"], capture_output=True, text=True, check=True)
-    again = re.search(r"60 of 60 parts, ([\d,]+) of them from an earlier run", said.stderr).group(1)
+    again = re.search(r"60/60 .*, 240,000 samples, ([\d,]+) parts are from an earlier run", said.stderr).group(1)
     assert int(again) == len(times) >= 20 and "train: 240,000 samples" in said.stdout
     subprocess.run([*command, str(tmp_path / "whole"), "--workers", "1"], check=True)
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole") and len(shards(tmp_path / "out")) == 60
