@@ -207,7 +207,7 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     except BadRecord:
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = limits.looks(data) if isinstance(error, UnidentifiedImageError) else error
+        reason = limits.looks(data) if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
         raise BadRecord(f"{where}: {name}: not a picture that can be read: {reason}") from None
     return FORMATS[found], data, size
 
