@@ -203,7 +203,7 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     except BadRecord:
         raise
     except Exception as error:  # so many readers raise whatever they meet in a damaged file
-        reason = limits.looks(data) if isinstance(error, UnidentifiedImageError) else error
+        reason = limits.looks(data) if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
         raise BadRecord(f"{where}: {name}: not a picture that can be read: {reason}") from None
     return FORMATS.get(found, "jpg").split()[0], data, size  # MPO is a JPEG with a second picture behind it
 

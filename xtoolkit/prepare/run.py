@@ -29,7 +29,6 @@ from xtoolkit.prepare.official import BadRecord, Report
 from xtoolkit.prepare.writer import Draft, Options, Part, TarPart, write_drafts
 
 VERSION = 1  # raise it where what the converters write changes: parts of an interrupted run are then made anew
-SECONDS = 10  # between lines of progress where the output is no terminal
 
 
 class WorkerDied(RuntimeError):
@@ -72,24 +71,22 @@ def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total
         WorkerDied: a process was killed.
     """
     whole, files, found = Report(options.skip_bad), {}, 0
+    seconds = 0.2 if sys.stderr.isatty() else 10  # between two words on the progress
     with _staging(label, options.out) as folder:
-        with _pool(options.workers) as submit, _progress(label, options.progress) as progress:
-            for parts, note in enumerate(_in_order(_begun(jobs, options, folder, submit), 2 * options.workers), 1):
+        with _pool(options.workers) as submit, \
+                tqdm(desc=label, total=total, unit=" parts", mininterval=seconds, disable=not options.progress) as progress:
+            for note in _in_order(_begun(jobs, options, folder, submit), 2 * options.workers):
                 whole.add(note["report"])
                 files |= note["files"]
                 found += "found" in note
-                progress.set_postfix_str(f"{parts:,}{f' of {total:,}' if total else ''} parts"
-                                         + (f", {found:,} of them from an earlier run" if found else ""), refresh=False)
-                progress.update(sum(counts["samples"] for counts in note["report"]["written"].values()))
+                samples = sum(counts["samples"] for counts in whole.written.values())
+                again = f", {found:,} parts are from an earlier run" if found else ""
+                progress.set_postfix_str(f"{samples:,} samples{again}", refresh=False)
+                progress.update()
         whole.add(report.as_dict())
         if folder is not None:
             _finish(folder, label, files, whole)
     return whole
-
-
-def _progress(label: str, on: bool) -> tqdm:
-    """A line on the standard error: written anew in a terminal, now and then elsewhere."""
-    return tqdm(desc=label, unit=" samples", disable=not on, mininterval=0.2 if sys.stderr.isatty() else SECONDS)
 
 
 def write_pictures(label: str, drafts: Iterable[Draft], options: Options, report: Report,
@@ -109,8 +106,6 @@ def _shards(drafts, options):
     yield from (Job(prefix, TarPart, write_drafts, batch) for prefix, batch in waiting.items())
 
 
-# ---- jobs and processes
-# ------------------------------------------------------------------------------------------------------
 def _begun(jobs, options, folder, submit):
     """The answer to each job, to come. A wrong record met in making them is the last: one of a job before it is told."""
     numbers = Counter()
@@ -195,8 +190,6 @@ def _begin_worker():
     threading.Thread(target=follow, daemon=True).start()  # else a killed parent would leave its workers behind
 
 
-# ---- the hidden folder
-# ------------------------------------------------------------------------------------------------------
 @contextmanager
 def _staging(label: str, out: Path | None):
     """The hidden folder, ours alone; None where nothing is written. One in which no job was finished is removed."""

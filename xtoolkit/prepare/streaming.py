@@ -2,33 +2,12 @@
 
 import json
 from collections import deque
-from contextlib import contextmanager
 from pathlib import Path
 
 from xtoolkit.data import limits
 from xtoolkit.prepare.official import BadFile
 
 CHUNK = 1 << 20
-
-
-@contextmanager
-def opened(path: Path, newline: str | None = None):
-    """A text file to be read as a stream: strict UTF-8, its byte order mark taken off.
-
-    Raises:
-        BadFile: it cannot be read, or is not UTF-8: with what it is instead, where that can be told.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline=newline) as file:
-            try:
-                yield file
-            except UnicodeDecodeError as error:
-                at = file.buffer.tell() - len(error.object) + error.start
-                file.buffer.seek(0)
-                seen = limits.looks(file.buffer.read(512), "convert it: `iconv -f latin1 -t utf-8`")
-                raise BadFile(f"{path.name}: not UTF-8: byte 0x{error.object[error.start]:02x} at {at}; {seen}") from None
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
 
 
 def elements(path: Path, key: str | None = None):
@@ -41,11 +20,14 @@ def elements(path: Path, key: str | None = None):
         (int, object): position and record.
 
     Raises:
-        BadFile: broken or truncated JSON, with the record's position and the place in the file.
+        BadFile: broken or truncated JSON, with the record's position and the place in the file; a file of another kind.
     """
     path = Path(path)
-    with opened(path) as file:
-        yield from _Scanner(file, path.name).records(key)
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from _Scanner(file, path.name).records(key)
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from None
 
 
 class _Scanner:
@@ -96,7 +78,13 @@ class _Scanner:
         raise BadFile(f"{self.name}: no key `{key}`")
 
     def more(self) -> bool:
-        chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
+        try:
+            chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
+        except UnicodeDecodeError as error:
+            byte, at = error.object[error.start], self.file.buffer.tell() - len(error.object) + error.start
+            self.file.buffer.seek(0)
+            seen = limits.looks(self.file.buffer.read(512), "convert it: `iconv -f latin1 -t utf-8`")
+            raise BadFile(f"{self.name}: not UTF-8: byte 0x{byte:02x} at {at}; {seen}") from None
         self.before += self.at
         self.text, self.at = self.text[self.at:] + chunk, 0
         return bool(chunk)

@@ -85,8 +85,8 @@ def _sample(shard: Path, place: int) -> dict:
 
 def _text(shard, place):
     with shard.open(encoding="utf-8") as lines:
-        text = json.loads(next(islice(lines, place, None)))["text"]
-    return {"item": None, "lines": [("", text[:400])], "place": shard.name}
+        said, = json.loads(next(islice(lines, place, None))).values()
+    return {"item": None, "lines": [("", said[:400])], "place": shard.name}
 
 
 def _picture(shard, place):
