@@ -50,7 +50,7 @@ setup(
     cmdclass={"build_py": Build},
     install_requires=[
         "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "jinja2", "tensorboard",
-        "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow", "tokenizers", "safetensors", "huggingface_hub", "fsspec",
+        "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow>=11.3", "tokenizers", "safetensors", "huggingface_hub", "fsspec",
         "tqdm",
     ],
     extras_require={

@@ -113,8 +113,7 @@ class LazyImage:
 
 
 def _open(data: bytes) -> Image.Image:
-    Image.init()  # once: by itself, Pillow knows no more than the five most common formats
-    image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    image = Image.open(io.BytesIO(data), formats=list(FORMATS))
     colour = image.info.get("transparency")
     if image.format == "PNG" and image.tile and colour is not None:
         # It is in the depth of the file, and Pillow compares it so with pixels that it has brought to 8 bits.
@@ -194,23 +193,17 @@ MOVES = ("shear_x", "shear_y", "shift_x", "shift_y", "rotate")
 
 
 def _operate(image: Image.Image, name: str, level: float, sign: int) -> Image.Image:
-    if name == "contrast":
-        return ImageOps.autocontrast(image)
-    if name == "equalize":
-        return ImageOps.equalize(image)
-    if name == "brightness":
-        return ImageEnhance.Brightness(image).enhance(1.8 * level + 0.1)
-    if name == "sharpness":
-        return ImageEnhance.Sharpness(image).enhance(1.8 * level + 0.1)
-    if name == "rotate":
-        return image.rotate(sign * 30 * level, Image.Resampling.BILINEAR, fillcolor=GREY)
     shear, shift = sign * 0.3 * level, sign * 10 * level * image.width / 224
     matrix = {"shear_x": (1, shear, 0, 0, 1, 0), "shear_y": (1, 0, 0, shear, 1, 0),
               "shift_x": (1, 0, shift, 0, 1, 0), "shift_y": (1, 0, 0, 0, 1, shift)}
     if name in matrix:
-        return image.transform(image.size, Image.Transform.AFFINE, matrix[name], Image.Resampling.BILINEAR,
-                               fillcolor=GREY)
-    return image
+        return image.transform(image.size, Image.Transform.AFFINE, matrix[name], Image.Resampling.BILINEAR, fillcolor=GREY)
+    if name == "rotate":
+        return image.rotate(sign * 30 * level, Image.Resampling.BILINEAR, fillcolor=GREY)
+    enhancer = {"brightness": ImageEnhance.Brightness, "sharpness": ImageEnhance.Sharpness}.get(name)
+    if enhancer:
+        return enhancer(image).enhance(1.8 * level + 0.1)
+    return {"contrast": ImageOps.autocontrast, "equalize": ImageOps.equalize, "identity": lambda same: same}[name](image)
 
 
 def mirror(image: Image.Image) -> Image.Image:

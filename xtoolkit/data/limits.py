@@ -11,10 +11,12 @@ UNPACKED = 1 << 28  # bytes that any gzip file may unpack to
 RATIO = 200  # beyond that: how many times its size a gzip file may unpack to; text stays below 20, a bomb reaches 1000
 CHARACTERS = 1024  # a text is cut to so many for each token that is kept of it: the words of no language are longer
 
+POINTER = b"version https://git-lfs"  # how a file of git-lfs begins that was not fetched
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 _STARTS = (
-    (rb"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    (POINTER, "a git-lfs pointer, not the file itself: run `git lfs pull`"),
     (rb"\s*(<!doctype html|<html)", "an HTML page: the download failed"),
     (rb"\x1f\x8b", "compressed by gzip: run `gunzip`"),
     (rb"PK\x03\x04", "a zip archive: run `unzip`"),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from xtoolkit.batch import TextField, stable_key
-from xtoolkit.data import paths
+from xtoolkit.data import limits, paths
 from xtoolkit.registry import ConfigError
 
 # The specials by their part, as RoBERTa-like and BERT-like tokenizers spell them.
@@ -48,6 +48,8 @@ class Tokenizer:
         self.special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special |= {self.bos, self.eos, self.pad, self.mask}
         self.plain = np.array(sorted(set(backend.get_vocab(with_added_tokens=True).values()) - self.special), np.int64)
+        if not self.plain.size:
+            raise ConfigError(f"tokenizer `{name}` has no token but its specials: the file of its vocabulary is missing")
 
     def encode(self, text: str, max_tokens: int | None = None) -> list[int]:
         """``<s> ... </s>``, at most ``max_tokens`` ids, the two specials counted."""
@@ -79,38 +81,110 @@ def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a hub name (``roberta-base``), a folder, a ``tokenizer.json``, or a part of a sample pack.
 
     Raises:
-        ConfigError: it is not there, or it lacks a special that the losses need.
+        ConfigError: it is not there, it is damaged, or it lacks a special that the losses need.
     """
-    import tokenizers  # only here: a misspelt key elsewhere is to be answered without it
-
-    place = name
-    if "://" in name:
-        place, = paths.resolve(name)
-    if os.path.isdir(place):
-        file = os.path.join(place, "tokenizer.json")
-        if os.path.exists(file):
-            return Tokenizer(tokenizers.Tokenizer.from_file(file), name)
-        vocab, merges = os.path.join(place, "vocab.json"), os.path.join(place, "merges.txt")
-        if os.path.exists(vocab) and os.path.exists(merges):
-            backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(vocab, merges))
-            backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = tokenizers.decoders.ByteLevel()
-            spelt = [t for spellings in SPECIALS.values() for t in spellings] + ["<unk>"]
-            backend.add_special_tokens([t for t in spelt if backend.token_to_id(t) is not None])
-            return Tokenizer(backend, name)
-        raise ConfigError(f"tokenizer `{name}`: the folder has neither tokenizer.json nor vocab.json and merges.txt")
+    place = paths.resolve(name)[0] if "://" in name else name
     if os.path.isfile(place):
-        return Tokenizer(tokenizers.Tokenizer.from_file(place), name)
+        return Tokenizer(_from_json(place), name)
+    if not os.path.isdir(place):
+        return Tokenizer(_from_hub(name), name)
+    if (backend := _in_folder(place)) is None:
+        raise ConfigError(f"tokenizer `{name}`: the folder has neither tokenizer.json nor vocab.json and merges.txt; write "
+                          "them by `AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)` of transformers")
+    return Tokenizer(backend, name)
+
+
+_FILES = "tokenizer.json", "vocab.json", "merges.txt"
+_AGAIN = "fetch the file again"
+
+
+def _in_folder(folder: str):
+    """The backend that a folder's files describe; None if it lacks them."""
+    whole, *pair = (os.path.join(folder, file) for file in _FILES)
+    if os.path.lexists(whole):  # a link to nowhere is to be named, too
+        return _from_json(whole)
+    return _from_pair(*pair) if all(map(os.path.lexists, pair)) else None
+
+
+def _from_hub(name: str):
+    from huggingface_hub import try_to_load_from_cache
     from transformers import AutoTokenizer  # seconds to import: only for names that the hub resolves
     try:
+        cached = [file for file in (try_to_load_from_cache(name, file) for file in _FILES) if isinstance(file, str)]
+        if cached:
+            _in_folder(os.path.dirname(cached[0]))  # transformers reads damaged files into other ids without a word
         loaded = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"tokenizer `{name}`: neither a folder nor known to the hub from here "
-                          f"({str(e).splitlines()[0]}); give a folder with tokenizer.json, or "
-                          "`sample://picturebook/tokenizer`")
+    except ConfigError:
+        raise
+    except Exception as e:  # its own, tokenizers' and the hub's, which have no class in common
+        raise ConfigError(f"tokenizer `{name}`: neither a folder nor known to the hub from here ({_line(e)}); give a folder with "
+                          "tokenizer.json, or `sample://picturebook/tokenizer`")
     if not loaded.is_fast:
         raise ConfigError(f"tokenizer `{name}` has no fast version (tokenizer.json), which the loader's workers need")
-    return Tokenizer(loaded.backend_tokenizer, name)
+    return loaded.backend_tokenizer
+
+
+def _from_json(file: str):
+    import tokenizers  # only where it is needed: a misspelt key elsewhere is to be answered without it
+    text = _read(file)
+    try:
+        model, backend = limits.parse(text)["model"], tokenizers.Tokenizer.from_str(text)
+    except Exception as e:  # the library raises no narrower class
+        raise ConfigError(f"{file}: not a whole tokenizer ({_line(e)}); {_AGAIN}")
+    _check_ids(backend.get_vocab(with_added_tokens=True), file)
+    if model.get("merges") == [] and not model.get("ignore_merges") and (unmade := _unmade(model["vocab"], [])):
+        raise ConfigError(f"{file}: its merges make none of {len(unmade)} tokens, such as `{unmade[0]}`; {_AGAIN}")
+    return backend
+
+
+def _from_pair(vocab_file: str, merges_file: str):
+    import tokenizers
+    text, lines = _read(vocab_file), _read(merges_file).splitlines()
+    try:
+        vocab = dict(limits.parse(text))
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{vocab_file}: not a whole vocabulary ({e}); {_AGAIN}")
+    _check_ids(vocab, vocab_file)
+    merges = [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
+    wrong = [" ".join(m) for m in merges if len(m) != 2 or not vocab.keys() >= {*m, "".join(m)}]
+    if wrong:
+        raise ConfigError(f"{merges_file}: `{wrong[0]}` is no merge of two tokens of vocab.json; {_AGAIN}")
+    if unmade := _unmade(vocab, merges):
+        raise ConfigError(f"{merges_file}: it makes none of {len(unmade)} tokens of vocab.json, such as `{unmade[0]}`; {_AGAIN}")
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    spelt = [t for spellings in SPECIALS.values() for t in spellings] + ["<unk>"]
+    backend.add_special_tokens([t for t in spelt if t in vocab])
+    return backend
+
+
+def _read(file: str) -> str:
+    try:
+        with open(file, "rb") as f:
+            raw = f.read()
+        if not raw or raw.startswith(limits.POINTER):
+            raise ValueError(limits.looks(raw))
+        return limits.decode(raw)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{file}: {getattr(e, 'strerror', None) or e}; {_AGAIN}")
+
+
+def _check_ids(vocab: dict, where: str) -> None:
+    unused = set(range(len(vocab))) - {i for i in vocab.values() if isinstance(i, int)}
+    if unused:
+        raise ConfigError(f"{where}: of {len(vocab)} tokens none has id {min(unused)}: the ids must be 0 to {len(vocab) - 1}, "
+                          f"each once; {_AGAIN}")
+
+
+def _unmade(vocab: dict, merges: list) -> list[str]:
+    """Tokens of several characters that no merge makes, so that no text has them; but for those that look like specials."""
+    made, special = set(map("".join, merges)), re.compile(r"<.*>|\[.*\]|madeupword\d+")
+    return [t for t in vocab if len(t.removesuffix("</w>")) > 1 and t not in made and not special.fullmatch(t)]
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or repr(error)
 
 
 def text_field(ids: list, pad: int, masks: list | None = None) -> TextField:

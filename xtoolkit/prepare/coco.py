@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field
-from xtoolkit.prepare.records import Finder, coco_id, each, optional
+from xtoolkit.prepare.records import Finder, coco_id, each
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
@@ -41,10 +41,10 @@ def convert(annotations: Path, images: Path, options: Options, names: dict | Non
 
 def _karpathy(annotations, finder, names, exclude, report):
     def draft(record, where):
-        filename, folder = field(record, "filename", str, where), optional(record, "filepath", str, where)
+        filename, folder = field(record, "filename", str, where), field(record, "filepath", str | None, where)
         where = f"{where} ({filename})"
         split = _split(record, where)
-        coco = field(record, "cocoid", int, where) if "cocoid" in record else None
+        coco = field(record, "cocoid", int | None, where)
         if split not in names:
             return None
         if split == "train" and coco in exclude:

@@ -8,7 +8,7 @@ import numpy as np
 
 from xtoolkit.prepare.coco import YEARS
 from xtoolkit.prepare.official import BadRecord, Report, clean, field, fit, is_box
-from xtoolkit.prepare.records import Finder, coco_id, each, numbers
+from xtoolkit.prepare.records import Finder, coco_id, each
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
@@ -57,7 +57,7 @@ class _Boxes:
 
         def parse(record, where):
             number = next(position)
-            image, category = numbers(record, ("image_id", "category_id"), where)
+            image, category = field(record, "image_id", int, where), field(record, "category_id", int, where)
             number, box = field({"id": number, **record}, "id", int, where), field(record, "bbox", list, where)
             if category not in names:
                 raise BadRecord(f"{where}: category {category} is not in the list of categories")
@@ -95,7 +95,7 @@ def _drafts(annotations, finder, names, boxes, exclude, prefix, report):
     file, known = annotations.name, set()
 
     def draft(record, where):
-        image, *size = numbers(record, ("id", "width", "height"), where)
+        image, *size = (field(record, key, int, where) for key in ("id", "width", "height"))
         name = field(record, "file_name", str, where)
         picture, coco = finder(name, where), coco_id(name)
         known.add(image)

@@ -193,8 +193,7 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     except OSError as error:
         raise BadRecord(f"{where}: {name}: {error.strerror}") from None
     try:
-        Image.init()  # else Pillow knows the five most common formats only
-        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as opened:
             found, size = opened.format, opened.size
             if size[0] * size[1] > limits.MAX_PIXELS:
                 raise BadRecord(f"{where}: {name}: {size[0]}x{size[1]} pixels, more than {limits.MAX_PIXELS:,}")

@@ -42,16 +42,6 @@ def nested(record, key: str, where: str, kind: str, parse: Callable, report: Rep
     yield from each(enumerate(found), f"{where}: {kind}", parse, report, number)
 
 
-def optional(record: dict, name: str, kind, where: str):
-    """``field``, or None where there is no such key or it is null."""
-    return None if record.get(name) is None else field(record, name, kind, where)
-
-
-def numbers(record, names: tuple, where: str, kind=int) -> list:
-    """Several fields that are numbers."""
-    return [field(record, name, kind, where) for name in names]
-
-
 def coco_id(name: str) -> int | None:
     """COCO's id of a picture by its file's name, so that it is known in any release; None: it is not COCO's."""
     stem = PurePath(name).stem

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xtoolkit.prepare.coco import YEARS
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, fit
-from xtoolkit.prepare.records import Finder, each, nested, numbers
+from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
@@ -38,7 +38,7 @@ def convert(refs: Path, instances: Path, images: Path, options: Options, names: 
 def _grouped(refs, names, report) -> dict:
     """(prefix, image) -> (where, ref) of its refs, in the order of the file."""
     def parse(ref, where):
-        image, number, _ = numbers(ref, ("image_id", "ref_id", "ann_id"), where)
+        image, number, _ = (field(ref, key, int, where) for key in ("image_id", "ref_id", "ann_id"))
         field(ref, "sentences", list, where)
         return number, field(ref, "split", str, where), image, where, ref
 
@@ -56,11 +56,11 @@ def _grouped(refs, names, report) -> dict:
 def _annotated(instances, wanted, finder, report):
     """image -> (file, size), and image -> {annotation id: box}, of the images wanted."""
     def picture(record, where):
-        image, *size = numbers(record, ("id", "width", "height"), where)
+        image, *size = (field(record, key, int, where) for key in ("id", "width", "height"))
         return (image, (finder(field(record, "file_name", str, where), where), tuple(size))) if image in wanted else None
 
     def annotation(record, where):
-        image, number = numbers(record, ("image_id", "id"), where)
+        image, number = field(record, "image_id", int, where), field(record, "id", int, where)
         return (number, image, field(record, "bbox", list, where)) if image in pictures else None
 
     found = elements(instances, "images")

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from xtoolkit.prepare.official import Report, clean, field, fit
-from xtoolkit.prepare.records import Finder, each, nested, numbers, optional
+from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements, join
 from xtoolkit.prepare.writer import Draft, Options
@@ -43,8 +43,8 @@ def _by_image(path, parse, report):
 
 def _picture(record, where):
     """image, size, COCO id."""
-    return _image_id(record, where), tuple(numbers(record, ("width", "height"), where)), \
-        optional(record, "coco_id", int, where)
+    size = field(record, "width", int, where), field(record, "height", int, where)
+    return _image_id(record, where), size, field(record, "coco_id", int | None, where)
 
 
 def _image_id(record, where) -> int:
@@ -82,14 +82,14 @@ def _drafts(joined, pictures, files, finder, exclude, prefix, report):
 
 
 def _described(region, where, size, report):
-    box = numbers(region, ("x", "y", "width", "height"), where, (int, float))
+    box = [field(region, name, int | float, where) for name in ("x", "y", "width", "height")]
     box, phrase = fit(box, size, where, report), clean(field(region, "phrase", str, where), where, report)
     return {"box": box, "caption": phrase} if box and phrase else None
 
 
 def _named(thing, where, words, size, report):
-    box = numbers(thing, ("x", "y", "w", "h"), where, (int, float))
-    names, number = field(thing, "names", list, where), optional(thing, "object_id", int, where)
+    box = [field(thing, name, int | float, where) for name in ("x", "y", "w", "h")]
+    names, number = field(thing, "names", list[str], where), field(thing, "object_id", int | None, where)
     box, names = fit(box, size, where, report), _clean(names, where, report)
     if not box or not names:
         return None
@@ -99,7 +99,7 @@ def _named(thing, where, words, size, report):
 
 def _words(thing, where, report):
     """(object id, its attributes, each once)."""
-    words = optional(thing, "attributes", list, where) or ()  # an object without any may say null
+    words = field(thing, "attributes", list[str] | None, where) or ()  # an object without any may say null
     return field(thing, "object_id", int, where), list(dict.fromkeys(_clean(words, where, report)))
 
 

@@ -194,6 +194,8 @@ def test_palettes_with_transparency_are_on_white():
     one = [0 if n == 7 else 255 for n in range(256)]
     for kind in ("PNG", "GIF"):
         assert np.abs(read(encoded(image, kind, transparency=7)) - paled(one)).max() == 0, kind
+    image.putpalette(np.concatenate([noise(3).reshape(-1, 3), np.array(alpha)[:, None]], 1).astype(np.uint8).tobytes(), "RGBA")
+    assert np.abs(read(image) - paled(alpha)).max() <= 1, "a palette of four bands"
 
 
 # ---- several frames, turned -----------------------------------------------------------------------------------------
