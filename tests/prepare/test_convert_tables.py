@@ -3,7 +3,10 @@
 import json
 import multiprocessing
 import os
+import re
+import shlex
 import signal
+from pathlib import Path
 
 import pytest
 from miniature import (ROWS, captions, downloaded, genome, good, gzipped, jpeg, karpathy, objects365, openimages, packed, parquet,
@@ -164,6 +167,25 @@ def test_a_parquet_file_that_is_cut_gives_each_row_once(tmp_path, monkeypatch, s
     text.convert([path], Options(tmp_path / "text"))
     lines = [json.loads(line)["text"] for name in shards(tmp_path / "text") for line in (tmp_path / "text" / name).open()]
     assert lines == found
+
+
+def test_the_tables_of_the_page_are_prepared_by_its_commands(tmp_path, monkeypatch, capsys):
+    from xtoolkit.cli import prepare
+
+    page = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text()
+    section = page[page.index("**Tables.**"):page.index("All take `--workers`")]
+    put(tmp_path / "raw/pairs.csv", re.search(r"```csv\n(.*?)```", section, re.S)[1].encode())
+    put(tmp_path / "raw/birds/metadata.jsonl", re.search(r"```jsonl\n(.*?)```", section, re.S)[1].encode())
+    for name in ("pictures/train/0001.jpg", "pictures/train/0002.png", "birds/0001.jpg"):
+        put(tmp_path / "raw" / name, jpeg(kind="PNG" if name.endswith("png") else "JPEG"))
+    parquet(tmp_path / "raw/flickr30k/0.parquet", [{"image": {"bytes": jpeg(), "path": "1.jpg"}, "alt_text": ["a", "b"], "n": 1}])
+    monkeypatch.chdir(tmp_path)
+    commands = [line for line in re.search(r"```bash\n(.*?)```", section, re.S)[1].splitlines() if line]
+    for line in commands:
+        assert prepare.main([*shlex.split(line)[2:], "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "train: 2 samples, 3 captions" in said and "birds: 1 samples, 1 captions" in said and "flickr: 1 samples, 2" in said
+    assert len(commands) == 3 and all(f"`{name}`" in section for name in (*table.IMAGE, *table.TEXT))
 
 
 # --- killed and resumed --------------------------------------------------------------------------------------------
