@@ -6,8 +6,9 @@ holds no picture and is not needed; beside all of them ``00000_stats.json`` coun
 """
 
 import hashlib
+from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -70,13 +71,11 @@ def _places(paths: list) -> list:
 
 
 def _shard(path: Path, form: str) -> Shard:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
-    size = sum(p.stat().st_size for p in path.iterdir()) if form == "files" else stat.st_size
+    span = Span.whole(path)
+    if form == "files":
+        span = replace(span, size=sum(file.stat().st_size for file in path.iterdir()))
     beside = path.with_name(f"{path.name if form == 'files' else path.stem}_stats.json")
-    return Shard(Span(str(path), size, stat.st_mtime_ns), form, _stats(beside) if beside.is_file() else ())
+    return Shard(span, form, _stats(beside) if beside.is_file() else ())
 
 
 def _stats(path: Path) -> tuple:
@@ -117,13 +116,13 @@ def write_shards(payload: tuple, part: TarPart):
 
 def _in_tar(span, report):
     """(key, {ending: bytes}) of the members whose names are equal up to the last dot, in the order of their first."""
-    path, found, keys = Path(span.path), Names(), []
+    path, found, keys = Path(span.path), Names(), array("q")
     try:
         with path.open("rb") as raw:
             for member in members(raw, path.stat().st_size, path.name, report):
                 found.add(member.name, member.offset_data, member.size)
                 keys.append(hash(_key(member.name)[0]))
-            _, first, inverse = np.unique(np.asarray(keys, np.int64), return_index=True, return_inverse=True)
+            _, first, inverse = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
             order = np.argsort(first[inverse], kind="stable")
             for key, group in groupby((found[int(n)] for n in order), lambda member: _key(member[0])[0]):
                 places = {}
@@ -134,11 +133,9 @@ def _in_tar(span, report):
                     places[ending] = at, size
                 files = {}
                 for ending, (at, size) in places.items():
-                    if ending in READ and size > limits.MAX_IMAGE:
-                        report.bad(f"{path.name}: {key}.{ending}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
-                        continue
-                    raw.seek(at)
-                    files[ending] = raw.read(size) if ending in READ else b""
+                    if _fits(size, ending, f"{path.name}: {key}", report):
+                        raw.seek(at)
+                        files[ending] = raw.read(size) if ending in READ else b""
                 yield key, files
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror or error}") from None
@@ -150,11 +147,17 @@ def _key(name: str) -> tuple[str, str]:
     return (key, ending.lower()) if dot and "/" not in ending else (name, "")
 
 
+def _fits(size: int, ending: str, where: str, report: Report) -> bool:
+    if large := ending in READ and size > limits.MAX_IMAGE:
+        report.bad(f"{where}.{ending}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
+    return not large
+
+
 def _in_folder(span, report):
-    samples = {}
-    for file in sorted(Path(span.path).iterdir()):
+    samples, path = {}, Path(span.path)
+    for file in sorted(path.iterdir()):
         key, ending = _key(file.name)
-        if ending in READ:
+        if ending in READ and file.is_file() and _fits(file.stat().st_size, ending, f"{path.name}: {key}", report):
             samples.setdefault(key, {})[ending] = file
     for key, files in samples.items():
         yield key, {ending: file.read_bytes() for ending, file in files.items()}

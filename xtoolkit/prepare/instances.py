@@ -56,9 +56,9 @@ class _Boxes:
         rows, boxes, position = array("q"), array("d"), itertools.count()
 
         def parse(record, where):
-            number = next(position)
+            index, number = next(position), field(record, "id", int | None, where)
             image, category = field(record, "image_id", int, where), field(record, "category_id", int, where)
-            number, box = field({"id": number, **record}, "id", int, where), field(record, "bbox", list, where)
+            box = field(record, "bbox", list, where)
             if category not in names:
                 raise BadRecord(f"{where}: category {category} is not in the list of categories")
             if not is_box(box):
@@ -67,7 +67,7 @@ class _Boxes:
                 raise BadRecord(f"{where}: `iscrowd` is {str(record['iscrowd'])[:60]!r}, neither 0 nor 1")
             if record.get("iscrowd"):
                 return report.leave_out("boxes around crowds", where)
-            return (image, category, number), box
+            return (image, category, index if number is None else number), box
 
         found = elements(annotations, "annotations")
         for row, box in each(found, f"{annotations.name}: annotation", parse, report, "id"):

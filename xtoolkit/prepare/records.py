@@ -64,9 +64,9 @@ class Finder:
     def __call__(self, name: str, where: str) -> Path:
         """The file; where there is none, the one that should be. Raises BadRecord where the name leads out of the root."""
         whole, parts = below(self.root, name, where), PurePath(name).parts
-        for place, skip in (self.last, *((p, s) for s in range(len(parts)) for p in self.places)):
+        for place, skip in ((self.root, 0), self.last, *((p, s) for s in range(len(parts)) for p in self.places)):
             file = place.joinpath(*parts[skip:])
             if parts[skip:] and file.is_file():
-                self.last = place, skip
+                self.last = place, skip  # nearly always that of the next one
                 return file
         return whole

@@ -8,8 +8,8 @@ from pathlib import Path
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.images import identity
 from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, records
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture
-from xtoolkit.prepare.records import Finder, each
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, field, picture
+from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run, write_pictures
 from xtoolkit.prepare.spans import Span, grouped
 from xtoolkit.prepare.writer import Draft, Options, TarPart
@@ -60,9 +60,9 @@ def convert(inputs: list, options: Options, prefix: str = "train", table: Table 
 def _drafts(path, table, prefix, report):
     def parse(record, where):
         name = field(record, image, str, where)
-        return name, finder(_below(name, finder.root, where), where), _captions(record.get(text), where, report), where
+        return name, _file(name, root, where), _captions(record.get(text), where, report), where
 
-    found, finder = records(Span(str(path), 0, 0), report), Finder(table.root or path.parent)
+    found, root = records(Span(str(path), 0, 0), report), table.root or path.parent
     first = next(found, None)
     if first is None:
         return
@@ -81,7 +81,7 @@ def write_rows(payload: tuple, part: TarPart):
         if isinstance(value, dict):
             value = value.get("path") if value.get("bytes") is None else value["bytes"]
         if isinstance(value, str):
-            value = finder(_below(value, finder.root, where), where)
+            value = _file(value, root, where)
         elif not isinstance(value, bytes):
             raise BadRecord(f"{where}: `{image}` is {str(value)[:60]}, neither a picture's bytes nor its path")
         if captions:
@@ -91,7 +91,7 @@ def write_rows(payload: tuple, part: TarPart):
     spans, table = payload
     for span in spans:
         path = Path(span.path)
-        finder = Finder(table.root or path.parent)
+        root = table.root or path.parent
         image, text = _columns(path.name, parquet.names(path), table)
         for _ in each(records(span, part.report, (image, text)), "", write, part.report):
             pass
@@ -115,8 +115,9 @@ def _captions(value, where, report) -> list:
     return [caption for caption in (clean(text, where, report) for text in found) if caption]
 
 
-def _below(name: str, root: Path, where: str) -> str:
-    """A path in the folder of the pictures: open_clip's tables have whole paths, some have addresses."""
+def _file(name: str, root: Path, where: str) -> Path:
+    """The picture of a path below the folder of the pictures; open_clip's tables have whole paths, some have addresses."""
     if "://" in name[:9]:
         raise BadRecord(f"{where}: {name[:60]} is an address: download its picture by img2dataset")
-    return str(Path(name).relative_to(root)) if Path(name).is_absolute() and Path(name).is_relative_to(root) else name
+    path = Path(name)
+    return below(root, str(path.relative_to(root) if path.is_absolute() and path.is_relative_to(root) else path), where)

@@ -268,3 +268,17 @@ def test_a_tar_whose_sizes_lead_backwards_ends(tmp_path):
     put(tar, bytes(data))
     with pytest.raises(BadRecord, match="0.tar: broken after"):
         img2dataset.convert([tar], Options(tmp_path / "out"))
+
+
+def test_another_picture_of_the_same_last_name_is_never_taken(tmp_path):
+    put(tmp_path / "in/1.jpg", jpeg(colour="blue"))
+    rows = put(tmp_path / "in/rows.csv", b"image,caption\nval/1.jpg,x\n")
+    with pytest.raises(BadRecord, match="rows.csv: line 2: .*val/1.jpg: No such file"):
+        table.convert([rows], Options(tmp_path / "out"))
+    annotations, folder = objects365(tmp_path)
+    name = "patch8/objects365_v1_00420917.jpg"
+    put(folder / "objects365_v2_00908726.jpg", (folder / "patch16/objects365_v2_00908726.jpg").read_bytes())
+    put(folder / "images/v1" / name, (folder / name).read_bytes())
+    put(folder / name, jpeg(colour="blue"))  # the whole name, which is there too, comes first
+    instances.convert(annotations, folder, Options(tmp_path / "out"))
+    assert read(tmp_path / "out/train-00000.tar")["000000420917"]["jpg"] == (folder / "images/v1" / name).read_bytes()
