@@ -46,6 +46,12 @@ def test_first_peak_and_last_rate():
     assert (lr_at(0, optim, 20), lr_at(3, optim, 20), lr_at(19, optim, 20)) == (0.25, 1.0, 0.25)
 
 
+@pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
+def test_a_run_of_one_update_has_the_peak(decay):
+    assert lr_at(0, Optim(lr=0.5, warmup=0.03, decay=decay), 1) == 0.5
+    assert lr_at(1, Optim(lr=0.5, warmup=0.03, decay="linear"), 2) == 0, "a run of two still ends at min_lr"
+
+
 def test_groups_by_name():
     optimizer = build_optimizer(ToyModel(), Optim(lr=1e-3, weight_decay=0.1, lr_mult={"side": 2, "two": 2, "one": 0.5}))
     members = {group["name"]: (set(group["names"]), group["weight_decay"]) for group in optimizer.param_groups}

@@ -6,7 +6,7 @@ import random
 from torch import Tensor
 
 from xtoolkit.batch import Batch, Field
-from xtoolkit.data import items
+from xtoolkit.data import items, paths
 from xtoolkit.data.errors import DeadShard
 from xtoolkit.data.example import shapes
 from xtoolkit.data.figures import masked_samples
@@ -29,13 +29,14 @@ class StreamDataset(abc.ABC):
             pictures and of patches (None where no encoder reads pictures), ``views`` (frozenset of the marks that are
             read of it), ``train``.
         train: augment, and one text a picture; else pictures as they are, with all their texts.
+        told: whether it was said what its files have that is no part of a sample.
         images: what makes its pictures, if they are made so; ``pictures`` and ``figures`` then need no more.
     """
 
     FIELDS: dict[str, type[Field]]
     MARKS: dict[str, str] = {}
     GIVEN = ("tokenizer", "image_size", "patch_size", "views", "train")
-    train = True
+    train, told = True, False
     images: ImageProcessor | None = None
 
     @classmethod
@@ -61,6 +62,11 @@ class StreamDataset(abc.ABC):
     def paths(cls, block: dict) -> list[tuple[str, str]]:
         """Every path of a block with its dotted key, for ``paths.problem``."""
         return []
+
+    @classmethod
+    def missing(cls, block: dict) -> list[tuple[str, str]]:
+        """What of its files is not there, or cannot be read: (dotted key, one line). Nothing is unpacked or fetched."""
+        return [(key, problem) for key, path in cls.paths(block) if (problem := paths.problem(path))]
 
     @classmethod
     def max_length(cls, block: dict) -> int | None:
@@ -104,6 +110,16 @@ class StreamDataset(abc.ABC):
     @property
     def damaged(self) -> dict[str, str]:
         """{file: what is wrong with it}, found when it was indexed."""
+        return {}
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """{file: {reason: number}} of what lies in a file and is no part of a sample."""
+        return {}
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """{source: digest of what it holds}; None where that is not known. A run goes on only with the same."""
         return {}
 
     def place(self, source: int, sample: int) -> str:

@@ -12,7 +12,7 @@ def lr_at(step: int, optim: Optim, steps: int) -> float:
     Linear from 0 to the peak over the warm-up, then ``decay`` to ``min_lr`` at the last step. The curve is read at
     ``step + 1``: the released X-FM, whose scheduler starts at 0, spends its first update on a rate of 0 and never
     reaches the end of the decay; here the first update has ``lr / warmup``, update number ``warmup`` the peak, the last
-    one ``min_lr``.
+    one ``min_lr``; a run of one update, which is the first and the last, has the peak.
 
     Args:
         step: counted from 0.
@@ -23,7 +23,7 @@ def lr_at(step: int, optim: Optim, steps: int) -> float:
     done, warm = step + 1, warmup_steps(optim, steps)
     if done < warm:
         return optim.lr * done / warm
-    if optim.decay == "constant":
+    if optim.decay == "constant" or steps == 1:
         return optim.lr
     passed = min(1.0, (done - warm) / max(1, steps - warm))
     left = 1 - passed if optim.decay == "linear" else (1 + math.cos(math.pi * passed)) / 2

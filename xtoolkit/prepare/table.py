@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 
+from xtoolkit.data import tables
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.images import identity
 from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, records
@@ -15,8 +16,7 @@ from xtoolkit.prepare.spans import Span, grouped
 from xtoolkit.prepare.writer import Draft, Options, TarPart
 
 # The usual names of the columns. A table must have one of each, or be told which is meant.
-IMAGE = ("image", "image_path", "file_name", "filepath", "path", "filename")
-TEXT = ("captions", "caption", "text", "title")
+IMAGE, TEXT = (*tables.PICTURE, "image_path"), tables.CAPTIONS
 METADATA = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))  # of an ImageFolder
 
 

@@ -1,0 +1,259 @@
+"""Walks through a shard once: what it holds, where, and what of it is damaged or left out.
+
+A tar is read in the webdataset layout with two differences: the key of a sample ends at the last dot of a name, and of
+members with one name the last counts, as in tar itself.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import tarfile
+import zlib
+from array import array
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from xtoolkit.data import limits, tables
+
+# The endings of the formats that Pillow decodes.
+IMAGES = frozenset(
+    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff avif avifs jp2 j2k jpc jpf jpx j2c pbm pgm ppm pnm pfm ico blp cur dcx "
+    "dds dib fit fits fli flc ftc ftu gbr icns im msp pcx pxr psd qoi sgi rgb rgba bw ras xbm xpm pcd tga icb vda vst".split())
+KEY_BYTES = 64
+CHUNK = 1 << 24  # bytes of lines looked at in one go
+UNPACK = 1 << 20  # bytes unpacked in one go, however few they are unpacked from
+REFUSED = 2**64 - 1  # the place of a member that is not read: a link, a device, or a name that leads out of the archive
+MOST_PARTS = 64
+PART = re.compile(r"(?!key$|elements$|image$)[a-z0-9_-]{1,16}")
+SPAN = [("at", "<u8"), ("size", "<u4")]  # a size of 0: the sample has no such part
+
+
+def record(kind: str, parts: list) -> np.dtype | None:
+    """The record of a sample with such parts; None where they are none that an index has."""
+    if len(parts) > MOST_PARTS + 1 or len(set(map(str, parts))) < len(parts) or \
+            not all(isinstance(p, str) and (p == "image" or PART.fullmatch(p)) for p in parts):
+        return None
+    spans = [(part, SPAN) for part in parts]
+    key, elements = [("key", f"S{KEY_BYTES}")], [("elements", "<u2")]
+    return np.dtype(key + spans + elements if kind == "tar" else spans if kind == "lines" else spans + elements)
+
+
+# ---- tars ------------------------------------------------------------------------------------------------------------
+class _Hashed(io.RawIOBase):
+    """A file whose bytes are hashed as they are read: of a tar the headers, and nothing between them."""
+
+    def __init__(self, file):
+        self.seek, self.tell, self._file, self.digest = file.seek, file.tell, file, hashlib.blake2b(digest_size=16)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(min(size, limits.MAX_TEXT))  # a header may say that it has more bytes than there is memory
+        self.digest.update(data)
+        return data
+
+    def readinto(self, buffer) -> int:
+        size = self._file.readinto(buffer)
+        self.digest.update(memoryview(buffer)[:size])
+        return size
+
+
+def tar(path: str | Path) -> tuple[np.ndarray, dict]:
+    """The samples of a tar, or of several that were put one behind the other: those that have a picture.
+
+    A link, a device, or a name that leads out of the archive has no place to be read from (``REFUSED``): its sample is
+    drawn, found bad and counted. A tar that is cut off or damaged serves the samples before the damage.
+
+    Returns:
+        Records; ``damage``, ``left_out`` and ``digest``, which is of the size, of all headers and of the jsons.
+    """
+    found, left_out = _Members(), Counter()
+    with open(path, "rb") as raw:
+        if raw.read(2) == b"\x1f\x8b":
+            raise ValueError(f"{path}: a compressed tar cannot be read at any place: gunzip it")
+        hashed, start, damage, size = _Hashed(raw), 0, None, os.path.getsize(path)
+        while start is not None and damage is None:
+            raw.seek(start)
+            start, damage = _archive(raw, hashed, size, found, left_out)
+        records = found.records(left_out)
+        hashed.digest.update(str(size).encode())
+        for sample in records if "json" in records.dtype.names else ():
+            at, size = sample["json"].tolist()
+            if at == REFUSED:
+                sample["elements"] = 1
+            elif at:
+                raw.seek(at)
+                sample["elements"] = _elements(hashed.read(min(size, limits.MAX_TEXT)), ("captions", "caption"))
+    return records, {"damage": damage, "left_out": dict(+left_out), "digest": hashed.digest.hexdigest()}
+
+
+def _archive(raw, hashed, end: int, found: "_Members", left_out: Counter) -> tuple[int | None, str | None]:
+    """Reads one archive from where the file stands; returns where the next one begins, if any, and the damage, if any."""
+    try:
+        with tarfile.open(fileobj=hashed, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # else tarfile keeps an object of each
+                if member.isreg() and member.offset_data + member.size > end:
+                    return None, f"cut off inside {member.name}"
+                if not member.isdir() and (why := found.add(member)):
+                    left_out[why] += 1
+            at = archive.offset
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as e:
+        return None, f"no tar: {e}"
+    # tarfile takes a header that it cannot read for the end; the real end is a block of zeros.
+    raw.seek(at)
+    after = raw.read(tarfile.BLOCKSIZE)
+    if not after:
+        return None, f"cut off at byte {at}: no end"
+    if after.strip(b"\0"):
+        return None, f"no header at byte {at}"
+    while block := raw.read(UNPACK):
+        if rest := block.lstrip(b"\0"):
+            start = raw.tell() - len(rest)
+            return start - start % tarfile.BLOCKSIZE, None
+    return None, None
+
+
+class _Members:
+    """The members of a tar by the sample and the part of it that they are."""
+
+    def __init__(self):
+        self._rows, self._endings = {}, {}
+        self._found = array("Q")  # row, ending, place and size of each
+
+    def add(self, member: tarfile.TarInfo) -> str | None:
+        """Takes a member; or returns why it is left out."""
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, ending = base.rpartition(".")
+        ending = ending.lower()
+        if base.startswith("."):
+            return "hidden files"
+        if not stem:
+            return "files without an ending"
+        if not PART.fullmatch(ending) or ending not in self._endings and len(self._endings) == MOST_PARTS:
+            return "files of unknown endings"
+        key = f"{folder}{slash}{stem}".encode("utf-8", "surrogateescape")
+        row, number = self._rows.setdefault(key, len(self._rows)), self._endings.setdefault(ending, len(self._endings))
+        outside = member.name.startswith("/") or ".." in member.name.split("/")
+        if outside or not member.isreg() or member.sparse is not None:
+            self._found.extend((row, number, REFUSED, 1))
+        else:
+            self._found.extend((row, number, member.offset_data, min(member.size, 2**32 - 1)))
+        return None
+
+    def records(self, left_out: Counter) -> np.ndarray:
+        """The samples with a picture; what is passed over is counted in ``left_out``."""
+        found, columns = np.array(self._found, np.uint64).reshape(-1, 4), {}
+        image = np.zeros(len(self._rows), SPAN)
+        for ending, number in self._endings.items():
+            rows, _, at, size = found[found[:, 1] == number].T
+            column = np.zeros(len(self._rows), SPAN)
+            column["at"][rows], column["size"][rows] = at, size  # of one row's the last stays
+            left_out["members of a name that comes again"] += len(rows) - int(np.count_nonzero(column["at"]))
+            if ending in IMAGES:
+                both = (image["at"] > 0) & (column["at"] > 0)
+                left_out["pictures behind a sample's first"] += int(np.count_nonzero(both))
+                first = (column["at"] > 0) & ~(both & (image["at"] < column["at"]))
+                image[first] = column[first]
+            else:
+                columns[ending] = column
+        kept = image["at"] > 0
+        if not kept.all():
+            seen = sorted(f".{e}" for e, column in columns.items() if np.any(column["at"][~kept]))
+            left_out[f"samples without a picture, only {', '.join(seen[:8])}"] += int(np.count_nonzero(~kept))
+        columns = {"image": image} | {e: column for e, column in columns.items() if np.any(column["at"][kept])}
+        records = np.zeros(int(np.count_nonzero(kept)), record("tar", list(columns)))
+        records["key"] = [key[-KEY_BYTES:] for key, keep in zip(self._rows, kept.tolist()) if keep]
+        for part, column in columns.items():
+            records[part] = column[kept]
+        return records
+
+
+def _elements(raw: bytes, captions: tuple[str, ...]) -> int:
+    """What a region stream can draw of a sample: its regions, and one more where the whole picture has a caption.
+
+    A broken json counts as one, so that it is drawn, found and reported.
+    """
+    try:
+        meta = limits.parse(raw)
+    except ValueError:
+        return 1
+    if not isinstance(meta, dict):
+        return 1
+    regions = meta.get("regions")
+    whole = any(meta.get(name) for name in captions)
+    return min(whole + (len(regions) if isinstance(regions, list) else 0), 65535)
+
+
+# ---- lines and rows --------------------------------------------------------------------------------------------------
+def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
+    """The rows of a text file or table. No more than ``CHUNK`` bytes of lines are in memory, however long they are.
+
+    Returns:
+        Records; ``damage``, ``columns`` of a CSV or TSV, and the ``digest`` of the content.
+    """
+    columns = damage = None
+    with open(path, "rb") as f:
+        hashed = _Hashed(f)
+        lines = io.BufferedReader(hashed, UNPACK)
+        if kind in tables.DELIMITERS:
+            places, damage = tables.places(lines, tables.DELIMITERS[kind])
+            f.seek(0)
+            try:
+                columns = tables.first_row(f, tables.DELIMITERS[kind])
+            except ValueError as e:
+                raise ValueError(f"{path}: the header row: {e}") from None
+        else:
+            places = _lines(lines)
+        spans = np.array(places, np.int64).reshape(-1, 2)
+        records = np.zeros(len(spans), record(kind, ["text"]))
+        records["text"]["at"], records["text"]["size"] = spans[:, 0], spans[:, 1].clip(max=2**32 - 1)
+        for sample in records if kind == "jsonl" else ():
+            at, size = sample["text"].tolist()
+            f.seek(at)
+            raw = f.read(min(size, limits.MAX_TEXT))
+            sample["elements"] = _elements(raw, tables.CAPTIONS) if b'"regions"' in raw else 1
+        if columns is not None:
+            records["elements"] = 1
+    return records, {"damage": damage, "columns": columns, "digest": hashed.digest.hexdigest()}
+
+
+def _lines(f) -> array:
+    """Where each line that says anything begins, and its bytes, one after the other."""
+    places, at, begun, said = array("q"), 0, 0, False
+    while piece := f.readline(CHUNK):
+        at, said = at + len(piece), said or not piece.isspace()
+        if said and piece.endswith(b"\n"):
+            places.extend((begun, at - begun))
+        if piece.endswith(b"\n"):
+            begun, said = at, False
+    return places + array("q", (begun, at - begun) if said else ())
+
+
+def gunzip(path: str | Path, out) -> str | None:
+    """Unpacks a file into an open one, cut after the last whole line if it is damaged or a bomb; returns the damage."""
+    damage, whole = None, 0  # whole: bytes up to the end of the last whole line
+    with open(path, "rb") as f, gzip.GzipFile(fileobj=f) as packed:
+        while damage is None:
+            try:
+                data = packed.read1(UNPACK)  # not `read`: it loses what comes right before the damage
+            except EOFError:
+                damage = "cut off"
+            except (gzip.BadGzipFile, zlib.error) as e:
+                damage = str(e)
+            else:
+                if not data:
+                    return None
+                if b"\n" in data:
+                    whole = out.tell() + data.rindex(b"\n") + 1
+                out.write(data)
+                if out.tell() > max(limits.UNPACKED, limits.RATIO * f.tell()):
+                    damage = f"unpacks to more than {limits.RATIO} times its size: taken for a decompression bomb"
+    out.seek(whole)
+    out.truncate()
+    return damage
