@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field
+from xtoolkit.prepare import records
+from xtoolkit.prepare.official import BadRecord, Report, clean, field
 from xtoolkit.prepare.records import Finder, coco_id, each
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
@@ -104,16 +105,8 @@ def _own(annotations, finder, names, exclude, report):
 
 
 def held_out(annotations: Path) -> frozenset:
-    """The COCO ids of Karpathy's val and test splits, which no pretraining may show.
-
-    Raises:
-        BadFile: a record does not say what it is: nothing of such a list may be passed over.
-    """
+    """The COCO ids of Karpathy's val and test splits. Raises BadFile where any of its records is wrong."""
     def number(record, where):
         return field(record, "cocoid", int, where) if _split(record, where) != "train" else None
 
-    try:
-        place = f"{Path(annotations).name}: image"
-        return frozenset(each(elements(annotations, "images"), place, number, Report()))
-    except BadRecord as error:
-        raise BadFile(str(error)) from None
+    return records.held_out(elements(annotations, "images"), f"{Path(annotations).name}: image", number)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from xtoolkit.data import limits
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.official import BadFile, Report
+from xtoolkit.prepare.official import BadFile, BadRecord, Report
+from xtoolkit.prepare.records import each
 from xtoolkit.prepare.spans import Span
 
 OBJECTS = (".jsonl", ".json", ".ndjson")  # one a line
@@ -27,34 +28,32 @@ def cuttable(path: Path) -> bool:
 
 
 def records(span: Span, report: Report, columns: tuple = ()):
-    """(where, record) of a piece of a table or of JSON Lines; of Parquet with these columns only."""
-    ending, path = kind(span.path), Path(span.path)
-    if ending == ".parquet":
+    """(where, record) of a piece of JSON Lines or of a table, which must have some columns; Parquet's others are not read."""
+    path, parse, found = Path(span.path), _value, ((where, line) for where, line, _ in lines(span, report))
+    if kind(path) == ".parquet":
         yield from ((f"{path.name}: row {row}", values) for row, values in parquet.rows(span, columns))
-    elif ending in TABLES:
+        return
+    if kind(path) in TABLES:
         found = rows(path, report)
-        heading = next(found, ("", []))[1]
-        for where, cells in found:
-            if len(cells) == len(heading):
-                yield where, dict(zip(heading, cells))
-            else:
-                report.bad(f"{where}: {len(cells)} columns, the heading has {len(heading)}")
-    else:
-        yield from _objects(span, report)
+        where, heading = next(found, (path.name, []))
+        if missing := [name for name in columns if name not in heading]:
+            raise BadFile(f"{where}: no column {', '.join(missing)}; it has {', '.join(heading)[:200]}")
+
+        def parse(cells, where):
+            if len(cells) != len(heading):
+                raise BadRecord(f"{where}: {len(cells)} columns, the heading has {len(heading)}")
+            return where, dict(zip(heading, cells))
+
+    yield from each(found, "", parse, report)
 
 
-def _objects(span, report):
-    for where, line, _ in lines(span, report):
-        if not line.strip():
-            continue
-        try:
-            value = limits.parse(line)
-        except json.JSONDecodeError as error:
-            report.bad(f"{where}: broken JSON at column {error.colno}: {error.msg}")
-        except ValueError as error:
-            report.bad(f"{where}: broken JSON: {error}")
-        else:
-            yield where, value
+def _value(line, where):
+    try:
+        return (where, limits.parse(line)) if line.strip() else None
+    except json.JSONDecodeError as error:
+        raise BadRecord(f"{where}: broken JSON at column {error.colno}: {error.msg}") from None
+    except ValueError as error:
+        raise BadRecord(f"{where}: broken JSON: {error}") from None
 
 
 def rows(path: Path, report: Report):

@@ -4,10 +4,11 @@ import re
 from itertools import groupby
 from pathlib import Path
 
-from xtoolkit.prepare.lines import rows
-from xtoolkit.prepare.official import BadFile, BadRecord, Report
+from xtoolkit.prepare.lines import records, rows
+from xtoolkit.prepare.official import BadRecord, Report
 from xtoolkit.prepare.records import Finder, each
 from xtoolkit.prepare.run import write_pictures
+from xtoolkit.prepare.spans import Span
 from xtoolkit.prepare.writer import Draft, Options
 
 SIDES = ("XMin", "YMin", "XMax", "YMax")
@@ -66,15 +67,8 @@ def _drafts(path, names, classes, finder, prefix, report):
 
 def _regions(path, names, classes, report):
     """(image, where, region) of each row; the region is None where it is left out."""
-    found = rows(path, report)
-    heading = next(found, ("", []))[1]
-    if missing := [name for name in COLUMNS if name not in heading]:
-        raise BadFile(f"{path.name}: line 1: no column {', '.join(missing)}; it has {', '.join(heading)[:200]}")
-
-    def parse(cells, where):
-        if len(cells) != len(heading):
-            raise BadRecord(f"{where}: {len(cells)} columns, the heading has {len(heading)}")
-        image, label, *box, group = (cells[heading.index(name)] for name in COLUMNS)
+    def parse(row, where):
+        image, label, *box, group = (row[name] for name in COLUMNS)
         if not NAME.fullmatch(image):
             raise BadRecord(f"{where}: {image!r} is not the name of a picture")
         place = f"{where}: image {image}"
@@ -88,7 +82,7 @@ def _regions(path, names, classes, report):
             return image, place, None
         return image, place, {"box": box, "caption": names[label], "where": place}
 
-    return each(found, "", parse, report)
+    return each(records(Span.whole(path), report, COLUMNS), "", parse, report)
 
 
 def _share(text: str, name: str, where: str) -> float:

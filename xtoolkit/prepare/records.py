@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 
-from xtoolkit.prepare.official import BadRecord, Report, below, field
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, field
 
 
 def each(found: Iterable, place: str, parse: Callable, report: Report, number: str = "", unique: str = "") -> Iterator:
@@ -40,6 +40,18 @@ def nested(record, key: str, where: str, kind: str, parse: Callable, report: Rep
         report.bad(str(error))
         return
     yield from each(enumerate(found), f"{where}: {kind}", parse, report, number)
+
+
+def held_out(found: Iterable, place: str, parse: Callable, number: str = "") -> frozenset:
+    """The ids that ``parse`` gives for what no pretraining may show.
+
+    Raises:
+        BadFile: a record is wrong: nothing of such a list may be passed over.
+    """
+    try:
+        return frozenset(each(found, place, parse, Report(), number))
+    except BadRecord as error:
+        raise BadFile(str(error)) from None
 
 
 def coco_id(name: str) -> int | None:

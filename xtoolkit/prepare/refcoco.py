@@ -4,6 +4,7 @@ import pickle
 from functools import partial
 from pathlib import Path
 
+from xtoolkit.prepare import records
 from xtoolkit.prepare.coco import YEARS
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, fit
 from xtoolkit.prepare.records import Finder, each, nested
@@ -104,18 +105,11 @@ def _sentence(sentence, where, report):
 
 
 def held_out(refs: Path) -> frozenset:
-    """The COCO ids of every split but train, which no pretraining may show.
-
-    Raises:
-        BadFile: a record does not say what it is: nothing of such a list may be passed over.
-    """
+    """The COCO ids of every split but train. Raises BadFile where any of its records is wrong."""
     def number(ref, where):
         return field(ref, "image_id", int, where) if field(ref, "split", str, where) != "train" else None
 
-    try:
-        return frozenset(each(load(Path(refs)), f"{Path(refs).name}: ref", number, Report(), "ref_id"))
-    except BadRecord as error:
-        raise BadFile(str(error)) from None
+    return records.held_out(load(Path(refs)), f"{Path(refs).name}: ref", number, "ref_id")
 
 
 def load(path: Path):

@@ -61,17 +61,15 @@ def _drafts(joined, pictures, files, finder, exclude, prefix, report):
         if coco in exclude:
             report.leave_out("excluded pictures", f"image {image} (COCO {coco})")
             continue
-        place = {name: f"{file}: image {image}" for name, file in files.items()}
-        words, found = {}, []
-        if "attributes" in records:
-            parse = partial(_words, report=report)
-            words = dict(nested(records["attributes"], "attributes", place["attributes"], "object", parse, report, "object_id"))
-        if "regions" in records:
-            parse = partial(_described, size=size, report=report)
-            found += nested(records["regions"], "regions", place["regions"], "region", parse, report, "region_id")
-        if "objects" in records:
-            parse = partial(_named, words=words, size=size, report=report)
-            found += nested(records["objects"], "objects", place["objects"], "object", parse, report, "object_id")
+
+        def inside(name, kind, parse):
+            if name not in records:
+                return ()
+            return nested(records[name], name, f"{files[name]}: image {image}", kind, parse, report, f"{kind}_id")
+
+        words = dict(inside("attributes", "object", partial(_words, report=report)))
+        found = [*inside("regions", "region", partial(_described, size=size, report=report)),
+                 *inside("objects", "object", partial(_named, words=words, size=size, report=report))]
         where = f"image_data.json: image {image}"
         if not found:
             report.leave_out("pictures without regions", where)
