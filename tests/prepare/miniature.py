@@ -53,6 +53,46 @@ def karpathy(root, change=None):
     return put(root / "coco/dataset_coco.json", {"images": listed, "dataset": "coco"}), root / "coco/images"
 
 
+def captions(root, change=lambda found: None):
+    """COCO's own captions_train2017.json, two captions a picture in any order, and its pictures as the archive unpacks."""
+    for n in (9, 25, 139):
+        put(root / f"coco/images/train2017/{n:012d}.jpg", jpeg(colour=(n, 9, 9)))
+    found = {"info": {"year": 2017}, "licenses": [],
+             "images": [{"license": 1, "file_name": f"{n:012d}.jpg", "coco_url": "http://x", "height": 30, "width": 40, "id": n}
+                        for n in (139, 9, 25)],
+             "annotations": [{"image_id": n, "id": 10 * n + m, "caption": f"Thing {n} \n{m}."} for m in (1, 2) for n in (9, 139, 25)]}
+    change(found)
+    return put(root / "coco/captions_train2017.json", found), root / "coco/images"
+
+
+ROWS = [("a/one.jpg", "a red dog"), ("a/one.jpg", "a dog, red"), ("two.png", "a cat\nthat sleeps"), ("b/three.gif", "été")]
+
+
+def tables(root):
+    """The same pictures and captions as a table of every form: {form: path}."""
+    kinds = {"jpg": "JPEG", "png": "PNG", "gif": "GIF"}
+    data = {name: jpeg(colour=(30 * n, 9, 9), kind=kinds[name[-3:]]) for n, (name, _) in enumerate(ROWS)}
+    for name, picture in data.items():
+        put(root / "pictures" / name, picture)
+
+    def csv_of(heading, delimiter):
+        lines = [delimiter.join(heading), *(delimiter.join([name, f'"{text}"']) for name, text in ROWS)]
+        return ("\n".join(lines) + "\n").encode()
+
+    as_json = lambda image, text: b"".join(json.dumps({image: n, text: t}).encode() + b"\n" for n, t in ROWS)
+    return {
+        "csv": put(root / "tables/pairs.csv", csv_of(["filepath", "title"], ",")),
+        "csv of open_clip": put(root / "tables/clip.csv", csv_of(["filepath", "title"], "\t")),
+        "tsv": put(root / "tables/pairs.tsv", csv_of(["image_path", "caption"], "\t")),
+        "jsonl": put(root / "tables/pairs.jsonl", as_json("image", "captions")),
+        "jsonl.gz": put(root / "tables/pairs.jsonl.gz", gzip.compress(as_json("path", "text"))),
+        "imagefolder": put(root / "pictures/metadata.csv", csv_of(["file_name", "text"], ",")),
+        "parquet of paths": parquet(root / "tables/paths.parquet", [{"image": n, "text": t, "n": 1} for n, t in ROWS]),
+        "parquet": parquet(root / "tables/bytes.parquet", [{"image": data[n], "text": t} for n, t in ROWS]),
+        "parquet of the hub": parquet(root / "tables/hub.parquet", [
+            {"image": {"bytes": data[n], "path": n}, "caption": [t], "n": 1} for n, t in ROWS])}
+
+
 def genome(root, **change):
     """The four files of the release for three pictures of 40x30; the second is COCO's 4, in the test split above."""
     for folder, image in (("VG_100K", 7), ("VG_100K", 8), ("VG_100K_2", 9)):

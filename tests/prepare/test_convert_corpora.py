@@ -68,7 +68,7 @@ def test_open_images_boxes_are_in_pixels_of_their_pictures(tmp_path):
     assert samples["000002b66c9c498e"]["json"] == {
         "image_id": "openimages-000002b66c9c498e", "width": 40, "height": 30, "regions": [
             {"box": [1, 3, 20, 12], "caption": "Person"}, {"box": [20, 15, 20, 15], "caption": "Bull, or ox"}]}
-    assert report.left_out["boxes around groups"] == [1, "oidv6-train-annotations-bbox.csv: row 4"]
+    assert report.left_out["boxes around groups"] == [1, "oidv6-train-annotations-bbox.csv: line 4"]
     assert report.changed["boxes clipped"][0] == 1
 
 
@@ -87,14 +87,14 @@ def cell(row, column, value):
 
 
 @pytest.mark.parametrize("change, said", [
-    (cell(2, 4, "x"), "row 3: image 000002b66c9c498e: XMin is 'x', not a number"),
-    (cell(2, 5, "640"), "row 3: image 000002b66c9c498e: XMax is 640: sides are shares of the picture"),
-    (cell(2, 6, "nan"), "row 3: image 000002b66c9c498e: YMin is nan"),
-    (cell(2, 2, "/m/none"), "row 3: image 000002b66c9c498e: class '/m/none' is not in class-descriptions-boxable.csv"),
-    (cell(2, 0, "../../secret"), "row 3: '../../secret' is not the name of a picture"),
-    (cell(4, 0, "0123456789abcdef"), "row 5: image 0123456789abcdef: .*0123456789abcdef.jpg: No such file"),
-    (lambda rows: rows.__setitem__(2, rows[2][:50]), "row 3: 7 columns, the heading has 21"),
-    (lambda rows: rows.append(rows[1]), "row 6: image 000002b66c9c498e comes a second time: the rows of"),
+    (cell(2, 4, "x"), "line 3: image 000002b66c9c498e: XMin is 'x', not a number"),
+    (cell(2, 5, "640"), "line 3: image 000002b66c9c498e: XMax is 640: sides are shares of the picture"),
+    (cell(2, 6, "nan"), "line 3: image 000002b66c9c498e: YMin is nan"),
+    (cell(2, 2, "/m/none"), "line 3: image 000002b66c9c498e: class '/m/none' is not in class-descriptions-boxable.csv"),
+    (cell(2, 0, "../../secret"), "line 3: '../../secret' is not the name of a picture"),
+    (cell(4, 0, "0123456789abcdef"), "line 5: image 0123456789abcdef: .*0123456789abcdef.jpg: No such file"),
+    (lambda rows: rows.__setitem__(2, rows[2][:50]), "line 3: 7 columns, the heading has 21"),
+    (lambda rows: rows.append(rows[1]), "line 6: image 000002b66c9c498e comes a second time: the rows of"),
 ])
 def test_damage_in_open_images_names_file_and_row(tmp_path, change, said):
     files = openimages(tmp_path, change)
@@ -106,13 +106,13 @@ def test_damage_in_open_images_names_file_and_row(tmp_path, change, said):
 
 def test_open_images_wrong_columns_and_classes_are_named(tmp_path):
     boxes, classes, folder = openimages(tmp_path, cell(0, 4, "xmin"))
-    with pytest.raises(BadFile, match="bbox.csv: row 1: no column XMin; it has ImageID, Source"):
+    with pytest.raises(BadFile, match="bbox.csv: line 1: no column XMin; it has ImageID, Source"):
         open_images.convert(boxes, classes, folder, Options(tmp_path / "out"))
     files = openimages(tmp_path, classes="/m/01g317,Person\n/m/01g317,Again\n")
-    with pytest.raises(BadRecord, match="class-descriptions-boxable.csv: row 2: class /m/01g317 comes a second time"):
+    with pytest.raises(BadRecord, match="class-descriptions-boxable.csv: line 2: class /m/01g317 comes a second time"):
         open_images.convert(*files, Options(tmp_path / "out"))
     files = openimages(tmp_path, classes="/m/01g317\n")
-    with pytest.raises(BadRecord, match="class-descriptions-boxable.csv: row 1: expected a class and its name"):
+    with pytest.raises(BadRecord, match="class-descriptions-boxable.csv: line 1: expected a class and its name"):
         open_images.convert(*files, Options(tmp_path / "out"))
     boxes, classes, folder = openimages(tmp_path)
     with pytest.raises(BadFile, match="none.csv: No such file"):
@@ -176,9 +176,10 @@ def test_damage_in_files_and_parquet_is_named(tmp_path):
     with pytest.raises(BadFile, match="00000.parquet: not a whole Parquet file"):
         img2dataset.convert([tmp_path / "parquet"], Options(tmp_path / "out"))
     tar = downloaded(tmp_path / "twice/00000.tar", {"000000000": good(1)})
-    packed(tar, {"000000000.jpg": jpeg(), "000000000.JPG": jpeg(), "000000000.txt": b"x"})
-    with pytest.raises(BadRecord, match="00000.tar: 000000000: 000000000.JPG comes a second time"):
-        img2dataset.convert([tar], Options(tmp_path / "out"))
+    packed(tar, {"000000000.jpg": jpeg(), "000000000.JPG": jpeg(colour="blue"), "000000000.txt": b"x"})
+    report = img2dataset.convert([tar], Options(tmp_path / "out"))
+    assert report.changed == {"names that come twice: the last counts": [1, "00000.tar: 000000000.JPG"]}
+    assert read(tmp_path / "out/train-00000.tar")["000000000"]["jpg"] == jpeg(colour="blue")
 
 
 # --- ImageNet-21k --------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def test_a_picture_that_is_cut_off_is_found_by_verify_and_a_bomb_always(tmp_path
     header[16:24] = (60_000).to_bytes(4, "big") * 2  # a PNG that says it has 3.6 billion pixels
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     put(tmp_path / "bomb/b.png", bytes(header))
-    with pytest.raises(BadRecord, match="b.png: .*(60000x60000 pixels, more than|DecompressionBomb)"):
+    with pytest.raises(BadRecord, match="b.png: .*(60000x60000 pixels, more than|.*could be decompression bomb)"):
         images.convert(tmp_path / "bomb", Options(tmp_path / "out3"))
 
 
@@ -251,10 +252,10 @@ def test_text_from_parquet_and_its_damage(tmp_path):
     assert (tmp_path / "out/train-00000.jsonl").read_text().splitlines()[4] == '{"text":"Text 4"}'
     with pytest.raises(BadFile, match="00041.parquet: no column content; it has id, text, n"):
         text.convert([path], Options(tmp_path / "out2"), key="content")
-    with pytest.raises(BadRecord, match="00041.parquet: row 0: `n` is a int, not text"):
+    with pytest.raises(BadRecord, match="00041.parquet: row 0: `n` is 0"):
         text.convert([path], Options(tmp_path / "out2"), key="n")
     parquet(path, [{"text": "x"}, {"text": None}, {"text": "y"}])
-    with pytest.raises(BadRecord, match="00041.parquet: row 1: `text` is null, not text"):
+    with pytest.raises(BadRecord, match="00041.parquet: row 1: `text` is null"):
         text.convert([path], Options(tmp_path / "out2"))
     assert text.convert([path], Options(tmp_path / "out2", skip_bad=True)).written["train"]["samples"] == 2
     put(path, path.read_bytes()[:-20])

@@ -1,5 +1,6 @@
 """Several processes, runs that were interrupted, and the summary page of a conversion."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -13,11 +14,9 @@ from pathlib import Path
 import pytest
 from miniature import genome, gzipped, jpeg, karpathy, put, read, shards
 
-from xtoolkit.prepare import coco, images, spans, text, vg
+from xtoolkit.prepare import coco, images, spans, stats, text, vg
 from xtoolkit.prepare.official import BadRecord, Report
-from xtoolkit.prepare.run import WorkerDied, run
-from xtoolkit.prepare.staging import Job
-from xtoolkit.prepare.stats import Stats
+from xtoolkit.prepare.run import Job, WorkerDied, run
 from xtoolkit.prepare.writer import LinePart, Options, TarPart
 from xtoolkit.report.prepared import write_summary
 
@@ -55,8 +54,7 @@ def test_a_run_that_stopped_goes_on_and_gives_what_an_unbroken_one_gives(tmp_pat
     assert shards(tmp_path / "out") == [] and len(shards(hidden)) >= 2  # two are done, the third is begun
     times = {path.name: path.stat().st_mtime_ns for path in sorted(hidden.glob("*.tar"))[:2]}
     lost.write_bytes(data)
-    with (hidden / "notes.txt").open("a") as notes:
-        notes.write('{"job": "train 2", "made_')  # as a kill leaves it
+    put(hidden / "train-00002.json", b'{"made_from": "')  # as a kill leaves it
     report = images.convert(source, options)
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole") and unfinished(tmp_path / "out") == []
     assert [(tmp_path / f"out/train-0000{n}.tar").stat().st_mtime_ns for n in range(2)] == list(times.values())
@@ -69,7 +67,7 @@ def test_a_run_that_stopped_goes_on_and_gives_what_an_unbroken_one_gives(tmp_pat
     (lambda annotations, pictures, hidden: next(hidden.glob("train-00000-*.tar")).unlink(), 1),
     (lambda annotations, pictures, hidden: put(annotations, json.loads(
         annotations.read_text().replace("thing 1", "other 1"))), 1),
-    (lambda annotations, pictures, hidden: (hidden / "notes.txt").unlink(), 4),
+    (lambda annotations, pictures, hidden: [note.unlink() for note in hidden.glob("*.json")], 4),
 ])
 def test_only_what_changed_is_made_again(tmp_path, monkeypatch, change, again):
     annotations, pictures = karpathy(tmp_path, lambda r: r[4].update(sentences=None))
@@ -107,7 +105,7 @@ def test_a_wrong_record_that_was_skipped_is_not_forgotten(tmp_path, monkeypatch)
     source = folder(tmp_path)
     put(source / "bad.jpg", b"junk")
     options = Options(tmp_path / "out", shard_size=2, skip_bad=True)
-    monkeypatch.setattr("xtoolkit.prepare.staging.Staging.finish", lambda *a: 1 / 0)
+    monkeypatch.setattr("xtoolkit.prepare.run._finish", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         images.convert(source, options)
     monkeypatch.undo()
@@ -117,23 +115,30 @@ def test_a_wrong_record_that_was_skipped_is_not_forgotten(tmp_path, monkeypatch)
     assert report.left_out["wrong records"][0] == 1 and report.written["train"]["samples"] == 6
 
 
-def test_a_run_that_was_killed_while_it_moved_its_shards_is_finished_by_the_next(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moves", range(5))
+def test_a_run_that_was_killed_while_it_moved_its_shards_goes_on(tmp_path, monkeypatch, moves):
+    """Three shards and the manifest are moved, and the hidden folder is removed: a kill before each, twice."""
     source, options = folder(tmp_path), Options(tmp_path / "out", shard_size=2)
-    replace, moved = os.replace, []
-
-    def killed(a, b):
-        if len(moved) == 1:
-            raise MemoryError
-        moved.append(b)
-        replace(a, b)
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(MemoryError):
-        images.convert(source, options)
-    monkeypatch.undo()
-    with pytest.raises(FileExistsError, match="is there already"):
-        images.convert(source, options)
     images.convert(source, Options(tmp_path / "whole", shard_size=2))
-    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    replace, done = os.replace, []
+
+    def killed(*args):
+        if len(done) == moves:
+            raise MemoryError
+        done.append(args)
+        replace(*args)
+    for time in ("in the move", "while the next run takes it back"):
+        done.clear()
+        monkeypatch.setattr(os, "replace", killed)
+        monkeypatch.setattr("shutil.rmtree", lambda *args, **how: killed(*args))
+        with pytest.raises(MemoryError):
+            images.convert(source, options)
+        monkeypatch.undo()
+        assert unfinished(tmp_path / "out") and (time != "in the move" or len(shards(tmp_path / "out")) == min(moves, 3))
+    made, work = [], TarPart.write
+    monkeypatch.setattr(TarPart, "write", lambda part, *sample: (made.append(sample), work(part, *sample)))
+    images.convert(source, options)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole") and not made
 
 
 def test_two_runs_at_once_do_not_write_into_one_folder(tmp_path):
@@ -172,27 +177,31 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_word_and_what_is_done_is_ke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_the_command_goes_on_after_a_signal_and_leaves_no_process(tmp_path, how):
-    """Sixty files of text, a job each: stopped in the middle, then the same command."""
+def test_the_command_goes_on_after_two_signals_and_leaves_no_process(tmp_path, how):
+    """Sixty files of text, a job each: stopped in the middle, once more later on, then the same command."""
     for n in range(60):
-        put(tmp_path / f"in/{n:03d}.txt", b"some words of a line\n" * 4000)
-    command = [sys.executable, "-c", "import sys; from xtoolkit.cli import prepare;"
-               "from xtoolkit.prepare import spans; spans.SPAN = 84_000; sys.exit(prepare.main())", "text", "--input", str(tmp_path / "in"), "--workers", "2"]
-    begun = subprocess.Popen([*command, "--out", str(tmp_path / "out")], start_new_session=True)
-    notes = tmp_path / "out/.unfinished-text-train/notes.txt"
-    while not (notes.exists() and notes.stat().st_size > 2000):
-        assert begun.poll() is None
-        time.sleep(0.02)
-    os.killpg(begun.pid, how) if how == signal.SIGINT else begun.kill()
-    assert begun.wait() == (130 if how == signal.SIGINT else -signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while subprocess.run(["pgrep", "-s", str(begun.pid)], stdout=subprocess.DEVNULL).returncode == 0:
-        assert time.monotonic() < deadline, "workers outlive the command"
-        time.sleep(0.1)
-    said = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=True)
-    assert int(re.search(r"text-train: ([\d,]+) of the parts were there", said.stderr).group(1)) > 0
-    assert "train: 240,000 samples" in said.stdout
-    assert len(shards(tmp_path / "out")) == 60
+        put(tmp_path / f"in/{n:03d}.txt", b"some words of row %02d\n" % n * 4000)
+    command = [sys.executable, "-c", "import sys; from xtoolkit.cli import prepare; from xtoolkit.prepare import spans;"
+               "spans.SPAN = 84_000; sys.exit(prepare.main())", "text", "--input", str(tmp_path / "in"), "--out"]
+    hidden, times = tmp_path / "out/.unfinished-text-train", {}
+    for finished in (5, 20):
+        begun = subprocess.Popen([*command, str(tmp_path / "out"), "--workers", "2"], start_new_session=True)
+        while len(list(hidden.glob("*.json"))) < finished:
+            assert begun.poll() is None
+            time.sleep(0.01)
+        os.killpg(begun.pid, how) if how == signal.SIGINT else begun.kill()
+        assert begun.wait() == (130 if how == signal.SIGINT else -signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while subprocess.run(["pgrep", "-s", str(begun.pid)], stdout=subprocess.DEVNULL).returncode == 0:
+            assert time.monotonic() < deadline, "workers outlive the command"
+            time.sleep(0.1)
+        assert all(note.stat().st_mtime_ns == time for note, time in times.items()), "done twice"
+        times = {note: note.stat().st_mtime_ns for note in hidden.glob("*.json") if note.read_text().endswith("}")}
+    said = subprocess.run([*command, str(tmp_path / "out"), "--workers", "2"], capture_output=True, text=True, check=True)
+    again = re.search(r"60/60 .*, 240,000 samples, ([\d,]+) parts are from an earlier run", said.stderr).group(1)
+    assert int(again) == len(times) >= 20 and "train: 240,000 samples" in said.stdout
+    subprocess.run([*command, str(tmp_path / "whole"), "--workers", "1"], check=True)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole") and len(shards(tmp_path / "out")) == 60
 
 
 # --- how files are cut ---------------------------------------------------------------------------------------------
@@ -229,21 +238,40 @@ def test_a_wrong_line_of_a_cut_file_is_placed(tmp_path, monkeypatch):
         text.convert([path], Options(tmp_path / "out"))
 
 
-# --- what is counted, and the page ---------------------------------------------------------------------------------
+# --- what is counted, the manifest and the page ---------------------------------------------------------------------------------
+
+def test_the_manifest_knows_the_content_of_every_file(tmp_path):
+    options = Options(tmp_path / "out", shard_size=2)
+    text.convert([put(tmp_path / "a.txt", b"one\ntwo\nthree\n")], options)
+    images.convert(folder(tmp_path, 3), options, "pictures")
+    noted = {name: file for path in (tmp_path / "out").glob("prepared-*.json")
+             for name, file in json.loads(path.read_text())["files"].items()}
+    assert sorted(noted) == shards(tmp_path / "out")
+    for name, file in noted.items():
+        data = (tmp_path / "out" / name).read_bytes()
+        assert file == {"samples": 2 if "00000" in name else 1, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_records_are_checked_without_being_written(tmp_path):
+    whole = images.convert(folder(tmp_path), Options(tmp_path / "out", shard_size=2))
+    report = images.convert(folder(tmp_path), Options(None, shard_size=2))
+    assert report.as_dict() == whole.as_dict() and sorted(os.listdir(tmp_path)) == ["in", "out"]
+
 
 def test_histograms_add_up_in_any_order_and_count_what_was_written():
-    parts = [Stats() for _ in range(3)]
+    parts = [Report() for _ in range(3)]
+    info = {"captions": ["a b c"] * 2, "regions": [{"box": [0, 0, 20, 15], "caption": ["x", "y z"]}]}
     for n in range(30):
-        info = {"image_id": n, "captions": ["a b c"] * 2, "regions": [{"box": [0, 0, 20, 15], "caption": ["x", "y z"]}]}
-        parts[n % 3].picture("train", (40, 30), info, {"at": n})
+        parts[n % 3].wrote("train", 4, 1, stats.of_picture((40, 30), info))
     both = []
     for order in (parts, parts[::-1]):
-        both.append(Stats())
+        both.append(Report())
         for part in order:
             both[-1].add(json.loads(json.dumps(part.as_dict())))
-    assert both[0].as_dict() == both[1].as_dict() and len(both[0].shown) == 12
-    assert both[0].bins == {"caption words": {1: 30, 2: 30, 3: 60}, "boxes": {1: 30}, "box area": {-2: 30},
-                            "short side": {0: 30}, "aspect": {2: 30}}
+    assert both[0].as_dict() == both[1].as_dict()
+    assert both[0].written == {"train": {"samples": 30, "captions": 120, "boxes": 30}}
+    assert both[0].bins == {"caption words": {"1": 30, "2": 30, "3": 60}, "boxes": {"1": 30}, "box area": {"-2": 30},
+                            "short side": {"0": 30}, "aspect": {"2": 30}}
 
 
 def test_the_summary_page_shows_samples_boxes_histograms_and_what_was_left_out(tmp_path):

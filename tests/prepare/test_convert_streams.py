@@ -3,12 +3,13 @@
 import gzip
 import json
 import os
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from miniature import downloaded, genome, good, jpeg, karpathy, put, read, refer
 
-from xtoolkit.prepare import images, img2dataset, sample, streaming, text
+from xtoolkit.prepare import images, img2dataset, official, sample, streaming, text
 from xtoolkit.prepare.official import BadRecord
 from xtoolkit.prepare.writer import Options
 from xtoolkit.data.paths import resolve
@@ -90,7 +91,7 @@ def test_text_by_lines_paragraphs_and_json(tmp_path):
     ("a.jsonl", b'{"text": "x"}\n{"text"\n{"text": "y"}\n', "a.jsonl: line 2: broken JSON at column"),
     ("a.jsonl", b'{"text": "x"}\n{"txt": "z"}\n{"text": "y"}\n', "a.jsonl: line 2: no key `text`"),
     ("a.jsonl", b'{"text": "x"}\n[]\n{"text": "y"}\n', r"a.jsonl: line 2: expected an object, found \[\]"),
-    ("a.txt", b"x\n\xff\xfe\ny\n", "a.txt: line 2: not UTF-8"),
+    ("a.txt", b"x\n\xff\xfe\ny\n", "a.txt: line 2: UTF-16, not UTF-8; convert it: `iconv"),
 ])
 def test_damage_in_text_names_file_and_line(tmp_path, name, data, said):
     path = put(tmp_path / name, data)
@@ -120,6 +121,53 @@ def test_json_is_read_through_a_window_of_any_size(tmp_path, monkeypatch, chunk)
     assert list(streaming.elements(put(tmp_path / "z.json", b" [ ] "))) == []
 
 
+def test_a_byte_order_mark_is_no_part_of_a_record(tmp_path):
+    path = put(tmp_path / "x.json", b"\xef\xbb\xbf" + '[{"a": "é"}]'.encode())
+    assert list(streaming.elements(path)) == [(0, {"a": "é"})]
+
+
+def test_what_comes_before_a_list_is_not_held(tmp_path):
+    """As in COCO's files, where the categories come last."""
+    boxes = b",".join(b'{"id": %d, "bbox": [1.5, 2.5, 3.5, 4.5], "image_id": 7}' % n for n in range(60_000))
+    path = put(tmp_path / "x.json", b'{"annotations": [' + boxes + b'], "categories": [{"id": 1}]}')
+    tracemalloc.start()
+    try:
+        assert list(streaming.elements(path, "categories")) == [(0, {"id": 1})]
+        assert tracemalloc.get_traced_memory()[1] < 10 * streaming.CHUNK
+    finally:
+        tracemalloc.stop()
+    cut = put(tmp_path / "y.json", path.read_bytes()[:100])
+    with pytest.raises(BadRecord, match="y.json: record 1: broken JSON at character .* truncated"):
+        list(streaming.elements(cut, "categories"))
+
+
+@pytest.mark.parametrize("kind, record, said", [
+    (int, {"x": "2"}, '`x` is "2", not a 64-bit integer'), (int, {"x": 2**63}, "not a 64-bit integer"),
+    (int, {"x": True}, "`x` is true, not a 64-bit integer"), (int, {}, "no key `x`"), (int, [], r"an object, found \[\]"),
+    (int | None, {"x": "2"}, '`x` is "2", not a 64-bit integer or null'), (int | None, {"x": None}, None),
+    (int | None, {}, None), (int | None, {"x": 5}, None), (float | int, {"x": 1.5}, None), ((int, float), {"x": 2}, None),
+    (list[str], {"x": ["red", "big"]}, None), (list[str], {"x": "red"}, '`x` is "red", not a list of texts'),
+    (list[str], {"x": ["red", 3]}, r'`x` is \["red", 3\], not a list of texts'), (list[str] | None, {"x": None}, None),
+    (list[str] | None, {"x": "red"}, '`x` is "red", not a list of texts or null'), (list, {"x": [1, "a"]}, None),
+    (str, {"x": "\ud800"}, "half a character"), (list[str], {"x": ["\ud800"]}, "half a character"),
+])
+def test_a_field_is_of_its_type(kind, record, said):
+    if said is None:
+        assert official.field(record, "x", kind, "x.json: record 3") == record.get("x")
+    else:
+        with pytest.raises(BadRecord, match=f"x.json: record 3: .*{said}"):
+            official.field(record, "x", kind, "x.json: record 3")
+
+
+@pytest.mark.parametrize("data, said", [
+    (b"", "it is empty"), (b"<html>404", "it is an HTML page"), (b"version https://git-lfs.github.com", "a git-lfs pointer"),
+    (gzip.compress(jpeg()), "compressed by gzip"), (b"junk", "it begins with b'junk'"), (jpeg((400, 300))[:-200], "image file is truncated"),
+])
+def test_what_is_no_picture_is_told(tmp_path, data, said):
+    with pytest.raises(BadRecord, match=f"record 3: .*x.jpg: not a picture that can be read: .*{said}"):
+        official.picture(put(tmp_path / "x.jpg", data), "record 3", verify=True)
+
+
 @pytest.mark.parametrize("data, key, said", [
     (b'[{"a": 1}, {"a": ', None, "x.json: record 1: broken JSON at character 17: the file is truncated"),
     (b'[{"a": 1}, {"a": "cut', None, "x.json: record 1: .*truncated"),
@@ -130,7 +178,13 @@ def test_json_is_read_through_a_window_of_any_size(tmp_path, monkeypatch, chunk)
     (b'[]', "images", "x.json: expected an object with the list `images`"),
     (b'{"a": [], "b": 2}', "images", "x.json: no key `images`"),
     (b'[{"a": "\xff"}]', None, "x.json: not UTF-8"),
-    (b"", None, "x.json: expected a list"),
+    (b"", None, "x.json: expected a list of records, it is empty"),
+    (b"<!DOCTYPE html><html>", None, "x.json: expected a list of records, it is an HTML page: the download failed"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "images", "x.json: expected an object with the list `images`, it is "
+     "a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    (gzip.compress(b"[]"), None, "x.json: not UTF-8: byte 0x8b at 1; it is compressed by gzip: run `gunzip`"),
+    ("[]".encode("utf-16"), None, "x.json: not UTF-8: byte 0xff at 0; it is UTF-16: run `iconv -f utf-16 -t utf-8`"),
+    (b'[{"a": "' + b" " * 9000 + b'caf\xe9"}]', None, "x.json: not UTF-8: byte 0xe9 at 9011; convert it: `iconv -f latin1"),
 ])
 def test_broken_json_is_placed(tmp_path, data, key, said):
     path = put(tmp_path / "x.json", data)
@@ -153,17 +207,18 @@ def pack(tmp_path, monkeypatch):
 
 def test_sample_names_resolve_to_prepared_files(pack):
     def names(part):
-        return [os.path.relpath(file, pack / "prepared") for file in resolve(f"sample://picturebook/{part}")]
-    assert names("pairs") == ["pairs-00000.tar"] and names("pairs-test") == ["pairs-test-00000.tar"]
-    assert names("regions") == ["regions-refcoco+-00000.tar", "regions-vg-00000.tar"]
-    assert names("images") == ["pairs-00000.tar", "web-00000.tar"]
-    assert names("refcoco+-testA") == ["refcoco+-testA-00000.tar"]
-    assert names("text") == ["text-00000.jsonl"] and names("text-val") == ["text-val-00000.jsonl"]
+        return [os.path.relpath(file, out) for file in resolve(f"sample://picturebook/{part}")]
+    out = pack / sample.OUT
+    assert names("pairs") == ["pairs/pairs-00000.tar"] and names("pairs-test") == ["pairs-test/pairs-test-00000.tar"]
+    assert names("regions") == ["regions/regions-refcoco+-00000.tar", "regions/regions-vg-00000.tar"]
+    assert names("images") == ["pairs/pairs-00000.tar", "web/web-00000.tar"]
+    assert names("refcoco+-testA") == ["refcoco+-testA/refcoco+-testA-00000.tar"]
+    assert names("text") == ["text/text-00000.jsonl"] and names("text-val") == ["text-val/text-val-00000.jsonl"]
     assert names("tokenizer") == ["../tokenizer"]
-    assert sorted(read(pack / "prepared/regions-vg-00000.tar")) == ["7", "9"]  # 8 is in COCO's test split
-    before = os.stat(pack / "prepared/pairs-00000.tar").st_mtime_ns
-    assert names("pairs") == ["pairs-00000.tar"]
-    assert os.stat(pack / "prepared/pairs-00000.tar").st_mtime_ns == before  # prepared once
+    assert sorted(read(out / "regions/regions-vg-00000.tar")) == ["7", "9"]  # 8 is in COCO's test split
+    before = os.stat(out / "pairs/pairs-00000.tar").st_mtime_ns
+    assert names("pairs") == ["pairs/pairs-00000.tar"]
+    assert os.stat(out / "pairs/pairs-00000.tar").st_mtime_ns == before  # prepared once
 
 
 def test_a_part_is_prepared_once_whoever_asks(pack, monkeypatch):
@@ -172,7 +227,7 @@ def test_a_part_is_prepared_once_whoever_asks(pack, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: sample.prepare(pack, "pairs"), range(8)))
     assert made == ["pairs"] and all(f == found[0] for f in found)
-    (pack / "prepared/pairs-00000.tar").unlink()  # lost: made again
+    (pack / sample.OUT / "pairs/pairs-00000.tar").unlink()  # lost: made again
     assert sample.prepare(pack, "pairs") == found[0] and made == ["pairs", "pairs"]
 
 

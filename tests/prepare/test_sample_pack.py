@@ -17,10 +17,7 @@ from PIL import Image
 
 from xtoolkit.prepare import sample_pack
 
-# The package's data module imports torch; a process that only unpacks is started often here.
-LIGHT = ("import importlib.util, sys; spec = importlib.util.spec_from_file_location('sample_pack', sys.argv[1]); "
-         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module); "
-         "print(module.ensure_sample_pack())")
+UNPACK = "from xtoolkit.prepare.sample_pack import ensure_sample_pack; print(ensure_sample_pack())"
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +38,7 @@ def load(pack, name):
 
 
 def start(home):
-    return subprocess.Popen([sys.executable, "-c", LIGHT, sample_pack.__file__], stdout=subprocess.PIPE, text=True,
+    return subprocess.Popen([sys.executable, "-c", UNPACK], stdout=subprocess.PIPE, text=True,
                             env={**os.environ, "XTOOLKIT_HOME": str(home)})
 
 

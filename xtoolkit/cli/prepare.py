@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.data import paths
-from xtoolkit.prepare import coco, images, img2dataset, instances, openimages, refcoco, sample, text, vg
+from xtoolkit.prepare import coco, images, img2dataset, instances, openimages, refcoco, sample, table, text, vg
 from xtoolkit.prepare.official import BadFile, BadRecord
 from xtoolkit.prepare.run import WorkerDied
 from xtoolkit.prepare.writer import Options
@@ -19,13 +19,14 @@ def parser() -> argparse.ArgumentParser:
     root = make_parser("prepare", __doc__)
     sources = root.add_subparsers(dest="source", required=True, metavar="SOURCE")
 
-    p = _source(sources, "coco", run_coco, "COCO or Flickr30k captions in Karpathy's split -> pairs: train, val, test",
+    p = _source(sources, "coco", run_coco, "COCO or Flickr30k captions, Karpathy's split or COCO's -> pairs: train, val, test",
                 "Download caption_datasets.zip (dataset_coco.json) from Karpathy's page, train2014.zip and val2014.zip "
-                "from cocodataset.org; unzip both picture archives into one folder.")
-    p.add_argument("--annotations", type=Path, required=True, help="dataset_coco.json or dataset_flickr30k.json")
-    p.add_argument("--images", type=Path, required=True, help="the folder with train2014 and val2014")
-    p.add_argument("--exclude-refs", type=Path, nargs="+", default=[], metavar="REFS",
-                   help="leave the pictures of these refs' val and test splits out of the train split")
+                "from cocodataset.org; unzip both picture archives into one folder. Or annotations_trainval2017.zip "
+                "(captions_train2017.json, captions_val2017.json) with train2017.zip and val2017.zip, a file at a time.")
+    p.add_argument("--annotations", type=Path, required=True,
+                   help="dataset_coco.json, dataset_flickr30k.json, or captions_train2017.json and the like")
+    p.add_argument("--images", type=Path, required=True, help="the folder with train2014 and val2014, or of the pictures")
+    _exclusions(p)
 
     p = _source(sources, "coco-objects", run_instances,
                 "detection boxes in COCO's format (COCO, Objects365) -> regions: train",
@@ -67,17 +68,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--shards", required=True, nargs="+",
                    help="the folder of the download, or tars or Parquet files: 'raw/{00000..00331}.tar'")
 
+    p = _source(sources, "table", run_table, "a table of pictures and captions -> pairs: train",
+                "CSV, TSV or JSON Lines with paths, a Hugging Face ImageFolder (metadata.csv, .jsonl), or Parquet with paths or "
+                "the pictures themselves (which needs `pip install 'xtoolkit[parquet]'`).")
+    p.add_argument("--input", required=True, nargs="+", help="files or patterns, or folders of metadata.* or Parquet files")
+    p.add_argument("--images", type=Path, help="the folder of the pictures (default: that of each table)")
+    p.add_argument("--image-column", metavar="NAME", help=f"default: the one of {', '.join(table.IMAGE)} that there is")
+    p.add_argument("--text-column", metavar="NAME", help=f"default: the one of {', '.join(table.TEXT)} that there is")
+
     p = _source(sources, "images", run_images, "a folder of pictures (ImageNet-21k) -> image-only samples: train",
                 "Tars (n01440764.tar, or a tar of such) are read where they lie; compressed ones must be unpacked.")
     p.add_argument("--images", type=Path, required=True, help="the folder or tar, searched to the bottom")
 
     p = _source(sources, "text", run_text,
-                "text, paragraphs, JSON Lines or Parquet (C4, Wikipedia, CC-News, books) -> texts: train",
-                "C4 comes as c4-train.?????-of-01024.json.gz; anything else as .jsonl, .txt, the same gzipped, or "
+                "text, paragraphs, JSON Lines, CSV or Parquet (C4, Wikipedia, CC-News, books) -> texts: train",
+                "C4 comes as c4-train.?????-of-01024.json.gz; anything else as .jsonl, .csv, .txt, the same gzipped, or "
                 ".parquet (which needs `pip install 'xtoolkit[parquet]'`).", shard_size=text.SHARD_SIZE)
     p.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
     p.add_argument("--field", default="text",
-                   help="the key of the text in JSON Lines, its column in Parquet (default: text)")
+                   help="the key of the text in JSON Lines, its column in CSV or Parquet (default: text)")
     p.add_argument("--paragraphs", action="store_true", help="in plain text an empty line ends a text, not every line")
 
     p = sources.add_parser("sample", help="unpack and prepare every part of the sample pack")
@@ -163,12 +172,22 @@ def run_images(args):
     return images.convert(args.images, _options(args), args.name)
 
 
+def run_table(args):
+    files = _files(args.input, *table.METADATA, "*.parquet", "*.csv", "*.tsv", "*.jsonl")
+    return table.convert(files, _options(args), args.name, table.Table(args.image_column, args.text_column, args.images))
+
+
 def run_text(args):
+    return text.convert(_files(args.input, "*.parquet"), _options(args), args.name, args.field, args.paragraphs)
+
+
+def _files(inputs: list, *wanted: str) -> list[str]:
+    """The files of paths and patterns; of a folder those that fit the first of ``wanted`` that any fits."""
     files = []
-    for pattern in args.input:
-        parquets = sorted(map(str, Path(pattern).glob("*.parquet"))) if Path(pattern).is_dir() else []
-        files += parquets or paths.resolve(pattern)
-    return text.convert(files, _options(args), args.name, args.field, args.paragraphs)
+    for place in inputs:
+        inside = ([str(p) for p in sorted(Path(place).glob(pattern))] for pattern in wanted) if Path(place).is_dir() else ()
+        files += next(filter(None, inside), None) or paths.resolve(place)
+    return files
 
 
 def run_sample(args):

@@ -15,17 +15,28 @@ POINTER = b"version https://git-lfs"  # how a file of git-lfs begins that was no
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
+_STARTS = (
+    (POINTER, "a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    (rb"\s*(<!doctype html|<html)", "an HTML page: the download failed"),
+    (rb"\x1f\x8b", "compressed by gzip: run `gunzip`"),
+    (rb"PK\x03\x04", "a zip archive: run `unzip`"),
+    (rb"PAR1", "Parquet"),
+    (rb"\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]", "UTF-16: run `iconv -f utf-16 -t utf-8`"),
+    (rb".{257}ustar", "a tar"),
+)
+
 
 def largest(part: str) -> int:
     """The most bytes that a part of a sample (``image``, ``json``, ``txt``, ``text``) may have."""
     return MAX_IMAGE if part == "image" else MAX_TEXT
 
 
-def looks(raw: bytes) -> str:
-    """What a file is, by its first bytes, that is not what it was taken for."""
-    if raw.startswith(POINTER):
-        return "a git-lfs pointer, not the file itself: run `git lfs pull`"
-    return f"it begins with {raw[:16]!r}" if raw else "it is empty"
+def looks(raw: bytes, otherwise: str = "") -> str:
+    """What a file is, by its first bytes, that is not what it was taken for; where they are unknown, ``otherwise``."""
+    if not raw.strip():
+        return "it is empty"
+    known = next((what for start, what in _STARTS if re.match(start, raw, re.DOTALL | re.IGNORECASE)), None)
+    return f"it is {known}" if known else otherwise or f"it begins with {raw[:16]!r}"
 
 
 def decode(raw: bytes) -> str:

@@ -18,11 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from xtoolkit.data import limits, tables
+from xtoolkit.data.images import ENDINGS
 
-# The endings of the formats that Pillow decodes.
-IMAGES = frozenset(
-    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff avif avifs jp2 j2k jpc jpf jpx j2c pbm pgm ppm pnm pfm ico blp cur dcx "
-    "dds dib fit fits fli flc ftc ftu gbr icns im msp pcx pxr psd qoi sgi rgb rgba bw ras xbm xpm pcd tga icb vda vst".split())
 KEY_BYTES = 64
 CHUNK = 1 << 24  # bytes of lines looked at in one go
 UNPACK = 1 << 20  # bytes unpacked in one go, however few they are unpacked from
@@ -155,7 +152,7 @@ class _Members:
             column = np.zeros(len(self._rows), SPAN)
             column["at"][rows], column["size"][rows] = at, size  # of one row's the last stays
             left_out["members of a name that comes again"] += len(rows) - int(np.count_nonzero(column["at"]))
-            if ending in IMAGES:
+            if ending in ENDINGS:
                 both = (image["at"] > 0) & (column["at"] > 0)
                 left_out["pictures behind a sample's first"] += int(np.count_nonzero(both))
                 first = (column["at"] > 0) & ~(both & (image["at"] < column["at"]))

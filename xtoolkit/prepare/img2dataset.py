@@ -6,21 +6,25 @@ holds no picture and is not needed; beside all of them ``00000_stats.json`` coun
 """
 
 import hashlib
-import json
-import tarfile
+from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from xtoolkit.data import limits
+from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, outside, picture
-from xtoolkit.prepare.run import run
-from xtoolkit.prepare.spans import SPAN, Span
-from xtoolkit.prepare.staging import Job
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture
+from xtoolkit.prepare.records import each
+from xtoolkit.prepare.run import Job, run
+from xtoolkit.prepare.spans import Span, together
+from xtoolkit.prepare.tars import Names, members, packed
 from xtoolkit.prepare.writer import Options, TarPart
 
-ENDINGS = ("jpg", "jpeg", "png", "webp")
+READ = ENDINGS | {"json", "txt"}
 KEPT = ("url", "key", "width", "height", "status", "caption", "txt")  # what is read of a Parquet row beside its picture
 
 
@@ -46,13 +50,7 @@ def convert(shards: list, options: Options, prefix: str = "train") -> Report:
     """
     prefix = prefix if options.out else "checked"
     found = [_shard(*place) for place in _places([Path(s) for s in shards])]
-    jobs, together, filled = [], [], 0
-    for shard in found:  # small shards go together, in a way that depends on their sizes only
-        together.append(shard)
-        filled += shard.span.size
-        if filled >= SPAN or shard is found[-1]:
-            jobs.append(Job(prefix, TarPart, write_shards, tuple(together)))
-            together, filled = [], 0
+    jobs = [Job(prefix, TarPart, write_shards, shards) for shards in together(found, lambda shard: shard.span.size)]
     return run(f"img2dataset-{prefix}", jobs, options, Report(options.skip_bad), len(jobs))
 
 
@@ -60,56 +58,55 @@ def _places(paths: list) -> list:
     """(path, form) of every shard, sorted; folders are looked into."""
     found = []
     for path in paths:
-        if path.is_dir():
-            tars, numbered = sorted(path.glob("*.tar")), [p for p in path.glob("[0-9]*") if p.is_dir()]
-            if tars or numbered:
-                found += [(p, "tar") for p in tars] or [(p, "files") for p in sorted(numbered)]
-            elif any(path.glob("*.parquet")):
-                found += [(p, "parquet") for p in sorted(path.glob("*.parquet"))]
-            else:
-                found.append((path, "files"))
-        else:
+        if not path.is_dir():
             found.append((path, "parquet" if path.suffix == ".parquet" else "tar"))
+            continue
+        inside = sorted(path.iterdir())
+        tars = [(p, "tar") for p in inside if p.suffix.lower() == ".tar" or packed(p)]
+        folders = [(p, "files") for p in inside if p.name[0].isdecimal() and p.is_dir()]
+        found += tars or folders or [(p, "parquet") for p in inside if p.suffix == ".parquet"] or [(path, "files")]
+    if trouble := next(filter(None, (packed(path) for path, _ in found)), None):
+        raise BadFile(trouble)
     return sorted(dict.fromkeys(found))
 
 
 def _shard(path: Path, form: str) -> Shard:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
-    size = sum(p.stat().st_size for p in path.iterdir()) if form == "files" else stat.st_size
+    span = Span.whole(path)
+    if form == "files":
+        span = replace(span, size=sum(file.stat().st_size for file in path.iterdir()))
     beside = path.with_name(f"{path.name if form == 'files' else path.stem}_stats.json")
-    return Shard(Span(str(path), size, stat.st_mtime_ns), form, _stats(beside) if beside.is_file() else ())
+    return Shard(span, form, _stats(beside) if beside.is_file() else ())
 
 
 def _stats(path: Path) -> tuple:
     """(what, count) of a stats file: its successes, and each kind of failure."""
     try:
-        stats = json.loads(path.read_bytes())
-        return tuple((name, int(stats[name])) for name in ("successes", "failed_to_download", "failed_to_resize"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadFile(f"{path.name}: not the stats of a download: {type(error).__name__}: {error}") from None
+        stats = limits.parse(path.read_bytes())
+        return tuple((name, field(stats, name, int, path.name))
+                     for name in ("successes", "failed_to_download", "failed_to_resize"))
+    except ValueError as error:
+        raise BadFile(f"{path.name}: not the stats of a download: {error}") from None
 
 
 def write_shards(payload: tuple, part: TarPart):
     """The work of one job."""
     for shard in payload:
-        path, read = Path(shard.span.path), READERS[shard.form]
-        success, stats = 0, dict(shard.stats)
-        for key, files in read(path, part.report):
-            where = f"{path.name}: {key}"
-            try:
-                sample = _sample(files, where, part)
-            except BadRecord as error:
-                part.report.bad(str(error))
-                success += "json" in files or any(e in files for e in ENDINGS)
-                continue
-            success += sample is not FAILED
-            if sample:
+        path, stats, downloaded = Path(shard.span.path), dict(shard.stats), 0
+
+        def write(files, where):
+            nonlocal downloaded
+            downloaded += not files.keys().isdisjoint(ENDINGS | {"json"})
+            info = _info(files, where)
+            if (status := field({"status": "success", **info}, "status", str, where)) != "success":
+                downloaded -= 1
+                part.report.leave_out(f"downloads with status {status}", where)
+            elif sample := _sample(files, info, where, part):
                 part.write(None, *sample)
-        if stats and stats["successes"] != success:
-            part.report.bad(f"{path.name}: {success:,} pictures in it, {path.stem}_stats.json says "
+
+        for _ in each(READERS[shard.form](shard.span, part.report), f"{path.name}:", write, part.report):
+            pass
+        if stats and stats["successes"] != downloaded:
+            part.report.bad(f"{path.name}: {downloaded:,} pictures in it, {path.stem}_stats.json says "
                             f"{stats['successes']:,}: download this shard again")
         if shard.form != "parquet":  # there the rows of failures have been met already
             for what in ("failed_to_download", "failed_to_resize"):
@@ -117,63 +114,68 @@ def write_shards(payload: tuple, part: TarPart):
                     part.report.leave_out(f"downloads with status {what}", f"{path.stem}_stats.json")
 
 
-def _in_tar(path, report):
-    """(key, {ending: bytes}) of the neighbours in a tar that share a key."""
-    key, files = None, {}
+def _in_tar(span, report):
+    """(key, {ending: bytes}) of the members whose names are equal up to the last dot, in the order of their first."""
+    path, found, keys = Path(span.path), Names(), array("q")
     try:
-        with tarfile.open(path, "r|") as tar:
-            for member in tar:
-                if outside(member):
-                    report.bad(f"{path.name}: {member.name}: refused: a link, a device, or a name that leads out of the tar")
-                    continue
-                if member.isdir():
-                    continue
-                found, _, ending = member.name.rpartition("/")[2].partition(".")
-                if found != key:
-                    if files:
-                        yield key, files
-                    key, files = found, {}
-                if ending.lower() in files:
-                    report.bad(f"{path.name}: {key}: {member.name} comes a second time")
-                wanted = ending.lower() in (*ENDINGS, "json", "txt")
-                if wanted and member.size > limits.MAX_IMAGE:
-                    report.bad(f"{path.name}: {member.name}: {member.size:,} bytes, more than {limits.MAX_IMAGE:,}")
-                    continue
-                files[ending.lower()] = tar.extractfile(member).read() if wanted else b""
-        if files:
-            yield key, files
-    except BadRecord:
-        raise
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        report.bad(f"{path.name}: broken after {key or 'its beginning'}: {error}")
+        with path.open("rb") as raw:
+            for member in members(raw, path.stat().st_size, path.name, report):
+                found.add(member.name, member.offset_data, member.size)
+                keys.append(hash(_key(member.name)[0]))
+            _, first, inverse = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+            order = np.argsort(first[inverse], kind="stable")
+            for key, group in groupby((found[int(n)] for n in order), lambda member: _key(member[0])[0]):
+                places = {}
+                for name, at, size in group:
+                    ending = _key(name)[1]
+                    if ending in places:
+                        report.change("names that come twice: the last counts", f"{path.name}: {name}")
+                    places[ending] = at, size
+                files = {}
+                for ending, (at, size) in places.items():
+                    if _fits(size, ending, f"{path.name}: {key}", report):
+                        raw.seek(at)
+                        files[ending] = raw.read(size) if ending in READ else b""
+                yield key, files
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror or error}") from None
 
 
-def _in_folder(path, report):
-    names = {}
+def _key(name: str) -> tuple[str, str]:
+    """The name of a sample, and the ending that tells what of it a file is."""
+    key, dot, ending = name.rpartition(".")
+    return (key, ending.lower()) if dot and "/" not in ending else (name, "")
+
+
+def _fits(size: int, ending: str, where: str, report: Report) -> bool:
+    if large := ending in READ and size > limits.MAX_IMAGE:
+        report.bad(f"{where}.{ending}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
+    return not large
+
+
+def _in_folder(span, report):
+    samples, path = {}, Path(span.path)
     for file in sorted(path.iterdir()):
-        key, _, ending = file.name.partition(".")
-        names.setdefault(key, {})[ending.lower()] = file
-    for key, files in names.items():
-        yield key, {ending: file.read_bytes() for ending, file in files.items() if ending in (*ENDINGS, "json", "txt")}
+        key, ending = _key(file.name)
+        if ending in READ and file.is_file() and _fits(file.stat().st_size, ending, f"{path.name}: {key}", report):
+            samples.setdefault(key, {})[ending] = file
+    for key, files in samples.items():
+        yield key, {ending: file.read_bytes() for ending, file in files.items()}
 
 
-def _in_parquet(path, report):
-    for row, values in parquet.rows(path, ("status",), (*ENDINGS, *KEPT)):
-        if row == 0 and not any(ending in values for ending in ENDINGS):
-            raise BadFile(f"{path.name}: no column {', '.join(ENDINGS)}: it is what img2dataset writes beside tars or "
+def _in_parquet(span, report):
+    for row, values in parquet.rows(span, ("status",), (*sorted(ENDINGS), *KEPT)):
+        if row == 0 and ENDINGS.isdisjoint(values):
+            raise BadFile(f"{Path(span.path).name}: no column jpg, png, webp: it is what img2dataset writes beside tars or "
                           "folders; give those")
-        files = {ending: values.pop(ending) for ending in ENDINGS if values.get(ending) is not None}
-        yield values.get("key", f"row {row}"), {**files, "json": {n: v for n, v in values.items() if n not in ENDINGS}}
+        files = {ending: values.pop(ending) for ending in ENDINGS.intersection(values)}
+        yield values.get("key", f"row {row}"), {e: data for e, data in files.items() if data is not None} | {"json": values}
 
 
 READERS: dict[str, Callable] = {"tar": _in_tar, "files": _in_folder, "parquet": _in_parquet}
-FAILED = ()  # a download that did not succeed
 
 
-def _sample(files, where, part):
-    """(ending, bytes, info, size), ``FAILED``, or None where there is no caption."""
+def _info(files, where) -> dict:
     info = files.get("json", {})
     if isinstance(info, bytes):
         try:
@@ -182,18 +184,23 @@ def _sample(files, where, part):
             raise BadRecord(f"{where}.json: broken JSON: {error}") from None
     if not isinstance(info, dict):
         raise BadRecord(f"{where}.json: expected an object")
-    if info.get("status", "success") != "success":
-        part.report.leave_out(f"downloads with status {info['status']}", where)
-        return FAILED
-    ending = next((e for e in ENDINGS if e in files), None)
+    return info
+
+
+def _sample(files, info, where, part):
+    """(ending, bytes, info, size), or None where there is no caption."""
+    ending = next((ending for ending in files if ending in ENDINGS), None)
     if ending is None:
-        raise BadRecord(f"{where}: no picture ({', '.join(ENDINGS)}) in it, only {', '.join(files)}")
-    text = info.get("caption")
-    if text is None:
-        text = info.get("txt", files.get("txt"))
+        raise BadRecord(f"{where}: no picture in it, only {', '.join(files) or 'names without an ending'}")
+    text = next((found for found in (info.get("caption"), info.get("txt"), files.get("txt")) if found is not None), None)
     if text is None:
         raise BadRecord(f"{where}: no caption: neither `caption` in its json nor a txt")
-    caption = clean(text.decode(errors="replace") if isinstance(text, bytes) else text, where, part.report)
+    if text is files.get("txt"):
+        try:
+            text = limits.decode(text)
+        except ValueError as error:
+            raise BadRecord(f"{where}.txt: {error}") from None
+    caption = clean(text, where, part.report)
     if caption is None:
         return None
     ending, data, size = picture(files[ending], where, part.options.verify)

@@ -1,11 +1,14 @@
 """Detection annotations in COCO's format (COCO, Objects365) -> region samples whose captions are category names."""
 
+import itertools
 from array import array
 from pathlib import Path
 
 import numpy as np
 
-from xtoolkit.prepare.official import BadRecord, Report, below, clean, field, fit, is_box
+from xtoolkit.prepare.coco import YEARS
+from xtoolkit.prepare.official import BadRecord, Report, clean, field, fit, is_box
+from xtoolkit.prepare.records import Finder, coco_id, each
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
@@ -15,7 +18,7 @@ def convert(annotations: Path, images: Path, options: Options, exclude: frozense
             prefix: str = "train") -> Report:
     """Writes one region sample a picture; boxes around crowds are left out with a count.
 
-    Annotations come in any order, so all are held: 52 bytes a box, 1.5 GB for the 30 million of Objects365. A category
+    Annotations come in any order, so all are held: 56 bytes a box, 1.7 GB for the 30 million of Objects365. A category
     with a slash names a thing twice (``Cabinet/shelf``): its regions have both names as captions.
 
     Args:
@@ -31,120 +34,86 @@ def convert(annotations: Path, images: Path, options: Options, exclude: frozense
     report, annotations = Report(options.skip_bad), Path(annotations)
     names = dict(_categories(annotations, report))
     boxes = _Boxes(annotations, names, report)
-    found = _drafts(annotations, _Finder(Path(images)), names, boxes, exclude, prefix, report)
+    found = _drafts(annotations, Finder(images, YEARS), names, boxes, exclude, prefix, report)
     return write_pictures(f"objects-{prefix}", found, options, report)
 
 
 def _categories(annotations, report):
-    """category -> its names."""
-    seen = set()
-    for index, record in elements(annotations, "categories"):
-        where = f"{annotations.name}: categories: record {index}"
-        try:
-            number, name = field(record, "id", int, where), clean(field(record, "name", str, where), where, report)
-            if number in seen:
-                raise BadRecord(f"{where}: category {number} comes a second time")
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
-        seen.add(number)
+    """(category, its names)."""
+    def category(record, where):
+        number, name = field(record, "id", int, where), clean(field(record, "name", str, where), where, report)
         words = [word.strip() for word in (name or "").split("/") if word.strip()]
-        yield number, words[0] if len(words) == 1 else words
+        return number, words[0] if len(words) == 1 else words
+
+    return each(elements(annotations, "categories"), f"{annotations.name}: categories: record", category, report,
+                unique="category")
 
 
 class _Boxes:
     """All boxes of a file, in arrays: Python's objects would take ten times the room."""
 
     def __init__(self, annotations, names, report):
-        images, categories, numbers, boxes = array("q"), array("q"), array("q"), array("d")
-        for index, record in elements(annotations, "annotations"):
-            where = f"{annotations.name}: annotation {record.get('id', index) if isinstance(record, dict) else index}"
-            try:
-                image, category = field(record, "image_id", int, where), field(record, "category_id", int, where)
-                box = field(record, "bbox", list, where)
-                if category not in names:
-                    raise BadRecord(f"{where}: category {category} is not in the list of categories")
-                number = field(record, "id", int, where) if "id" in record else index
-                if not is_box(box):
-                    raise BadRecord(f"{where}: box {str(box)[:60]} is not four numbers x, y, w, h")
-            except BadRecord as error:
-                report.bad(str(error))
-                continue
+        rows, boxes, position = array("q"), array("d"), itertools.count()
+
+        def parse(record, where):
+            index, number = next(position), field(record, "id", int | None, where)
+            image, category = field(record, "image_id", int, where), field(record, "category_id", int, where)
+            box = field(record, "bbox", list, where)
+            if category not in names:
+                raise BadRecord(f"{where}: category {category} is not in the list of categories")
+            if not is_box(box):
+                raise BadRecord(f"{where}: box {str(box)[:60]} is not four numbers x, y, w, h")
+            if record.get("iscrowd") not in (None, 0, 1):
+                raise BadRecord(f"{where}: `iscrowd` is {str(record['iscrowd'])[:60]!r}, neither 0 nor 1")
             if record.get("iscrowd"):
-                report.leave_out("boxes around crowds", where)
-                continue
-            images.append(image)
-            categories.append(category)
-            numbers.append(number)
+                return report.leave_out("boxes around crowds", where)
+            return (image, category, index if number is None else number), box
+
+        found = elements(annotations, "annotations")
+        for row, box in each(found, f"{annotations.name}: annotation", parse, report, "id"):
+            rows.extend(row)
             boxes.extend(box)
-        order = np.argsort(np.asarray(images, np.int64), kind="stable")
-        self.images, self.categories = np.asarray(images)[order], np.asarray(categories)[order]
-        self.numbers, self.boxes = np.asarray(numbers)[order], np.asarray(boxes).reshape(-1, 4)[order]
+        rows = np.asarray(rows).reshape(-1, 3)
+        order = np.argsort(rows[:, 0], kind="stable")
+        self.rows, self.boxes = rows[order], np.asarray(boxes).reshape(-1, 4)[order]
 
     def strangers(self, known: set):
         """(annotation id, image) of the first box of each picture that is not known."""
-        for image, first in zip(*np.unique(self.images, return_index=True)):
-            if int(image) not in known:
-                yield int(self.numbers[first]), int(image)
+        for first in np.unique(self.rows[:, 0], return_index=True)[1]:
+            image, _, number = self.rows[first].tolist()
+            if image not in known:
+                yield number, image
 
     def of(self, image: int):
-        """(annotation id, category, box) of a picture, in the order of the file."""
-        first, last = np.searchsorted(self.images, [image, image + 1])
-        for row in range(first, last):
+        """(category, annotation id, box) of a picture's boxes, in the order of the file."""
+        for row in range(*np.searchsorted(self.rows[:, 0], [image, image + 1])):
             box = [int(v) if v.is_integer() else v for v in self.boxes[row].tolist()]
-            yield int(self.numbers[row]), int(self.categories[row]), box
+            yield *self.rows[row, 1:].tolist(), box
 
 
 def _drafts(annotations, finder, names, boxes, exclude, prefix, report):
-    seen = set()
-    for index, record in elements(annotations, "images"):
-        where = f"{annotations.name}: images: record {index}"
-        try:
-            image, name = field(record, "id", int, where), field(record, "file_name", str, where)
-            size = field(record, "width", int, where), field(record, "height", int, where)
-            below(finder.root, name, where)
-            if image in seen:
-                raise BadRecord(f"{where}: image {image} comes a second time")
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
-        seen.add(image)
-        corpus = _corpus(name)
-        if corpus == "coco" and image in exclude:
-            report.leave_out("excluded pictures", where)
-            continue
+    file, known = annotations.name, set()
+
+    def draft(record, where):
+        image, *size = (field(record, key, int, where) for key in ("id", "width", "height"))
+        name = field(record, "file_name", str, where)
+        picture, coco = finder(name, where), coco_id(name)
+        known.add(image)
+        if coco in exclude:
+            return report.leave_out("excluded pictures", where)
         regions = []
-        for number, category, box in boxes.of(image):
-            box = fit(box, size, f"{annotations.name}: annotation {number}", report)
+        for category, number, box in boxes.of(image):
+            box = fit(box, size, f"{file}: annotation {number}", report)
             if box and names[category]:
                 regions.append({"box": box, "caption": names[category]})
         if not regions:
-            report.leave_out("pictures without regions", where)
-            continue
-        info = {"image_id": f"{corpus}-{image}", "width": size[0], "height": size[1], "regions": regions}
-        yield Draft(prefix, f"{image:012d}", finder(name), info, f"{where} ({name})", size)
-    for number, image in boxes.strangers(seen):
-        report.bad(f"{annotations.name}: annotation {number}: image {image} is not in the list of images")
+            return report.leave_out("pictures without regions", where)
+        corpus, number = ("coco", coco) if coco is not None else ("objects365" if "objects365" in name else "instances", image)
+        info = {"image_id": f"{corpus}-{number}", "width": size[0], "height": size[1], "regions": regions}
+        return image, Draft(prefix, f"{image:012d}", picture, info, f"{where} ({name})", tuple(size))
 
-
-def _corpus(name: str) -> str:
-    """COCO's ids are those of its captions and expressions; another release's must not be taken for them."""
-    if "COCO_" in name or name.removesuffix(".jpg").isdecimal():
-        return "coco"
-    return "objects365" if "objects365" in name else "instances"
-
-
-class _Finder:
-    """Where a picture is: below the folder under its whole name, or without the first parts of it."""
-
-    def __init__(self, root: Path):
-        self.root, self.skip = root, 0
-
-    def __call__(self, name: str) -> Path:
-        parts = Path(name).parts
-        for skip in (self.skip, *range(len(parts))):  # the last answer first: it is nearly always the same
-            place = self.root.joinpath(*parts[skip:])
-            if place.is_file():
-                self.skip = skip
-                return place
-        return self.root / name
+    found = elements(annotations, "images")
+    for _, made in each(found, f"{file}: images: record", draft, report, unique="image"):
+        yield made
+    for number, image in boxes.strangers(known):
+        report.bad(f"{file}: annotation {number}: image {image} is not in the list of images")

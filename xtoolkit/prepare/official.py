@@ -2,15 +2,19 @@
 
 import io
 import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import get_args, get_origin
 
 from PIL import Image, UnidentifiedImageError
 
 from xtoolkit.data import limits
+from xtoolkit.data.images import FORMATS
 
-FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # MPO: a JPEG with a second picture behind it
-OTHERS = ("GIF", "BMP", "TIFF")  # read so far as to be named when they are refused
-READ = ("JPEG", "PNG", "WEBP", *OTHERS)  # the JPEG reader finds out what is an MPO
+CALLED = {int: "a 64-bit integer", float: "a number", str: "text", list: "a list", dict: "an object", NoneType: "null",
+          list[str]: "a list of texts"}
 
 
 class BadRecord(ValueError):
@@ -30,15 +34,16 @@ class Report:
 
     def __init__(self, skip_bad: bool = False):
         self.skip_bad = skip_bad
-        self.written = {}   # file prefix -> {"samples": n, "captions": n, "boxes": n}
+        self.written = defaultdict(Counter)  # file prefix -> {"samples": n, "captions": n, "boxes": n}
+        self.bins = defaultdict(Counter)     # histogram -> {its bin, as text: n}
         self.left_out = {}  # kind -> [count, first case]
         self.changed = {}   # kind -> [count, first case]
 
-    def wrote(self, prefix: str, captions: int = 0, boxes: int = 0):
-        """Counts one sample written under a file prefix, with its captions and boxes."""
-        counts = self.written.setdefault(prefix, {"samples": 0, "captions": 0, "boxes": 0})
-        for name, number in (("samples", 1), ("captions", captions), ("boxes", boxes)):
-            counts[name] += number
+    def wrote(self, prefix: str, captions: int = 0, boxes: int = 0, bins: Iterable = ()):
+        """Counts one sample written under a file prefix, with its captions and boxes and in its (histogram, bin)."""
+        self.written[prefix].update(samples=1, captions=captions, boxes=boxes)
+        for kind, number in bins:
+            self.bins[kind][str(number)] += 1
 
     def leave_out(self, kind: str, case: str):
         """A known quirk of an official release, or what the user asked to leave out: counted, never fatal."""
@@ -56,17 +61,16 @@ class Report:
 
     def add(self, other: dict):
         """Adds what ``as_dict`` gave, of a later part of the work: first cases stay the first."""
-        for prefix, counts in other["written"].items():
-            mine = self.written.setdefault(prefix, {"samples": 0, "captions": 0, "boxes": 0})
-            for name, number in counts.items():
-                mine[name] += number
+        for mine, counts in ((self.written, other["written"]), (self.bins, other["bins"])):
+            for name, found in counts.items():
+                mine[name].update(found)
         for mine, kinds in ((self.left_out, other["left_out"]), (self.changed, other["changed"])):
             for kind, (count, case) in kinds.items():
                 mine.setdefault(kind, [0, case])[0] += count
 
     def as_dict(self) -> dict:
         """Everything counted, as JSON has it and ``add`` takes it."""
-        return {"written": self.written, "left_out": self.left_out, "changed": self.changed}
+        return {"written": self.written, "left_out": self.left_out, "changed": self.changed, "bins": self.bins}
 
     def __str__(self):
         lines = [f"{prefix}: " + ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
@@ -77,15 +81,30 @@ class Report:
 
 
 def field(record, name: str, kind, where: str):
-    """``record[name]`` of the type ``kind``. Raises BadRecord that says what was found in its place."""
+    """``record[name]`` of the type ``kind``: a type, several (``int | None``), a list of one (``list[str]``).
+
+    None where ``kind`` allows it and there is no such key. Raises BadRecord that says what was found in its place.
+    """
     if not isinstance(record, dict):
         raise BadRecord(f"{where}: expected an object, found {_short(record)}")
-    if name not in record:
-        raise BadRecord(f"{where}: no key `{name}`")
-    value = record[name]
-    if not isinstance(value, kind) or isinstance(value, bool) or isinstance(value, int) and abs(value) >= 2**63:
-        raise BadRecord(f"{where}: `{name}` is {_short(value)}")
-    return _writable(value, where) if isinstance(value, str) else value
+    value = record.get(name)
+    kinds = kind if isinstance(kind, tuple) else get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if not any(_is(value, one) for one in kinds):
+        wanted = " or ".join(CALLED.get(one, str(one)) for one in kinds)
+        raise BadRecord(f"{where}: `{name}` is {_short(value)}, not {wanted}" if name in record
+                        else f"{where}: no key `{name}`")
+    for text in value if isinstance(value, list) and list not in kinds else [value]:
+        if isinstance(text, str):
+            _writable(text, where)
+    return value
+
+
+def _is(value, kind) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is(one, *get_args(kind)) for one in value)
+    if isinstance(value, bool) or isinstance(value, int) and abs(value) >= 2**63:
+        return False
+    return isinstance(value, kind)
 
 
 def _writable(text: str, where: str) -> str:
@@ -163,7 +182,7 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
         verify: decode it to its last row, which finds one that is cut off and takes ten times as long.
 
     Raises:
-        BadRecord: no such file, not a JPEG, PNG or WebP picture, or one so large that no reader takes it.
+        BadRecord: no such file, not a picture, or one so large that no reader takes it.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
@@ -174,20 +193,18 @@ def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str
     except OSError as error:
         raise BadRecord(f"{where}: {name}: {error.strerror}") from None
     try:
-        # Not every format that Pillow knows: its readers are many, and one of them starts a program.
-        with Image.open(io.BytesIO(data), formats=READ) as opened:
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as opened:
             found, size = opened.format, opened.size
-            if found in OTHERS:
-                raise BadRecord(f"{where}: {name}: {found} pictures are not in the schema; make it JPEG, PNG or WebP")
             if size[0] * size[1] > limits.MAX_PIXELS:
                 raise BadRecord(f"{where}: {name}: {size[0]}x{size[1]} pixels, more than {limits.MAX_PIXELS:,}")
             if verify:
                 opened.load()
     except BadRecord:
         raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadRecord(f"{where}: {name}: not a picture that can be read ({type(error).__name__})") from None
-    return FORMATS[found], data, size
+    except Exception as error:  # so many readers raise whatever they meet in a damaged file
+        reason = limits.looks(data) if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+        raise BadRecord(f"{where}: {name}: not a picture that can be read: {reason}") from None
+    return FORMATS.get(found, "jpg").split()[0], data, size  # MPO is a JPEG with a second picture behind it
 
 
 def _short(value) -> str:

@@ -1,16 +1,21 @@
 """Open Images' own CSV files -> region samples whose captions are class names."""
 
-import csv
 import re
+from itertools import groupby
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadFile, BadRecord, Report
+from xtoolkit.prepare.lines import records, rows
+from xtoolkit.prepare.official import BadRecord, Report
+from xtoolkit.prepare.records import Finder, each
 from xtoolkit.prepare.run import write_pictures
+from xtoolkit.prepare.spans import Span
 from xtoolkit.prepare.writer import Draft, Options
 
 SIDES = ("XMin", "YMin", "XMax", "YMax")
 COLUMNS = ("ImageID", "LabelName", *SIDES, "IsGroupOf")
 NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a picture; it becomes the name of a file
+# As the archives unpack: the train split has sixteen, by the first letter of the name.
+FOLDERS = ("train", "validation", "test", *(f"train_{letter}" for letter in "0123456789abcdef"))
 
 
 def convert(boxes: Path, classes: Path, images: Path, options: Options, prefix: str = "train") -> Report:
@@ -26,81 +31,58 @@ def convert(boxes: Path, classes: Path, images: Path, options: Options, prefix: 
         prefix: of the shards.
 
     Raises:
-        BadRecord: names the file and the row.
+        BadRecord: names the file and the line.
     """
-    report, boxes = Report(options.skip_bad), Path(boxes)
-    names = _classes(Path(classes), report)
-    found = _drafts(boxes, names, Path(classes).name, _Finder(Path(images)), prefix, report)
+    report, boxes, classes = Report(options.skip_bad), Path(boxes), Path(classes)
+    found = _drafts(boxes, dict(_classes(classes, report)), classes.name, Finder(images, FOLDERS), prefix, report)
     return write_pictures(f"openimages-{prefix}", found, options, report)
 
 
-def _classes(path, report) -> dict:
-    names = {}
-    for row, cells in _rows(path):
-        if row == 1 and cells[0] in ("LabelName", "id"):
-            continue
+def _classes(path, report):
+    """(class, its name)."""
+    def parse(cells, where):
+        if cells[0] in ("LabelName", "id"):
+            return None
         if len(cells) != 2 or not cells[0] or not cells[1].strip():
-            report.bad(f"{path.name}: row {row}: expected a class and its name, found {','.join(cells)[:60]!r}")
-        elif cells[0] in names:
-            report.bad(f"{path.name}: row {row}: class {cells[0]} comes a second time")
-        else:
-            names[cells[0]] = cells[1].strip()
-    return names
+            raise BadRecord(f"{where}: expected a class and its name, found {','.join(cells)[:60]!r}")
+        return cells[0], cells[1].strip()
+
+    return each(rows(path, report), "", parse, report, unique="class")
 
 
 def _drafts(path, names, classes, finder, prefix, report):
-    image, regions, seen, begun = None, [], set(), 0
-    for row, found, region in _regions(path, names, classes, report):
-        if found != image:
-            if regions:
-                yield _draft(path, begun, image, regions, finder, prefix)
-            if found in seen:
-                report.bad(f"{path.name}: row {row}: image {found} comes a second time: the rows of a picture must be "
-                           "neighbours, as in the release (`sort` brings them together)")
-                image, regions = None, []
-                continue
-            seen.add(found)
-            image, regions, begun = found, [], row
-        if region:
-            regions.append(region)
-    if regions:
-        yield _draft(path, begun, image, regions, finder, prefix)
-
-
-def _draft(path, row, image, regions, finder, prefix):
-    where = f"{path.name}: row {row}: image {image}"
-    return Draft(prefix, image, finder(image), {"image_id": f"openimages-{image}", "regions": regions}, where,
-                 relative=True)
+    seen = set()
+    for image, found in groupby(_regions(path, names, classes, report), lambda found: found[0]):
+        _, where, first = next(found)
+        if image in seen:
+            report.bad(f"{where} comes a second time: the rows of a picture must be neighbours, as in the release (`sort` "
+                       "brings them together)")
+            continue
+        seen.add(image)
+        regions = [region for region in (first, *(region for _, _, region in found)) if region]
+        if regions:
+            info = {"image_id": f"openimages-{image}", "regions": regions}
+            yield Draft(prefix, image, finder(f"{image}.jpg", where), info, where, relative=True)
 
 
 def _regions(path, names, classes, report):
-    """(row, image, region) of each row; the region is None where it is left out."""
-    at = None
-    for row, cells in _rows(path):
-        if at is None:
-            missing = [name for name in COLUMNS if name not in cells]
-            if missing:
-                raise BadFile(f"{path.name}: row 1: no column {', '.join(missing)}; it has {', '.join(cells)[:200]}")
-            at, width = [cells.index(name) for name in COLUMNS], len(cells)
-            continue
-        where = f"{path.name}: row {row}"
-        try:
-            if len(cells) != width:
-                raise BadRecord(f"{where}: {len(cells)} columns, the heading has {width}")
-            image, label, *box, group = (cells[i] for i in at)
-            if not NAME.fullmatch(image):
-                raise BadRecord(f"{where}: {image!r} is not the name of a picture")
-            if label not in names:
-                raise BadRecord(f"{where}: image {image}: class {label!r} is not in {classes}")
-            box = [_share(side, name, f"{where}: image {image}") for side, name in zip(box, SIDES)]
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
+    """(image, where, region) of each row; the region is None where it is left out."""
+    def parse(row, where):
+        image, label, *box, group = (row[name] for name in COLUMNS)
+        if not NAME.fullmatch(image):
+            raise BadRecord(f"{where}: {image!r} is not the name of a picture")
+        place = f"{where}: image {image}"
+        if label not in names:
+            raise BadRecord(f"{place}: class {label!r} is not in {classes}")
+        if group not in ("0", "1", "-1"):  # -1: nobody has looked
+            raise BadRecord(f"{place}: IsGroupOf is {group!r}, none of 0, 1 and -1")
+        box = [_share(side, name, place) for side, name in zip(box, SIDES)]
         if group == "1":
             report.leave_out("boxes around groups", where)
-            yield row, image, None
-        else:
-            yield row, image, {"box": box, "caption": names[label], "where": f"{where}: image {image}"}
+            return image, place, None
+        return image, place, {"box": box, "caption": names[label], "where": place}
+
+    return each(records(Span.whole(path), report, COLUMNS), "", parse, report)
 
 
 def _share(text: str, name: str, where: str) -> float:
@@ -111,32 +93,3 @@ def _share(text: str, name: str, where: str) -> float:
     if not -0.01 <= value <= 1.01:  # a hair outside is clipped; pixels in the place of shares are a mistake
         raise BadRecord(f"{where}: {name} is {text}: sides are shares of the picture, from 0 to 1")
     return value
-
-
-def _rows(path: Path):
-    """(row, cells) of a CSV file, rows from 1; an empty row is passed over."""
-    row = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row, cells in enumerate(csv.reader(file, strict=True), 1):
-                if cells:
-                    yield row, cells
-    except csv.Error as error:
-        raise BadFile(f"{path.name}: row {row + 1}: broken CSV: {error}") from None
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path.name}: after row {row}: not UTF-8 text: {error.reason}") from None
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
-
-
-class _Finder:
-    """Where a picture is: the archives of the train split are sixteen, by the first letter of the name."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.split = next((f for f in (root / "train", root / "validation", root / "test") if f.is_dir()), None)
-
-    def __call__(self, image: str) -> Path:
-        name, folder = f"{image}.jpg", self.root / f"train_{image[0].lower()}"
-        places = [folder / name] if folder.is_dir() else [self.split / name] if self.split else []
-        return next((place for place in places if place.is_file()), self.root / name)

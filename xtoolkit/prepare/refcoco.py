@@ -1,12 +1,17 @@
 """RefCOCO, RefCOCO+ and RefCOCOg in the REFER release -> region samples, a set of shards a split."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, field, fit
+from xtoolkit.prepare import records
+from xtoolkit.prepare.coco import YEARS
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, fit
+from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
 from xtoolkit.prepare.writer import Draft, Options
+from xtoolkit.registry import nearest
 
 
 def convert(refs: Path, instances: Path, images: Path, options: Options, names: dict | None = None) -> Report:
@@ -22,76 +27,67 @@ def convert(refs: Path, instances: Path, images: Path, options: Options, names: 
 
     Raises:
         BadRecord: names the file and the ref; a pickle that holds more than plain values is refused.
+        BadFile: the file has no such split.
     """
     report, refs, instances = Report(options.skip_bad), Path(refs), Path(instances)
-    grouped, wanted = _grouped(refs, names, report)
-    pictures, boxes = _annotated(instances, wanted, report)
-    found = _drafts(grouped, pictures, boxes, refs.name, instances.name, Path(images), report)
-    label = "-".join(["refcoco", *(names or {}).values()])
-    return write_pictures(label, found, options, report)
+    grouped = _grouped(refs, names, report)
+    pictures, boxes = _annotated(instances, {image for _, image in grouped}, Finder(images, YEARS), report)
+    found = _drafts(grouped, pictures, boxes, refs.name, instances.name, report)
+    return write_pictures("-".join(["refcoco", *(names or {}).values()]), found, options, report)
 
 
-def _grouped(refs, names, report):
-    """(prefix, image) -> its refs, in the order of the file; and the images that have any."""
-    grouped, wanted, seen = {}, set(), set()
-    for index, ref in load(refs):
-        where = f"{refs.name}: ref {ref.get('ref_id', index) if isinstance(ref, dict) else index}"
-        try:
-            split, image = field(ref, "split", str, where), field(ref, "image_id", int, where)
-            for name, kind in (("ref_id", int), ("ann_id", int), ("sentences", list)):
-                field(ref, name, kind, where)
-            if ref["ref_id"] in seen:
-                raise BadRecord(f"{where}: this ref_id comes a second time")
-            seen.add(ref["ref_id"])
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
+def _grouped(refs, names, report) -> dict:
+    """(prefix, image) -> (where, ref) of its refs, in the order of the file."""
+    def parse(ref, where):
+        image, number, _ = (field(ref, key, int, where) for key in ("image_id", "ref_id", "ann_id"))
+        field(ref, "sentences", list, where)
+        return number, field(ref, "split", str, where), image, where, ref
+
+    grouped, splits = {}, set()
+    for _, split, image, where, ref in each(load(refs), f"{refs.name}: ref", parse, report, "ref_id", "ref_id"):
+        splits.add(split)
         if names is None or split in names:
             grouped.setdefault((split if names is None else names[split], image), []).append((where, ref))
-            wanted.add(image)
-    return grouped, wanted
+    if missing := sorted(set(names or ()) - splits):
+        raise BadFile(f"{refs.name}: no split `{missing[0]}` in it; it has {', '.join(sorted(splits))}"
+                      f"{nearest(missing[0], splits)}")
+    return grouped
 
 
-def _annotated(instances, wanted, report):
-    """image -> (file name, size), and image -> {annotation id: box}, of the images wanted."""
-    pictures, boxes = {}, {}
-    for index, record in elements(instances, "images"):
-        where = f"{instances.name}: images: record {index}"
-        try:
-            image = field(record, "id", int, where)
-            if image in wanted:
-                size = field(record, "width", int, where), field(record, "height", int, where)
-                name = field(record, "file_name", str, where)
-                below(Path(), name, where)
-                pictures[image] = name, size
-        except BadRecord as error:
-            report.bad(str(error))
-    for index, record in elements(instances, "annotations"):
-        where = f"{instances.name}: annotations: record {index}"
-        try:
-            image, number = field(record, "image_id", int, where), field(record, "id", int, where)
-            if image in pictures:
-                boxes.setdefault(image, {})[number] = field(record, "bbox", list, where)
-        except BadRecord as error:
-            report.bad(str(error))
+def _annotated(instances, wanted, finder, report):
+    """image -> (file, size), and image -> {annotation id: box}, of the images wanted."""
+    def picture(record, where):
+        image, *size = (field(record, key, int, where) for key in ("id", "width", "height"))
+        return (image, (finder(field(record, "file_name", str, where), where), tuple(size))) if image in wanted else None
+
+    def annotation(record, where):
+        image, number = field(record, "image_id", int, where), field(record, "id", int, where)
+        return (number, image, field(record, "bbox", list, where)) if image in pictures else None
+
+    found = elements(instances, "images")
+    pictures, boxes = dict(each(found, f"{instances.name}: images: record", picture, report, unique="image")), {}
+    found = elements(instances, "annotations")
+    place = f"{instances.name}: annotations: record"
+    for number, image, box in each(found, place, annotation, report, unique="annotation"):
+        boxes.setdefault(image, {})[number] = box
     return pictures, boxes
 
 
-def _drafts(grouped, pictures, boxes, file, instances, images, report):
+def _drafts(grouped, pictures, boxes, file, instances, report):
     for (prefix, image), refs in grouped.items():
         if image not in pictures:
             report.bad(f"{refs[0][0]}: image {image} is not in {instances}")
             continue
-        name, size = pictures[image]
+        path, size = pictures[image]
         annotated = boxes.get(image, {})
-        regions = [r for r in (_region(where, ref, annotated, instances, size, report) for where, ref in refs) if r]
+        regions = [region for where, ref in refs if (region := _region(where, ref, annotated, instances, size, report))]
         if not regions:
             report.leave_out("pictures without regions", f"{file}: image {image}")
             continue
         quiet = Report(skip_bad=True)  # what is wrong with a box that nobody refers to is not worth a word
         others = [box for box in (fit(b, size, "", quiet) for b in annotated.values()) if box]
         info = {"image_id": f"coco-{image}", "width": size[0], "height": size[1], "regions": regions, "boxes": others}
-        yield Draft(prefix, f"{image:012d}", _find(images, name), info, f"{instances}: image {image}", size)
+        yield Draft(prefix, f"{image:012d}", path, info, f"{instances}: image {image}", size)
 
 
 def _region(where, ref, annotated, instances, size, report):
@@ -100,27 +96,20 @@ def _region(where, ref, annotated, instances, size, report):
         report.bad(f"{where}: annotation {number} of image {ref['image_id']} is not in {instances}")
         return None
     box = fit(annotated[number], size, f"{where}: annotation {number}", report)
-    said = []
-    for index, sentence in enumerate(ref["sentences"]):
-        try:
-            said.append(clean(field(sentence, "sent", str, f"{where}: sentence {index}"), where, report))
-        except BadRecord as error:
-            report.bad(str(error))
-    said = [s for s in said if s]
-    if not box or not said:
-        return None
-    return {"box": box, "caption": said, "ref_id": ref["ref_id"]}
+    said = list(nested(ref, "sentences", where, "sentence", partial(_sentence, report=report), report))
+    return {"box": box, "caption": said, "ref_id": ref["ref_id"]} if box and said else None
 
 
-def _find(images: Path, name: str) -> Path:
-    """COCO's pictures lie in one folder, or in one a year that their names tell."""
-    inside = images / ("val2014" if "val2014" in name else "train2014") / name
-    return inside if inside.is_file() else images / name
+def _sentence(sentence, where, report):
+    return clean(field(sentence, "sent", str, where), where, report)
 
 
 def held_out(refs: Path) -> frozenset:
-    """The COCO ids of every split but train, which no pretraining may show."""
-    return frozenset(ref["image_id"] for _, ref in load(Path(refs)) if ref.get("split") != "train")
+    """The COCO ids of every split but train. Raises BadFile where any of its records is wrong."""
+    def number(ref, where):
+        return field(ref, "image_id", int, where) if field(ref, "split", str, where) != "train" else None
+
+    return records.held_out(load(Path(refs)), f"{Path(refs).name}: ref", number, "ref_id")
 
 
 def load(path: Path):

@@ -1,40 +1,64 @@
-"""Doing the jobs of a conversion in several processes, their results in order, going on where a run was interrupted.
+"""The jobs of a conversion: in several processes, their results in order, going on where a run was interrupted.
 
 The pool is the standard library's. What stands around it no library of the field brings: webdataset's writers and
-img2dataset know neither results in the order of the official files, so that shards are equal byte for byte however many
-processes made them, nor a run that goes on after a kill without reading again what is done.
+img2dataset know neither results in the order of the official files, so that shards are equal byte for byte however
+many processes made them, nor a run that goes on after a kill without reading again what is done.
 """
 
+import fcntl
+import glob
+import hashlib
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
-import time
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadRecord, Report
-from xtoolkit.prepare.staging import Job, Staging, Task
-from xtoolkit.prepare.stats import Stats
-from xtoolkit.prepare.writer import Draft, Options, TarPart, write_drafts
+from tqdm import tqdm
 
-SECONDS = 10  # between lines of progress where the output is no terminal
+from xtoolkit.prepare.official import BadRecord, Report
+from xtoolkit.prepare.writer import Draft, Options, Part, TarPart, write_drafts
+
+VERSION = 1  # raise it where what the converters write changes: parts of an interrupted run are then made anew
 
 
 class WorkerDied(RuntimeError):
     """A process ended without an answer."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """One part of a conversion.
+
+    Attributes:
+        prefix: of its shards.
+        part: the class that writes them.
+        work: ``work(payload, part)``, a function of a module.
+        payload: all that it depends on but for ``Options``; its ``repr`` tells whether the job was done before.
+    """
+
+    prefix: str
+    part: type[Part]
+    work: Callable
+    payload: object
+
+
 def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total: int | None = None) -> Report:
     """Does the jobs and moves their shards to ``options.out`` as ``PREFIX-00000.SUFFIX``, numbered in their order.
 
-    Until all are done they lie in a hidden folder of ``out``: no reader sees half a data set. A run that is
-    interrupted, or stops at a wrong record, leaves it there, and the same command goes on: see ``Staging``.
+    Until all are done they lie in ``out/.unfinished-LABEL``: no reader sees half a data set. A run that was interrupted
+    or stopped at a wrong record leaves that folder, and the same command goes on: a job is not done again if it was made
+    from equal records and options and its files are whole. The pictures themselves are not looked at: where they were
+    replaced, remove the folder. At the end ``prepared-LABEL.json`` says what was written, left out, changed and seen.
 
     Args:
         label: names the conversion among those of one folder.
@@ -43,29 +67,25 @@ def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total
 
     Raises:
         BadRecord: of the first job, in order, that has one.
-        FileExistsError: ``out`` has shards of a prefix already.
+        FileExistsError: ``out`` has shards of a prefix already, or another process writes them.
         WorkerDied: a process was killed.
     """
-    progress, whole, stats = Progress(label, total, options.progress), Report(options.skip_bad), Stats()
-
-    def keep(task, result):
-        if staging:
-            staging.note(task, result)
-        whole.add(result["report"])
-        stats.add(result["stats"])
-        progress.add(result)
-
-    if options.out is None:
-        staging = None
-        _each(jobs, options, None, keep)
-        progress.end(0)
+    whole, files, found = Report(options.skip_bad), {}, 0
+    seconds = 0.2 if sys.stderr.isatty() else 10  # between two words on the progress
+    with _staging(label, options.out) as folder:
+        with _pool(options.workers) as submit, \
+                tqdm(desc=label, total=total, unit=" parts", mininterval=seconds, disable=not options.progress) as progress:
+            for note in _in_order(_begun(jobs, options, folder, submit), 2 * options.workers):
+                whole.add(note["report"])
+                files |= note["files"]
+                found += "found" in note
+                samples = sum(counts["samples"] for counts in whole.written.values())
+                again = f", {found:,} parts are from an earlier run" if found else ""
+                progress.set_postfix_str(f"{samples:,} samples{again}", refresh=False)
+                progress.update()
         whole.add(report.as_dict())
-        return whole
-    with Staging(label, options) as staging:
-        _each(jobs, options, staging, keep)
-        progress.end(staging.reused)
-        whole.add(report.as_dict())
-        staging.finish(whole, stats)
+        if folder is not None:
+            _finish(folder, label, files, whole)
     return whole
 
 
@@ -86,69 +106,79 @@ def _shards(drafts, options):
     yield from (Job(prefix, TarPart, write_drafts, batch) for prefix, batch in waiting.items())
 
 
-def _each(jobs, options, staging, keep):
-    """``keep(task, result)`` for each job, in order, a few of them ahead in other processes."""
-    window, trouble = deque(), None
-    folder = staging.folder if staging else None
-    pool = _pool(options.workers) if options.workers > 1 else None
+def _begun(jobs, options, folder, submit):
+    """The answer to each job, to come. A wrong record met in making them is the last: one of a job before it is told."""
+    numbers = Counter()
     try:
-        for numbered in _until_trouble(jobs):
-            if isinstance(numbered, BadRecord):
-                trouble = numbered
-                break
-            job, number = numbered
-            task = Task.of(job, number, options)
-            call = partial(_do, job, number, options, folder)
-            found = staging.found(task) if staging else None
-            window.append((task, found or (pool.submit(call) if pool else call)))
-            while len(window) > (2 * options.workers if pool else 0):
-                _take(window, keep)
-        while window:
-            _take(window, keep)
-        if trouble:
-            raise trouble
+        for job in jobs:
+            if folder is not None and job.prefix not in numbers:
+                _check_free(folder.parent, job)
+            yield submit(_do, job, numbers[job.prefix], options, folder)
+            numbers[job.prefix] += 1
+    except BadRecord as error:
+        last = Future()
+        last.set_exception(error)
+        yield last
+
+
+def _in_order(answers, ahead: int):
+    waiting = deque()
+    for answer in answers:
+        waiting.append(answer)
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _do(job: Job, number: int, options: Options, folder: Path | None) -> dict:
+    """What a job wrote and counts: its note. It is kept beside the files when they are on the disk, and found again."""
+    what = (VERSION, options.shard_size, options.verify, job.work.__qualname__, job.payload)
+    made_from = hashlib.blake2b(repr(what).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    place = None if folder is None else folder / f"{job.prefix}-{number:05d}.json"
+    if place and (note := _found(place, made_from, options.skip_bad)):
+        return note | {"found": True}
+    with job.part(options, folder, job.prefix, number) as part:
+        job.work(job.payload, part)
+    note = {"made_from": made_from, "files": part.files, "report": part.report.as_dict()}
+    if place:
+        place.write_text(json.dumps(note))
+    return note
+
+
+def _found(place: Path, made_from: str, skip_bad: bool) -> dict | None:
+    """The note of an earlier run, where it still holds."""
+    try:
+        note = json.loads(place.read_bytes())
+        whole = all((place.parent / name).stat().st_size == file["bytes"] for name, file in note["files"].items())
+    except (OSError, ValueError):  # no note, or one that was cut off; a file is gone
+        return None
+    skipped = "wrong records" in note["report"]["left_out"]
+    return note if whole and note["made_from"] == made_from and (skip_bad or not skipped) else None
+
+
+@contextmanager
+def _pool(workers: int):
+    """How a call is given to a process: ``submit(call, *arguments)`` -> Future. One worker is the process itself."""
+    if workers == 1:
+        yield _at_once
+        return
+    context = multiprocessing.get_context("forkserver")  # imports once, and copies no threads of the caller
+    context.set_forkserver_preload(["xtoolkit.prepare.run"])
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    try:
+        yield pool.submit
     except BrokenProcessPool:
         raise WorkerDied("a worker process was ended from outside (is there enough memory?); what is finished is kept: "
                          "give the same command again, perhaps with fewer --workers") from None
     finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
-        for task, answer in window:  # after an error or Ctrl-C: what others had finished is not lost
-            if isinstance(answer, Future) and answer.done() and not answer.cancelled() and not answer.exception():
-                keep(task, answer.result())
+        pool.shutdown(cancel_futures=True)  # what is under way is finished, and its note written
 
 
-def _until_trouble(jobs):
-    """(job, its number among those of its prefix); a wrong record met in making them comes last, as the value itself.
-
-    So the jobs before it are finished and kept, and a wrong record in one of them is the one that is told.
-    """
-    numbers = {}
-    try:
-        for job in jobs:
-            numbers[job.prefix] = numbers.get(job.prefix, -1) + 1
-            yield job, numbers[job.prefix]
-    except BadRecord as error:
-        yield error
-
-
-def _take(window, keep):
-    task, answer = window[0]
-    result = answer.result() if isinstance(answer, Future) else answer() if callable(answer) else answer
-    window.popleft()
-    keep(task, result)
-
-
-def _do(job: Job, number: int, options: Options, folder: Path | None) -> dict:
-    with job.part(options, folder, job.prefix, number) as part:
-        job.work(job.payload, part)
-    return part.result()
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("forkserver")  # imports once, and copies no threads of the caller
-    context.set_forkserver_preload(["xtoolkit.prepare.run"])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+def _at_once(call, *arguments) -> Future:
+    answer = Future()
+    answer.set_result(call(*arguments))
+    return answer
 
 
 def _begin_worker():
@@ -160,30 +190,57 @@ def _begin_worker():
     threading.Thread(target=follow, daemon=True).start()  # else a killed parent would leave its workers behind
 
 
-class Progress:
-    """Says on the standard error how far a conversion is: one line that is written anew, or a line now and then."""
+@contextmanager
+def _staging(label: str, out: Path | None):
+    """The hidden folder, ours alone; None where nothing is written. One in which no job was finished is removed."""
+    if out is None:
+        yield None
+        return
+    folder = Path(out) / f".unfinished-{label}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
+        except BlockingIOError:
+            raise FileExistsError(f"{out}: another process is writing the same there; wait for it") from None
+        _put_back(folder)
+        try:
+            yield folder
+        finally:
+            if not any(folder.glob("*.json")):
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def __init__(self, label: str, total: int | None, on: bool):
-        self.label, self.on, self.of = label, on, f" of {total:,}" if total else ""
-        self.samples = self.jobs = 0
-        self.begun = self.said = time.monotonic()
-        self.alone = sys.stderr.isatty()
 
-    def add(self, result: dict):
-        self.jobs += 1
-        self.samples += sum(counts["samples"] for counts in result["report"]["written"].values())
-        if self.on and time.monotonic() - self.said > (0.2 if self.alone else SECONDS):
-            self.said = time.monotonic()
-            self._say("" if self.alone else "\n")
+def _check_free(out: Path, job: Job):
+    if there := glob.glob(f"{glob.escape(str(out / job.prefix))}-[0-9]*.{job.part.suffix}"):
+        raise FileExistsError(f"{min(there)} is there already: remove {out / job.prefix}-*.{job.part.suffix} or give "
+                              "another --out")
 
-    def end(self, reused: int):
-        if self.on:
-            self._say("\n")
-            if reused:
-                print(f"{self.label}: {reused:,} of the parts were there from an earlier run", file=sys.stderr)
 
-    def _say(self, end):
-        pace = self.samples / max(time.monotonic() - self.begun, 1e-9)
-        start = "\r" if self.alone else ""
-        print(f"{start}{self.label}: {self.jobs:,}{self.of} parts, {self.samples:,} samples, "
-              f"{pace:,.0f} a second", end=end, file=sys.stderr, flush=True)
+def _finish(folder: Path, label: str, files: dict, report: Report):
+    """Numbers the files in the order of their jobs, moves them and writes the manifest."""
+    names, counts = {}, Counter()
+    for name in files:
+        prefix = name.rsplit("-", 2)[0]
+        names[name] = f"{prefix}-{counts[prefix]:05d}{Path(name).suffix}"
+        counts[prefix] += 1
+    manifest = {"label": label, **report.as_dict(), "files": {names[name]: file for name, file in files.items()}}
+    (folder / "manifest").write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / "moved.json").write_text(json.dumps(names))
+    for name, target in names.items():
+        os.replace(folder / name, folder.parent / target)
+    os.replace(folder / "manifest", folder.parent / f"prepared-{label}.json")
+    shutil.rmtree(folder)
+
+
+def _put_back(folder: Path):
+    """Takes back the shards of a run that was killed while it moved them."""
+    try:
+        names = json.loads((folder / "moved.json").read_bytes())
+    except (OSError, ValueError):  # none was moved
+        names = {}
+    for name, target in names.items():
+        if not (folder / name).exists() and (folder.parent / target).exists():
+            os.replace(folder.parent / target, folder / name)
+    (folder / "moved.json").unlink(missing_ok=True)
+

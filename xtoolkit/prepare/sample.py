@@ -1,17 +1,15 @@
 """`sample://PACK/PART`: the parts of the sample pack, prepared by the converters of the official formats on first use."""
 
 import dataclasses
-import fcntl
 import json
 import os
-import shutil
 from pathlib import Path
 
 from xtoolkit.data import paths
 from xtoolkit.prepare import sample_pack
 from xtoolkit.registry import nearest
 
-FORMAT = 1  # raise it where what the converters write changes: older prepared files are then made anew
+OUT = "prepared-2"  # of a pack; raise it where what the converters write changes: older files are then not used
 SCHEME = "sample://"
 PARTS = ("pairs", "pairs-val", "pairs-test", "regions", "refcoco+-val", "refcoco+-testA", "refcoco+-testB", "images",
          "web", "text", "text-val", "tokenizer")
@@ -46,7 +44,7 @@ paths.SCHEMES[SCHEME] = paths.Scheme(resolve, problem)
 
 
 def prepare(pack: Path, name: str) -> list[str]:
-    """Prepares one part of an unpacked pack in ``pack/prepared``, once and whole, whoever else asks at the same time.
+    """Prepares one part of an unpacked pack, once and whole, whoever else asks at the same time.
 
     Args:
         pack: the folder with ``coco``, ``vg``, ``refcoco+``, ``web``, ``text`` and ``tokenizer``.
@@ -58,61 +56,34 @@ def prepare(pack: Path, name: str) -> list[str]:
     if name == "tokenizer":
         return [str(pack / "tokenizer")]
     if name in ALIASES:
-        return sorted(file for part in ALIASES[name] for file in prepare(pack, part))
-    out = pack / "prepared"
-    out.mkdir(exist_ok=True)
-    done = out / f"{name}.json"
-    files = _listed(done)
-    if files is None:
-        with (out / f".{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            files = _listed(done)
-            if files is None:
-                files = _make(pack, name, out, done)
-    return [str(out / file) for file in files]
+        return sorted((file for part in ALIASES[name] for file in prepare(pack, part)), key=os.path.basename)
+    out = sample_pack.once(pack / OUT / name, lambda folder: _convert(pack, name, folder), _is_whole)
+    return sorted(str(path) for path in out.iterdir() if path.suffix in (".tar", ".jsonl"))
 
 
-def _listed(done: Path) -> list | None:
-    """The files that a part consists of, if it was prepared and they are still there."""
-    if not done.exists():
-        return None
-    noted = json.loads(done.read_text())
-    whole = noted["format"] == FORMAT and all((done.parent / file).exists() for file in noted["files"])
-    return noted["files"] if whole else None
+def _is_whole(folder: Path) -> bool:
+    """Whether a part was prepared and none of its files was lost."""
+    noted = [json.loads(path.read_bytes())["files"] for path in folder.glob("prepared-*.json")]
+    return bool(noted) and all((folder / file).exists() for files in noted for file in files)
 
 
-def _make(pack, name, out, done):
-    from xtoolkit.prepare.writer import Options  # only here: a start that needs no data imports no converter
+def _convert(pack, name, out):
+    from xtoolkit.prepare import coco, img2dataset, refcoco, text, vg  # only here: most starts find it all prepared
+    from xtoolkit.prepare.writer import Options
 
-    staged = out / f".preparing-{name}"
-    shutil.rmtree(staged, ignore_errors=True)
-    reports = _convert(pack, name, Options(staged))
-    files = sorted(path.name for path in staged.iterdir() if path.suffix in (".tar", ".jsonl"))
-    for file in files:
-        os.replace(staged / file, out / file)
-    note = staged / "note.json"
-    note.write_text(json.dumps({"format": FORMAT, "files": files, "reports": [r.as_dict() for r in reports]}, indent=1))
-    os.replace(note, done)
-    shutil.rmtree(staged)
-    return files
-
-
-def _convert(pack, name, options) -> list:
-    from xtoolkit.prepare import coco, img2dataset, refcoco, text, vg
-
-    karpathy, images = pack / "coco/dataset_coco.json", pack / "coco/images"
+    karpathy, images, options = pack / "coco/dataset_coco.json", pack / "coco/images", Options(out)
     refs, instances = pack / "refcoco+/refs(unc).p", pack / "refcoco+/instances.json"
-    if name in ("pairs", "pairs-val", "pairs-test"):
-        split = {"pairs": "train", "pairs-val": "val", "pairs-test": "test"}[name]
-        return [coco.convert(karpathy, images, options, {split: name})]
-    if name == "regions":
-        described = vg.convert(pack / "vg/image_data.json", pack / "vg/region_descriptions.json", pack / "vg", options,
-                               objects=pack / "vg/objects.json", exclude=coco.held_out(karpathy), prefix="regions-vg")
-        return [described, refcoco.convert(refs, instances, images, options, {"train": "regions-refcoco+"})]
-    if name.startswith("refcoco+-"):
-        return [refcoco.convert(refs, instances, images, options, {name.removeprefix("refcoco+-"): name})]
-    if name == "web":
-        return [img2dataset.convert(sorted((pack / "web").glob("*.tar")), options, prefix="web")]
-    split = {"text": "train", "text-val": "val"}[name]
-    lines = dataclasses.replace(options, shard_size=text.SHARD_SIZE)
-    return [text.convert(sorted((pack / "text").glob(f"{split}-*.jsonl.gz")), lines, prefix=name)]
+    kind, _, split = name.partition("-")
+    if kind == "pairs":
+        coco.convert(karpathy, images, options, {split or "train": name})
+    elif kind == "regions":
+        vg.convert(pack / "vg/image_data.json", pack / "vg/region_descriptions.json", pack / "vg", options,
+                   objects=pack / "vg/objects.json", exclude=coco.held_out(karpathy), prefix="regions-vg")
+        refcoco.convert(refs, instances, images, options, {"train": "regions-refcoco+"})
+    elif kind == "refcoco+":
+        refcoco.convert(refs, instances, images, options, {split: name})
+    elif kind == "web":
+        img2dataset.convert(sorted((pack / "web").glob("*.tar")), options, prefix="web")
+    else:
+        lines = dataclasses.replace(options, shard_size=text.SHARD_SIZE)
+        text.convert(sorted((pack / "text").glob(f"{split or 'train'}-*.jsonl.gz")), lines, prefix=name)

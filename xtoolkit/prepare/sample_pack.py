@@ -9,21 +9,18 @@ import os
 import pickle
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
+from xtoolkit.data.index import home
+from xtoolkit.prepare.official import outside
+
 FOLDER = Path(__file__).parent / "pack"
-
-
-def home() -> Path:
-    """``$XTOOLKIT_HOME``, by default ``~/.cache/xtoolkit``: what is unpacked and prepared lies below it."""
-    return Path(os.environ.get("XTOOLKIT_HOME") or Path.home() / ".cache" / "xtoolkit").expanduser()
+MEND = "`git checkout -- xtoolkit/prepare/pack` brings"
 
 
 def ensure_sample_pack() -> Path:
-    """The folder of the unpacked pack, ``$XTOOLKIT_HOME/<name>-<sha8>``; unpacks it if it is not there.
-
-    The files are unpacked into a folder beside it, which is renamed when all is written: the folder is whole or it is
-    not there, and what a killed process leaves is swept away by the next one. Nothing is fetched.
+    """The folder of the unpacked pack, ``$XTOOLKIT_HOME/<name>-<sha8>``; unpacks it if it is not there. Nothing is fetched.
 
     Raises:
         FileNotFoundError: the archive or its MANIFEST.json is not in the package.
@@ -31,21 +28,34 @@ def ensure_sample_pack() -> Path:
         PermissionError: ``$XTOOLKIT_HOME`` cannot be written.
     """
     about = manifest()
-    target = home() / f"{name()}-{about['sha256'][:8]}"
-    if target.is_dir():
+    return once(home() / f"{name()}-{about['sha256'][:8]}", lambda folder: _unpack(about, folder))
+
+
+def once(target: Path, make: Callable, is_whole: Callable = Path.is_dir) -> Path:
+    """A folder that ``make(folder)`` fills: once, whoever else asks at the same time.
+
+    It is made beside ``target`` and renamed when all is written: the folder is whole or it is not there, and what a
+    killed process leaves is swept away by the next one.
+
+    Raises:
+        PermissionError: it cannot be written there.
+    """
+    if is_whole(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = open(target.parent / f".{target.name}.lock", "w")
     except PermissionError as error:
-        raise PermissionError(
-            f"{error.filename}: cannot be written, and the sample pack is unpacked there; set XTOOLKIT_HOME to "
-            "a folder of yours"
-        ) from None
+        raise PermissionError(f"{error.filename}: cannot be written, and the sample pack is unpacked there; set "
+                              "XTOOLKIT_HOME to a folder of yours") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when the process ends, however it ends
-        if not target.is_dir():
-            _unpack(about, target)
+        if not is_whole(target):
+            partial = target.with_name(f".{target.name}.partial")
+            for folder in (partial, target):
+                shutil.rmtree(folder, ignore_errors=True)
+            make(partial)
+            partial.rename(target)
     return target
 
 
@@ -63,31 +73,20 @@ def _read(name: str) -> bytes:
     try:
         return (FOLDER / name).read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{FOLDER / name}: not in this copy of xtoolkit; in a checkout `git checkout -- "
-            f"xtoolkit/prepare/pack` brings it back"
-        ) from None
+        raise FileNotFoundError(f"{FOLDER / name}: not in this copy of xtoolkit; in a checkout {MEND} it back") from None
 
 
-def _unpack(about: dict, target: Path) -> None:
-    data = _read(about["archive"])
-    found = hashlib.sha256(data).hexdigest()
-    if found != about["sha256"]:
-        raise ValueError(
-            f"{FOLDER / about['archive']}: its sha256 is {found}, MANIFEST.json says {about['sha256']}; "
-            "the file is cut off or changed: `git checkout -- xtoolkit/prepare/pack` brings it back"
-        )
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock
+def _unpack(about: dict, folder: Path) -> None:
+    data, archive = _read(about["archive"]), FOLDER / about["archive"]
+    if (found := hashlib.sha256(data).hexdigest()) != about["sha256"]:
+        raise ValueError(f"{archive}: its sha256 is {found}, MANIFEST.json says {about['sha256']}; the file is cut off or "
+                         f"changed: {MEND} it back")
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:xz") as tar:
-        for member in tar:
-            plain = member.isreg() or member.isdir()
-            if not plain or member.name.startswith("/") or ".." in member.name.split("/"):
-                raise ValueError(f"{FOLDER / about['archive']}: refused: {member.name} is a link, a device, or named so that it "
-                                 "leads out of the archive; `git checkout -- xtoolkit/prepare/pack` brings the pack back")
-        tar.extractall(partial, filter="data")
-    _official_names(partial)
-    partial.rename(target)
+        if bad := next((member.name for member in tar if outside(member)), None):
+            raise ValueError(f"{archive}: refused: {bad} is a link, a device, or named so that it leads out of the archive; "
+                             f"{MEND} the pack back")
+        tar.extractall(folder, filter="data")
+    _official_names(folder)
 
 
 def _official_names(pack: Path) -> None:

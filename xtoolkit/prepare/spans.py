@@ -1,6 +1,7 @@
 """Dividing files among jobs by their sizes only: small ones go together, large ones are cut where that is possible."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xtoolkit.prepare.official import BadFile
@@ -18,28 +19,38 @@ class Span:
     start: int = 0
     end: int | None = None
 
-
-def grouped(inputs: list, cuttable) -> list[tuple]:
-    """The spans of each job: neighbours until ``SPAN`` bytes are together. It depends on the sizes of the files only.
-
-    Args:
-        cuttable: tells whether a path can be read from any place.
-
-    Raises:
-        BadFile: a file is not there.
-    """
-    jobs, spans, filled = [], [], 0
-    for path in map(Path, inputs):
+    @classmethod
+    def whole(cls, path) -> "Span":
+        """All of a file. Raises BadFile where it is not there."""
         try:
-            stat = path.stat()
+            stat = Path(path).stat()
         except OSError as error:
             raise BadFile(f"{path}: {error.strerror}") from None
-        starts = range(0, max(stat.st_size, 1), SPAN) if cuttable(path) else (0,)
-        for start in starts:
-            last = start == starts[-1]
-            spans.append(Span(str(path), stat.st_size, stat.st_mtime_ns, start, None if last else start + SPAN))
-            filled += stat.st_size - start if last else SPAN
-            if filled >= SPAN:
-                jobs.append(tuple(spans))
-                spans, filled = [], 0
-    return [*jobs, tuple(spans)] if spans else jobs
+        return cls(str(path), stat.st_size, stat.st_mtime_ns)
+
+    @property
+    def bytes(self) -> int:
+        return (self.size if self.end is None else self.end) - self.start
+
+    def cut(self) -> list["Span"]:
+        last = max(self.size - 1, 0) // SPAN * SPAN
+        pieces = [replace(self, start=start, end=start + SPAN) for start in range(0, last, SPAN)]
+        return [*pieces, replace(self, start=last)]
+
+
+def grouped(inputs: list, cuttable: Callable) -> list[tuple]:
+    """The spans of each job; ``cuttable`` tells whether a path can be read from any place."""
+    wholes = [Span.whole(path) for path in inputs]
+    return together(span for whole in wholes for span in (whole.cut() if cuttable(Path(whole.path)) else [whole]))
+
+
+def together(items, size: Callable = lambda span: span.bytes) -> list[tuple]:
+    """Neighbours until ``SPAN`` bytes are together: it depends on the sizes of the files only."""
+    jobs, waiting, filled = [], [], 0
+    for item in items:
+        waiting.append(item)
+        filled += size(item)
+        if filled >= SPAN:
+            jobs.append(tuple(waiting))
+            waiting, filled = [], 0
+    return [*jobs, tuple(waiting)] if waiting else jobs

@@ -1,8 +1,10 @@
 """Official files of any size, record by record: JSON read in pieces, and several of them joined."""
 
 import json
+from collections import deque
 from pathlib import Path
 
+from xtoolkit.data import limits
 from xtoolkit.prepare.official import BadFile
 
 CHUNK = 1 << 20
@@ -18,14 +20,12 @@ def elements(path: Path, key: str | None = None):
         (int, object): position and record.
 
     Raises:
-        BadFile: broken or truncated JSON, with the record's position and the place in the file.
+        BadFile: broken or truncated JSON, with the record's position and the place in the file; a file of another kind.
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from _Scanner(file, path.name).records(key)
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path.name}: not UTF-8 text near byte {error.start}") from None
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from None
 
@@ -42,11 +42,18 @@ class _Scanner:
         opening = self.peek()
         if opening != ("[" if key is None else "{"):
             wanted = "a list of records" if key is None else f"an object with the list `{key}`"
-            raise BadFile(f"{self.name}: expected {wanted}, found {opening!r} at its beginning")
+            seen = limits.looks(self.text[:512].encode(), f"found {opening!r} at its beginning")
+            raise BadFile(f"{self.name}: expected {wanted}, {seen}")
         if key is not None:
             self.find(key)
+        yield from self.items()
+
+    def items(self):
+        """(position, value) of the list that begins here."""
+        self.index = 0
         self.take("[")
         if self.peek() == "]":
+            self.take("]")
             return
         while True:
             yield self.index, self.value()
@@ -55,20 +62,29 @@ class _Scanner:
             self.index += 1
 
     def find(self, key):
-        """Moves to the value of ``key``, over the values before it."""
+        """Moves to the value of ``key``, over the values before it: of a list one by one, for it may be of any size."""
         self.take("{")
         while self.peek() != "}":
-            found = self.value()
+            name = self.value()
             self.take(":")
-            if found == key:
+            if name == key:
                 return
-            self.value()
+            if self.peek() == "[":
+                deque(self.items(), maxlen=0)
+            else:
+                self.value()
             if self.take(",}") == "}":
                 break
         raise BadFile(f"{self.name}: no key `{key}`")
 
     def more(self) -> bool:
-        chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
+        try:
+            chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
+        except UnicodeDecodeError as error:
+            byte, at = error.object[error.start], self.file.buffer.tell() - len(error.object) + error.start
+            self.file.buffer.seek(0)
+            seen = limits.looks(self.file.buffer.read(512), "convert it: `iconv -f latin1 -t utf-8`")
+            raise BadFile(f"{self.name}: not UTF-8: byte 0x{byte:02x} at {at}; {seen}") from None
         self.before += self.at
         self.text, self.at = self.text[self.at:] + chunk, 0
         return bool(chunk)
@@ -77,20 +93,18 @@ class _Scanner:
         while True:
             while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
                 self.at += 1
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if not self.more():
-                return ""
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at:self.at + 1]
 
     def take(self, allowed: str) -> str:
-        found = self.peek()
-        if not found:
+        char = self.peek()
+        if not char:
             raise BadFile(f"{self.name}: ends after record {self.index}: the file is truncated")
-        if found not in allowed:
+        if char not in allowed:
             raise BadFile(f"{self.name}: record {self.index}: broken JSON at character {self.before + self.at}: "
-                            f"expected {' or '.join(allowed)}, found {found!r}")
+                          f"expected {' or '.join(allowed)}, found {char!r}")
         self.at += 1
-        return found
+        return char
 
     def value(self):
         self.peek()
@@ -130,8 +144,8 @@ def join(sources: dict):
             if item is None:
                 del live[name]
                 continue
-            found = waiting.setdefault(item[0], {})
-            found[name] = item[1]
-            if len(found) == len(sources):
+            together = waiting.setdefault(item[0], {})
+            together[name] = item[1]
+            if len(together) == len(sources):
                 yield item[0], waiting.pop(item[0])
     yield from waiting.items()

@@ -1,8 +1,10 @@
 """Visual Genome: region descriptions, and objects with their attributes -> region samples."""
 
+from functools import partial
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadRecord, Report, clean, field, fit
+from xtoolkit.prepare.official import Report, clean, field, fit
+from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements, join
 from xtoolkit.prepare.writer import Draft, Options
@@ -25,29 +27,24 @@ def convert(image_data: Path, regions: Path, images: Path, options: Options, obj
         BadRecord: names the file, the image and the region or object.
     """
     report = Report(options.skip_bad)
-    pictures = dict(_pictures(Path(image_data), report))
+    pictures = {image: found for image, *found in _by_image(Path(image_data), _picture, report)}
     files = {"regions": regions, "objects": objects, "attributes": attributes}
     files = {name: Path(path) for name, path in files.items() if path is not None}
-    sources = {name: _by_image(path, report) for name, path in files.items()}
-    found = _drafts(join(sources), pictures, files, _Finder(Path(images)), exclude, prefix, report)
-    return write_pictures(f"vg-{prefix}", found, options, report)
+    joined = join({name: _by_image(path, lambda record, where: (_image_id(record, where), record), report)
+                   for name, path in files.items()})
+    finder = Finder(images, ("VG_100K", "VG_100K_2"))
+    drafts = _drafts(joined, pictures, {name: path.name for name, path in files.items()}, finder, exclude, prefix, report)
+    return write_pictures(f"vg-{prefix}", drafts, options, report)
 
 
-def _pictures(path, report):
-    seen = set()
-    for index, record in elements(path):
-        where = f"{path.name}: record {index}"
-        try:
-            image = _image_id(record, where)
-            size = field(record, "width", int, where), field(record, "height", int, where)
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
-        if image in seen:
-            report.bad(f"{where}: image {image} comes a second time")
-            continue
-        seen.add(image)
-        yield image, (size, record.get("coco_id"))
+def _by_image(path, parse, report):
+    return each(elements(path), f"{path.name}: record", parse, report, unique="image")
+
+
+def _picture(record, where):
+    """image, size, COCO id."""
+    size = field(record, "width", int, where), field(record, "height", int, where)
+    return _image_id(record, where), size, field(record, "coco_id", int | None, where)
 
 
 def _image_id(record, where) -> int:
@@ -55,108 +52,54 @@ def _image_id(record, where) -> int:
     return field(record, "image_id" if isinstance(record, dict) and "image_id" in record else "id", int, where)
 
 
-def _by_image(path, report):
-    """(image id, record) of a file of the release."""
-    seen = set()
-    for index, record in elements(path):
-        where = f"{path.name}: record {index}"
-        try:
-            image = _image_id(record, where)
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
-        if image in seen:
-            report.bad(f"{where}: image {image} comes a second time")
-            continue
-        seen.add(image)
-        yield image, record
-
-
 def _drafts(joined, pictures, files, finder, exclude, prefix, report):
     for image, records in joined:
         if image not in pictures:
-            names = ", ".join(files[name].name for name in records)
-            report.bad(f"{names}: image {image} is not in image_data.json")
+            report.bad(f"{', '.join(files[name] for name in records)}: image {image} is not in image_data.json")
             continue
         size, coco = pictures[image]
-        if coco is not None and coco in exclude:
+        if coco in exclude:
             report.leave_out("excluded pictures", f"image {image} (COCO {coco})")
             continue
-        found = []
-        if "regions" in records:
-            found += _described(records["regions"], f"{files['regions'].name}: image {image}", size, report)
-        if "objects" in records:
-            words = _words(records.get("attributes"), f"{files['attributes'].name}: image {image}", report) \
-                if "attributes" in files else {}
-            found += _named(records["objects"], words, f"{files['objects'].name}: image {image}", size, report)
+
+        def inside(name, kind, parse):
+            if name not in records:
+                return ()
+            return nested(records[name], name, f"{files[name]}: image {image}", kind, parse, report, f"{kind}_id")
+
+        words = dict(inside("attributes", "object", partial(_words, report=report)))
+        found = [*inside("regions", "region", partial(_described, size=size, report=report)),
+                 *inside("objects", "object", partial(_named, words=words, size=size, report=report))]
+        where = f"image_data.json: image {image}"
         if not found:
-            report.leave_out("pictures without regions", f"image {image}")
+            report.leave_out("pictures without regions", where)
             continue
         info = {"image_id": f"vg-{image}" if coco is None else f"coco-{coco}", "width": size[0], "height": size[1],
                 "regions": found}
-        yield Draft(prefix, str(image), finder(image), info, f"image_data.json: image {image}", size)
+        yield Draft(prefix, str(image), finder(f"{image}.jpg", where), info, where, size)
 
 
-def _described(record, where, size, report):
-    for index, region in enumerate(_list(record, "regions", where, report)):
-        place = f"{where}: region {region.get('region_id', index) if isinstance(region, dict) else index}"
-        try:
-            box = [field(region, name, (int, float), place) for name in ("x", "y", "width", "height")]
-            phrase = field(region, "phrase", str, place)
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
-        box, phrase = fit(box, size, place, report), clean(phrase, place, report)
-        if box and phrase:
-            yield {"box": box, "caption": phrase}
+def _described(region, where, size, report):
+    box = [field(region, name, int | float, where) for name in ("x", "y", "width", "height")]
+    box, phrase = fit(box, size, where, report), clean(field(region, "phrase", str, where), where, report)
+    return {"box": box, "caption": phrase} if box and phrase else None
 
 
-def _named(record, words, where, size, report):
-    for index, thing in enumerate(_list(record, "objects", where, report)):
-        place = f"{where}: object {thing.get('object_id', index) if isinstance(thing, dict) else index}"
-        try:
-            box = [field(thing, name, (int, float), place) for name in ("x", "y", "w", "h")]
-            names = field(thing, "names", list, place)
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
-        box, names = fit(box, size, place, report), [n for n in (clean(n, place, report) for n in names) if n]
-        if box and names:
-            region = {"box": box, "caption": names[0] if len(names) == 1 else names}
-            if words.get(thing.get("object_id")):
-                region["attributes"] = words[thing["object_id"]]
-            yield region
+def _named(thing, where, words, size, report):
+    box = [field(thing, name, int | float, where) for name in ("x", "y", "w", "h")]
+    names, number = field(thing, "names", list[str], where), field(thing, "object_id", int | None, where)
+    box, names = fit(box, size, where, report), _clean(names, where, report)
+    if not box or not names:
+        return None
+    region = {"box": box, "caption": names[0] if len(names) == 1 else names}
+    return region | {"attributes": words[number]} if words.get(number) else region
 
 
-def _words(record, where, report) -> dict:
-    """object id -> its attributes, each once."""
-    found = {}
-    for index, thing in enumerate(_list(record, "attributes", where, report) if record is not None else ()):
-        place = f"{where}: object {thing.get('object_id', index) if isinstance(thing, dict) else index}"
-        try:
-            number = field(thing, "object_id", int, place)
-        except BadRecord as error:
-            report.bad(str(error))
-            continue
-        words = [clean(w, place, report) for w in thing.get("attributes") or ()]  # an object without any may say null
-        found[number] = list(dict.fromkeys(w for w in words if w))
-    return found
+def _words(thing, where, report):
+    """(object id, its attributes, each once)."""
+    words = field(thing, "attributes", list[str] | None, where) or ()  # an object without any may say null
+    return field(thing, "object_id", int, where), list(dict.fromkeys(_clean(words, where, report)))
 
 
-def _list(record, name, where, report) -> list:
-    try:
-        return field(record, name, list, where)
-    except BadRecord as error:
-        report.bad(str(error))
-        return []
-
-
-class _Finder:
-    """Where the picture of an image id is: the release comes in two folders."""
-
-    def __init__(self, root: Path):
-        self.folders = [folder for folder in (root / "VG_100K", root / "VG_100K_2") if folder.is_dir()] or [root]
-
-    def __call__(self, image: int) -> Path:
-        places = [folder / f"{image}.jpg" for folder in self.folders]
-        return next((place for place in places if place.is_file()), places[0])
+def _clean(words, where, report) -> list:
+    return [word for word in (clean(word, where, report) for word in words) if word]

@@ -1,5 +1,6 @@
 """Writing shards: what one job of a conversion writes, in deterministic tars and JSON Lines, and counts beside it."""
 
+import hashlib
 import io
 import json
 import os
@@ -8,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xtoolkit.data import limits
+from xtoolkit.prepare import stats
 from xtoolkit.prepare.official import BadRecord, Report, fit, picture
-from xtoolkit.prepare.stats import Stats, texts
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,21 @@ class Draft:
 
 
 class Part:
-    """What one job writes: files of at most ``shard_size`` samples, a report and statistics.
+    """What one job writes: files of at most ``shard_size`` samples, and a report.
 
     Nothing of it depends on other jobs, so any process may write it, and equal input gives equal bytes. Files are
     on the disk, not only in its cache, when the with block ends.
 
     Attributes:
         report: counts what is written and left out.
-        files: [name, samples, bytes] of each file, in order.
+        files: {name: its samples, bytes and sha256} of each file, in order.
     """
 
     suffix = ""
 
     def __init__(self, options: Options, folder: Path | None, prefix: str, number: int):
         self.options, self.folder, self.prefix, self.number = options, folder, prefix, number
-        self.report, self.stats, self.files, self.count = Report(options.skip_bad), Stats(), [], 0
-        self._raw = None
+        self.report, self.files, self.count, self.raw = Report(options.skip_bad), {}, 0, None
 
     def __enter__(self):
         return self
@@ -91,31 +91,26 @@ class Part:
     def next(self) -> tuple[int, int]:
         """The number of the next sample's file, from that of the job on, and its place there; opens that file."""
         (file, place), self.count = divmod(self.count, self.options.shard_size), self.count + 1
-        if self.folder is not None and place == 0:
+        if place == 0:
             self._close()
-            name = f"{self.prefix}-{self.number:05d}-{len(self.files):04d}.{self.suffix}"
-            self.files.append([name, 0, 0])
-            self._raw = (self.folder / name).open("wb")
-            self._begin()
+            self._open(f"{self.prefix}-{self.number:05d}-{file:04d}.{self.suffix}")
+        self.files[self.name]["samples"] += 1
         return self.number + file, place
 
-    def _begin(self):
-        """Called when a file is opened."""
-
-    def _end(self):
-        """Called before a file is closed."""
+    def _open(self, name: str):
+        self.name, self.files[name] = name, {"samples": 0}
+        self.raw = open(os.devnull if self.folder is None else self.folder / name, "w+b")
 
     def _close(self):
-        if self._raw is not None:
-            self._end()
-            self._raw.flush()
-            os.fsync(self._raw.fileno())
-            self.files[-1][1:] = [(self.count - 1) % self.options.shard_size + 1, self._raw.tell()]
-            self._raw.close()
-            self._raw = None
-
-    def result(self) -> dict:
-        return {"files": self.files, "report": self.report.as_dict(), "stats": self.stats.as_dict()}
+        if self.raw is not None:
+            self.raw.flush()
+            if self.folder is not None:
+                os.fsync(self.raw.fileno())
+            self.raw.seek(0)
+            digest = hashlib.file_digest(self.raw, "sha256").hexdigest()
+            self.files[self.name] |= {"bytes": self.raw.tell(), "sha256": digest}
+            self.raw.close()
+            self.raw = None
 
 
 class TarPart(Part):
@@ -123,26 +118,26 @@ class TarPart(Part):
 
     suffix = "tar"
 
-    def _begin(self):
-        self._tar = tarfile.open(fileobj=self._raw, mode="w", format=tarfile.USTAR_FORMAT)
+    def _open(self, name):
+        super()._open(name)
+        self.tar = tarfile.open(fileobj=self.raw, mode="w", format=tarfile.USTAR_FORMAT)
 
-    def _end(self):
-        self._tar.close()
+    def _close(self):
+        if self.raw is not None:
+            self.tar.close()
+        super()._close()
 
     def write(self, key: str | None, ending: str, data: bytes, info: dict, size: tuple):
         """Adds one sample: the picture's bytes and the object of its json."""
         file, place = self.next()
-        key, shown = key or f"{file:05d}{place:04d}", {"at": place}
-        if self.folder is not None:
-            shown = {"file": self.files[-1][0], "at": self._tar.offset + tarfile.BLOCKSIZE, "bytes": len(data)}
-            for name, content in ((f"{key}.{ending}", data), (f"{key}.json", dumps(info))):
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mtime, entry.mode = len(content), 0, 0o644
-                self._tar.addfile(entry, io.BytesIO(content))
+        key = key or f"{file:05d}{place:04d}"
+        for name, content in ((f"{key}.{ending}", data), (f"{key}.json", dumps(info))):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime, entry.mode = len(content), 0, 0o644
+            self.tar.addfile(entry, io.BytesIO(content))
         regions = info.get("regions", ())
-        self.stats.picture(self.prefix, size, info, shown)
-        captions = len(info.get("captions", ())) + sum(len(texts(r)) for r in regions)
-        self.report.wrote(self.prefix, captions, len(regions))
+        captions = len(info.get("captions", ())) + sum(len(stats.texts(region)) for region in regions)
+        self.report.wrote(self.prefix, captions, len(regions), stats.of_picture(size, info))
 
 
 class LinePart(Part):
@@ -152,9 +147,8 @@ class LinePart(Part):
 
     def write(self, text: str):
         self.next()
-        self._raw.write(dumps({"text": text}) + b"\n")
-        self.stats.text(self.prefix, text)
-        self.report.wrote(self.prefix)
+        self.raw.write(dumps({"text": text}) + b"\n")
+        self.report.wrote(self.prefix, bins=stats.of_text(text))
 
 
 def dumps(record: dict) -> bytes:

@@ -2,16 +2,22 @@
 
 import io
 import json
+import random
+import tarfile
+from bisect import bisect
+from itertools import accumulate, islice
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from xtoolkit.prepare.stats import KINDS, MANY, WORDS
+from xtoolkit.prepare.stats import KINDS, MANY, WORDS, texts
 from xtoolkit.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, label
-from xtoolkit.report.figures import Figure, Item
+from xtoolkit.report.figures import COLOURS, Item, jpeg
 from xtoolkit.report.rendering import render, write
 
 NAME = "summary.html"
+SHOWN = 12  # samples of a conversion
+REGIONS = 12  # of a sample
 SIDE = 320  # of a picture on the page: pixels at most
 SIGNED = ("aspect", "box area")  # their bins go below 0
 FLOOR = HEIGHT - 26  # where the bars of a histogram stand
@@ -31,10 +37,9 @@ def write_summary(folder) -> Path:
 
 
 def _tiles(runs):
-    totals = {"samples": 0, "captions": 0, "boxes": 0}
-    for counts in (c for run in runs for c in run["written"].values()):
-        totals = {name: totals[name] + counts[name] for name in totals}
-    sizes = [size for run in runs for _, size in run["files"].values()]
+    totals = {name: sum(counts[name] for run in runs for counts in run["written"].values())
+              for name in ("samples", "captions", "boxes")}
+    sizes = [file["bytes"] for run in runs for file in run["files"].values()]
     shown = [(name.capitalize(), f"{count:,}") for name, count in totals.items() if count]
     shown += [("Shards", f"{len(sizes):,}"), ("On disk", _bytes(sum(sizes)))]
     return [{"title": title, "value": value, "unit": "", "beside": ""} for title, value in shown]
@@ -57,68 +62,73 @@ def _run(run, folder) -> dict:
                     for prefix, counts in run["written"].items()],
         "lost": [[f"{verb}: {kind}", f"{count:,}", case] for verb, kinds in (("left out", run["left_out"]),
                  ("changed", run["changed"])) for kind, (count, case) in kinds.items()],
-        "samples": [drawn for _, shown in run["shown"] if (drawn := _sample(shown, folder))],
-        "infos": [shown["info"] for _, shown in run["shown"]],
+        "samples": [_sample(folder / name, place) for name, place in _drawn(run["files"]) if (folder / name).exists()],
         "charts": [_histogram(kind, {int(n): c for n, c in run["bins"][kind].items()})
                    for kind in KINDS if run["bins"].get(kind)]}
 
 
-def _sample(shown, folder) -> dict | None:
-    """A picture with its boxes and texts; None for a text, or where the shard is gone."""
-    if "file" not in shown:
-        return None
+def _drawn(files: dict):
+    """(file, place in it) of some samples: always the same of the same files."""
+    names, ends = list(files), [0, *accumulate(file["samples"] for file in files.values())]
+    for number in sorted(random.Random(0).sample(range(ends[-1]), min(SHOWN, ends[-1]))):
+        file = bisect(ends, number) - 1
+        yield names[file], number - ends[file]
+
+
+def _sample(shard: Path, place: int) -> dict:
+    """What the template shows of a sample: its picture with boxes, and lines of text with the class of each box."""
     try:
-        with (folder / shown["file"]).open("rb") as shard:
-            shard.seek(shown["at"])
-            image = Image.open(io.BytesIO(shard.read(shown["bytes"])))
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            image = image.convert("RGB")
-            image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    except FileNotFoundError:
-        return None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        return {"trouble": f"{shown['file']}: a picture that does not decode: {error}"}
-    info, (width, height) = shown["info"], shown["size"]
-    texts: dict = {}  # of each box: regions of one place are drawn once
-    for region in info.get("regions", ()):
-        texts.setdefault(tuple(region["box"]), []).append(region["caption"])
-    boxes = [{"box": [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height], "kind": str(n)}
-             for n, (x, y, w, h) in enumerate(texts)]
-    return {"trouble": "", "figure": Figure(items=[Item(image, boxes=boxes)]), "image_id": str(info["image_id"]),
-            "captions": info.get("captions", ()), "regions": [" · ".join(said) for said in texts.values()],
-            "more": info.get("all", 0) - len(info.get("regions", ())),
-            "place": f"{info['image_id']} · {width} x {height} · {shown['prefix']}"}
+        return _text(shard, place) if shard.suffix == ".jsonl" else _picture(shard, place)
+    except (tarfile.TarError, OSError, ValueError, SyntaxError) as error:
+        return {"item": None, "lines": [("", f"{shard.name}: sample {place} cannot be shown: {error}")], "place": ""}
+
+
+def _text(shard, place):
+    with shard.open(encoding="utf-8") as lines:
+        said, = json.loads(next(islice(lines, place, None))).values()
+    return {"item": None, "lines": [("", said[:400])], "place": shard.name}
+
+
+def _picture(shard, place):
+    with tarfile.open(shard) as tar:
+        picture, info = (tar.extractfile(member).read() for member in islice(tar, 2 * place, 2 * place + 2))
+    image, info, regions = Image.open(io.BytesIO(picture)), json.loads(info), {}
+    for region in info.get("regions", ())[:REGIONS]:  # of one place: drawn once
+        regions.setdefault(tuple(region["box"]), []).append(texts(region)[0])
+    (width, height), looks = image.size, {str(n): f"c{n % COLOURS}" for n in range(len(regions))}
+    boxes = [{"box": [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height], "kind": kind}
+             for kind, (x, y, w, h) in zip(looks, regions)]
+    lines = [("", said) for said in info.get("captions", ())[:2]]
+    lines += [(look, " · ".join(said)) for look, said in zip(looks.values(), regions.values())]
+    if (more := len(info.get("regions", ())) - REGIONS) > 0:
+        lines.append(("", f"and {more:,} more"))
+    return {"item": Item(jpeg(image, SIDE), str(info["image_id"]), boxes=boxes), "looks": looks, "lines": lines,
+            "place": f"{info['image_id']} · {width} x {height} · {shard.name}"}
 
 
 def _histogram(kind, bins) -> dict:
     """Bars from the lowest to the highest bin that holds something; ticks stand at lower edges."""
-    what, edge = KINDS[kind]
+    what, _ = KINDS[kind]
     first, last = min(bins), max(bins)
     while last - first < 4:  # a bar as wide as the chart would say nothing
         first, last = (first - 1 if first > 0 or kind in SIGNED else first), last + 1
-    axis = Axis.over([0, max(bins.values())], linear=True)
-    step = (WIDTH - LEFT - RIGHT) / (last - first + 1)
+    numbers = range(first, last + 1)
+    axis, step = Axis.over([0, max(bins.values())], linear=True), (WIDTH - LEFT - RIGHT) / len(numbers)
     top = lambda count: TOP + (FLOOR - TOP) * (1 - axis.share(count))
-    counts = [(number, bins.get(number, 0)) for number in range(first, last + 1)]
-    every = -(-(last - first + 1) // 7)
-    return {"title": what, "total": f"{sum(bins.values()):,}", "median": _edge(kind, edge, _median(bins)),
+    bars = [{"x": LEFT + place * step + min(0.5, step / 10), "y": top(count), "width": step - min(1, step / 5),
+             "height": FLOOR - top(count), "note": f"{_edge(kind, number)}: {count:,}"}
+            for place, number in enumerate(numbers) for count in [bins.get(number, 0)]]
+    every = -(-len(numbers) // 7)
+    reached, half = accumulate(bins.get(number, 0) for number in numbers), sum(bins.values()) / 2
+    median = next(number for number, count in zip(numbers, reached) if count >= half)
+    return {"title": what, "total": f"{sum(bins.values()):,}", "median": _edge(kind, median), "bars": bars,
             "grid": [(top(tick), label(tick)) for tick in axis.ticks if tick == int(tick)],
-            "bars": [{"x": LEFT + (number - first) * step + min(0.5, step / 10), "y": top(count),
-                      "width": step - min(1, step / 5), "height": FLOOR - top(count),
-                      "note": f"{_edge(kind, edge, number)}: {count:,}"} for number, count in counts],
-            "steps": [(LEFT + (n - first + 0.5) * step, _edge(kind, edge, n)) for n in range(first, last + 1, every)]}
+            "steps": [(LEFT + (n - first + 0.5) * step, _edge(kind, n)) for n in numbers[::every]]}
 
 
-def _edge(kind, edge, number):
+def _edge(kind, number) -> str:
+    _, edge = KINDS[kind]
     if kind == "box area":
         return f"{100 * edge(number):.2g} %"
     text = label(round(edge(number), 2 if kind == "aspect" else 0))
     return f"{text}+" if number == LAST.get(kind) else text
-
-
-def _median(bins):
-    left = sum(bins.values()) / 2
-    for number in sorted(bins):
-        left -= bins[number]
-        if left <= 0:
-            return number

@@ -58,7 +58,7 @@ def test_a_mark_or_windows_line_ends_change_no_id(whole, tmp_path):
 
 @pytest.mark.parametrize("damage, said", [
     (lambda data: data[:700], r"tokenizer.json: not a whole tokenizer \(.*: line \d+ column \d+ .*\); fetch the file again$"),
-    (lambda data: POINTER, "tokenizer.json: a git-lfs pointer, not the file itself: run `git lfs pull`; fetch the file again$"),
+    (lambda data: POINTER, "tokenizer.json: it is a git-lfs pointer, not the file itself: run `git lfs pull`; fetch the file again$"),
     (lambda data: b"", "tokenizer.json: it is empty; fetch the file again$"),
     (lambda data: b"{}", r"tokenizer.json: not a whole tokenizer \('model'\)"),
     (lambda data: b"<html>404</html>", r"tokenizer.json: not a whole tokenizer \(Expecting value"),
@@ -81,10 +81,10 @@ def test_a_damaged_tokenizer_json_is_one_line(whole, tmp_path, damage, said):
 @pytest.mark.parametrize("changed, said", [
     ({"merges": b""}, "merges.txt: it is empty; fetch the file again$"),
     ({"merges": b"#version: 0.2\n"}, "merges.txt: it makes none of 16 tokens of vocab.json, such as `.*`; fetch the file again$"),
-    ({"merges": POINTER}, "merges.txt: a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    ({"merges": POINTER}, "merges.txt: it is a git-lfs pointer, not the file itself: run `git lfs pull`"),
     ({"merges": b"#version: 0.2\nq z\n"}, "merges.txt: `q z` is no merge of two tokens of vocab.json"),
     ({"merges": -4}, "merges.txt: "), ({"merges": -9}, "merges.txt: "), ({"merges": -20}, "merges.txt: "),
-    ({"vocab": b""}, "vocab.json: it is empty"), ({"vocab": POINTER}, "vocab.json: a git-lfs pointer"),
+    ({"vocab": b""}, "vocab.json: it is empty"), ({"vocab": POINTER}, "vocab.json: it is a git-lfs pointer"),
     ({"vocab": b"{}"}, "merges.txt: `.*` is no merge of two tokens of vocab.json"),
     ({"vocab": b"[1]"}, "vocab.json: not a whole vocabulary"), ({"vocab": -20}, "vocab.json: not a whole vocabulary"),
     ({"vocab": lambda d: d.update(zz=300)}, "vocab.json: of 278 tokens none has id 277: the ids must be 0 to 277, each once"),
@@ -146,7 +146,7 @@ def test_names_of_the_hub_are_held_against_the_same_rules(whole, tmp_path):
     said = dict(zip([*cached, "nowhere"], done.stdout.splitlines(), strict=True))
     assert json.loads(said["whole"]) == load_tokenizer(str(written(tmp_path / "w", pair(whole)))).encode(TEXT)
     assert said["pair"] == said["whole"]
-    for name, part in (("cut", "tokenizer.json: not a whole tokenizer ("), ("pointer", "tokenizer.json: a git-lfs pointer"),
+    for name, part in (("cut", "tokenizer.json: not a whole tokenizer ("), ("pointer", "tokenizer.json: it is a git-lfs pointer"),
                        ("no-merges", "merges.txt: it is empty"), ("fewer", "merges.txt: "),
                        ("only", "tokenizer `me/only` has no token but its specials: the file of its vocabulary is missing"),
                        ("nowhere", "tokenizer `me/nowhere`: neither a folder nor known to the hub from here")):

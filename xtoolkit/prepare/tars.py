@@ -1,0 +1,74 @@
+"""What lies in tars, read where it is: members and their places, also of tars put one behind the other with ``cat``."""
+
+import tarfile
+from array import array
+from collections.abc import Iterator
+
+from xtoolkit.prepare.official import BadRecord, Report, outside
+
+UNPACK = {".tar.gz": "gunzip", ".tgz": "tar xzf", ".tar.xz": "unxz", ".tar.bz2": "bunzip2", ".tar.zst": "unzstd", ".zip": "unzip"}
+
+
+def packed(path) -> str | None:
+    """What to do about an archive that cannot be read at any place; None where it is no such."""
+    command = next((command for ending, command in UNPACK.items() if str(path).lower().endswith(ending)), None)
+    return command and f"{path}: a compressed archive cannot be read at any place: unpack it, `{command} {path}`"
+
+
+def members(raw, end: int, place: str, report: Report) -> Iterator[tarfile.TarInfo]:
+    """The files of the tar that begins where ``raw`` stands, and of those behind it up to the byte ``end``.
+
+    A link, a device, a name that leads out and whatever is broken are wrong records; what was before them is kept.
+    """
+    member, start = None, raw.tell()
+    try:
+        while start is not None:
+            raw.seek(start)
+            with tarfile.open(fileobj=raw, mode="r:") as tar:
+                while (found := tar.next()) is not None:
+                    member = found
+                    tar.members.clear()  # else it holds them all
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError("cut off inside it")
+                    if tar.offset <= member.offset:
+                        raise tarfile.ReadError("its size is below 0")
+                    if outside(member):
+                        report.bad(f"{place}: {member.name}: refused: a link, a device, or a name that leads out of the tar")
+                    elif member.isreg():
+                        yield member
+            start = _filled(raw, tar.offset, end)  # tarfile takes what it cannot read for the end, which is zeros
+            if start == tar.offset:
+                raise tarfile.ReadError(f"no header at byte {start}")
+    except BadRecord:
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        report.bad(f"{place}: broken after {member.name if member else 'its beginning'}: {error}")
+
+
+def _filled(raw, start: int, end: int) -> int | None:
+    """The first block from ``start`` on that is not of zeros."""
+    raw.seek(start)
+    while data := raw.read(min(tarfile.RECORDSIZE, end - start)):
+        if rest := data.lstrip(b"\0"):
+            return start + (len(data) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        start += len(data)
+    return None
+
+
+class Names:
+    """Names of files in bytes with two numbers each, which say where: 40 or so bytes a file."""
+
+    def __init__(self):
+        self.names, self.ends, self.places = bytearray(), array("q"), array("q")
+
+    def add(self, name: str, *place: int):
+        self.names += name.encode(errors="surrogateescape")
+        self.ends.append(len(self.names))
+        self.places.extend(place)
+
+    def __len__(self):
+        return len(self.ends)
+
+    def __getitem__(self, n: int) -> tuple[str, int, int]:
+        name = self.names[self.ends[n - 1] if n else 0:self.ends[n]].decode(errors="surrogateescape")
+        return name, *self.places[2 * n:2 * n + 2]
