@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, Field, ImageField, RegionField, TextField
+from xtoolkit.fields import AnswerField
 from xtoolkit.data.text import text_field
 
 
@@ -40,13 +41,22 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The answers of one question, any number of them, and the weight of each."""
+
+    texts: list[Text]
+    weights: list[float]
+
+
+@dataclass(frozen=True)
 class Item:
     """One sample: a picture, texts, a box for each text on region streams, and whatever else its dataset's FIELDS name.
 
     Attributes:
         dropped: a BadSample for each caption or region of it that could not be used.
         fields: {name: value}, one value a sample. Of a field, what its class collates (for any TextField a Text, for any
-            ImageField an Image); of a name that is no field, what only evaluation reads: a tensor or a word, a text's.
+            ImageField an Image, for any AnswerField its Answers); of a name that is no field, what only evaluation reads: a
+            tensor or a word, a text's.
     """
 
     image: Image | None = None
@@ -97,7 +107,7 @@ def collate(items: list[Item], dataset: type, train: bool = True) -> Batch:
     for name, first in items[0].fields.items():
         if name in kinds:
             values = [item.fields[name] for item in items]
-            join = _texts if isinstance(first, Text) else _pictures if isinstance(first, Image) else kinds[name].collate
+            join = {Text: _texts, Image: _pictures, Answers: _answers}.get(type(first), kinds[name].collate)
             made[name] = _of(kinds[name], join(values))
         else:
             values = [item.fields[name] for item in items for _ in item.texts or (None,)]
@@ -113,6 +123,13 @@ def _of(kind: type[Field], field: Field) -> Field:
 def _texts(texts: list[Text]) -> TextField:
     masks = None if texts[0].masked is None else [t.masked for t in texts]
     return text_field([t.ids for t in texts], texts[0].pad, masks)
+
+
+def _answers(several: list[Answers]) -> AnswerField:
+    texts, counts = [text for one in several for text in one.texts], torch.tensor([len(one.texts) for one in several])
+    none = TextField(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, dtype=torch.long))
+    weights = torch.tensor([weight for one in several for weight in one.weights], dtype=torch.float32)
+    return AnswerField(counts, _texts(texts) if texts else none, torch.arange(len(several)).repeat_interleave(counts), weights)
 
 
 def _pictures(shown: list[Image]) -> ImageField:

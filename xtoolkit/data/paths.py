@@ -27,6 +27,7 @@ class Scheme:
 
 SCHEMES: dict[str, Scheme] = {}  # filled by who prepares such data: this room does not know how
 
+FOLDER = "/."  # a path that a dataset reads as a folder, whatever is in it, ends so for ``problem``
 PIPE = "pipe:"
 REMOTE = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
 # The shards that there are, by the end of their name; in a pipe's command by the first word that ends so.
@@ -92,6 +93,9 @@ def problem(path: str) -> str | None:
     """
     if scheme := _scheme(path):
         return scheme.problem(path)
+    if path.endswith(FOLDER):
+        folder = os.path.expanduser(path.removesuffix(FOLDER))
+        return None if os.path.isdir(folder) else f"{folder}: no such folder; {hint(folder)}"
     return (_remote(path) if is_remote(path) else _find(path))[1]
 
 
