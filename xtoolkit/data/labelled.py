@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from xtoolkit.batch import Batch, ImageField, TextField, stable_key
 from xtoolkit.data import items
@@ -94,7 +95,7 @@ class LabelledImages(Recorded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = self._record(source, sample)
-        return self._item(record, self.images(*record.picture(), rng, record.bad), [], label=self._label(record))
+        return self._item(record, self._image(record, *record.picture(), rng), [], label=self._label(record))
 
 
 @DATASET_REGISTRY.register
@@ -181,7 +182,7 @@ class LabelledPairs(Recorded):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = self._record(source, sample)
         said = record.text("sentence", "text", "caption")
-        image = lambda place: self.images(*record.picture(place), rng, record.bad, [said])
+        image = lambda place: self._image(record, *record.picture(place), rng, [said])
         fields = {"label": self._label(record)} | ({"second": image(1)} if "second" in self.FIELDS else {})
         return self._item(record, image(0), [self._text(said, rng, record.bad)], **fields)
 
@@ -233,7 +234,7 @@ class Questions(Recorded):
         if self.train and not answers:
             raise record.bad("no answer", "it has no `answers` and no `answer`")
         said = items.Answers([self._answer(text, rng, record.bad) for text, _ in answers], [weight for _, weight in answers])
-        image = self.images(*record.picture(), rng, record.bad, [asked, *(text for text, _ in answers)])
+        image = self._image(record, *record.picture(), rng, [asked, *(text for text, _ in answers)])
         return self._item(record, image, [self._text(asked, rng, record.bad)], answers=said)
 
 
@@ -264,14 +265,20 @@ class Videos(Recorded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = self._record(source, sample)
-        captions = [record.word(one, "a caption") for one in record.meta.get("captions") or [record.text("caption")]]
+        listed = record.meta.get("captions") or record.text("caption")
+        captions = [record.word(one, "a caption") for one in (listed if isinstance(listed, list) else [listed])]
         texts = [self._text(text, rng, record.bad) for text in ([rng.choice(captions)] if self.train else captions)]
         names, state, shown = record.frames(self._frames, rng if self.train else None), rng.getstate(), []
         for name in names:
             rng.setstate(state)  # every frame is cropped, turned and coloured alike
-            shown.append(self.images(record.file(name), "", rng, record.bad, captions).pixels)
+            shown.append(self._image(record, record.file(name), name, rng, captions).pixels)
         name = str(record.meta.get("video_id", record.name))
         return self._item(record, None, texts, video=(torch.stack(shown), stable_key(name), name))
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        frames = [(f"{name}, frame {n}", frame) for name, pixels in zip(batch["video"].video_id, batch["video"].pixels)
+                  for n, frame in enumerate(pixels)]
+        return {name: self.images.picture(frame) for name, frame in frames}
 
     def collate(self, loaded: list[items.Item]) -> Batch:
         owner = torch.tensor([row for row, item in enumerate(loaded) for _ in item.texts])

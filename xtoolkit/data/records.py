@@ -174,6 +174,9 @@ class Recorded(Sharded):
     def _record(self, source: int, sample: int) -> Record:
         return Record(self._shards[source], sample, self._folder)
 
+    def _image(self, record: Record, data: bytes, name: str, rng: random.Random, texts=()) -> items.Image:
+        return self.images(data, name, rng, lambda kind, detail: record.bad(kind, f"{name}: {detail}"), texts)
+
     def _item(self, record: Record, image: items.Image | None, texts: list, **fields) -> items.Item:
         return items.Item(image, texts, fields=fields if self.train else fields | {"record": record.meta})
 
