@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hostile import jpeg, tar, tiny_tokenizer
-from xtoolkit.data import index, limits
+from xtoolkit.data import limits, scan
 from xtoolkit.prepare import coco, img2dataset, instances, text
 from xtoolkit.prepare.official import BadRecord, picture
 from xtoolkit.prepare.streaming import elements
@@ -130,7 +130,7 @@ def gzip_bomb(path, megabytes, line=b"") -> Path:
 @pytest.mark.parametrize("line", [b"", b'{"text": "%s"}\n' % (b"a dog " * 5000)], ids=["one line", "lines"])
 def test_a_gzip_bomb_is_not_unpacked(line, tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "UNPACKED", 1 << 23)
-    monkeypatch.setattr(index, "CHUNK", 1 << 20)
+    monkeypatch.setattr(scan, "CHUNK", 1 << 20)
     monkeypatch.setattr(limits, "MAX_TEXT", 1 << 20)
     path = gzip_bomb(tmp_path / "x.jsonl.gz", 48, line)
     assert path.stat().st_size < 2**20
@@ -148,7 +148,7 @@ def test_a_gzip_bomb_is_not_unpacked(line, tmp_path, monkeypatch):
 
 
 def test_an_absurd_line_is_a_bad_sample_that_is_never_in_memory(tmp_path, monkeypatch, tokenizer):
-    monkeypatch.setattr(index, "CHUNK", 1 << 16)
+    monkeypatch.setattr(scan, "CHUNK", 1 << 16)
     monkeypatch.setattr(limits, "MAX_TEXT", 1 << 16)
     path = tmp_path / "x.jsonl"
     long = b'{"text": "' + b"a dog " * 10**6 + b'"}'

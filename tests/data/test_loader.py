@@ -17,6 +17,7 @@ from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadDataError
 from xtoolkit.batch import Batch
 from xtoolkit.data.loader import EvalLoader, Loader
+from xtoolkit.registry import ConfigError
 
 STREAMS = ("text", "image", "pairs", "region")
 SIZES = {"image_size": 32, "patch_size": 8}
@@ -367,5 +368,5 @@ def test_ranks_read_parts_of_a_pass(datasets, tokenizer, broken):
 
 def test_an_empty_stream_is_named(tmp_path, tokenizer):
     (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
-    with pytest.raises(BadDataError, match="stream `pairs`: source 0 has no sample"):
+    with pytest.raises(ConfigError, match="data.path: .*x.tar: no sample is left of it: no tar: invalid header"):
         Loader("pairs", Pairs(tokenizer, **SIZES, path=str(tmp_path / "x.tar")), 4, 1, 0)

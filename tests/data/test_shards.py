@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from xtoolkit.data import index
+from xtoolkit.data import index, scan
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.shards import Shards
 
@@ -41,7 +41,7 @@ def test_the_index_is_built_once_and_again_when_the_shard_changes(tmp_path, shar
     Shards([tar])
     assert sorted(os.listdir(tmp_path)) == ["x.tar", "x.tar.idx"]
     with monkeypatch.context() as patched:
-        patched.setattr(index, "build_tar", lambda path: pytest.fail("built again"))
+        patched.setattr(index, "build", lambda file, kind: pytest.fail("built again"))
         assert Shards([tar]).read(0, "image") == b"one"
     shards.tar(tmp_path / "x.tar", [("0.jpg", b"two"), ("1.jpg", b"three")])
     os.utime(tar, ns=(1, 1))
@@ -63,7 +63,7 @@ def test_the_index_of_a_folder_that_cannot_be_written_goes_to_the_cache(tmp_path
     monkeypatch.setattr(index.tempfile, "mkstemp", refuse)
     assert len(Shards([tar])) == 1
     assert os.listdir(tmp_path / "home" / "index") != [] and "x.tar.idx" not in os.listdir(tmp_path)
-    monkeypatch.setattr(index, "build_tar", lambda path: pytest.fail("built again"))
+    monkeypatch.setattr(index, "build", lambda file, kind: pytest.fail("built again"))
     assert len(Shards([tar])) == 1
 
 
@@ -146,7 +146,7 @@ def test_lines_of_jsonl(tmp_path, end):
 
 
 def test_lines_are_found_in_small_pieces_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "CHUNK", 16)
+    monkeypatch.setattr(scan, "CHUNK", 16)
     (tmp_path / "x.jsonl").write_text("\n".join(LINES))
     check_lines(Shards([str(tmp_path / "x.jsonl")]))
 
@@ -157,7 +157,7 @@ def test_gzip_is_unpacked_once_and_a_cut_one_serves_what_is_whole(tmp_path, monk
     file.write_bytes(whole)
     check_lines(Shards([str(file)]))
     with monkeypatch.context() as patched:
-        patched.setattr(index, "build_lines", lambda path: pytest.fail("built again"))
+        patched.setattr(index, "build", lambda file, kind: pytest.fail("built again"))
         check_lines(Shards([str(file)]))
     os.unlink(tmp_path / "x.jsonl.gz.unpacked")
     check_lines(Shards([str(file)]))

@@ -59,12 +59,22 @@ class ToyModel(nn.Module):
         return Losses(values, log)
 
 
+class ToyData:
+    """So many samples, of sources with such digests."""
+
+    def __init__(self, samples=64, **digests):
+        self.samples, self.digests = samples, digests
+
+    def __len__(self):
+        return self.samples
+
+
 class ToyLoader:
     """Batches that are a function of (stream, visit) and, over ranks, slices of one global batch; faulty: each third has a bad sample."""
 
     def __init__(self, stream, rows, rank=0, world=1, parts=1, faulty=False):
         self.stream, self.rows, self.rank, self.world, self.parts, self.faulty = stream, rows, rank, world, parts, faulty
-        self.wait_s, self.visits, self.dataset, self.bad = 0.0, [], range(64), 0
+        self.wait_s, self.visits, self.dataset, self.bad = 0.0, [], ToyData(), 0
 
     def at(self, visit, part=0):
         if part == 0:

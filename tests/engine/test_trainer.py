@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine_toy import ToyModel, loaders, recipe
+from engine_toy import ToyData, ToyModel, loaders, recipe
 from xtoolkit.recipe.folder import latest
 from xtoolkit.engine.hooks import Checkpoint, JsonLines, Log, default_hooks
 from xtoolkit.recipe.settings import Optim, ScheduleBlock
@@ -211,7 +211,7 @@ def test_resuming_another_recipe_is_refused_key_by_key(tmp_path):
         "encoders.body.dropout: was 0.3, is 0.1", "streams.new.batch_size: was absent, is 4",
         "train.seed: was 42, is 1"]
     other = loaders()
-    other["b"].dataset = range(65)
+    other["b"].dataset = ToyData(65)
     with pytest.raises(ConfigError, match="data of stream `b`: had 64 samples, has 65"):
         Trainer(ToyModel(), recipe(tmp_path), other, resume=True)
     assert Trainer(ToyModel(), recipe(tmp_path, steps=20, log_every=3), loaders(), resume=True).done == 5

@@ -6,7 +6,7 @@ import random
 from torch import Tensor
 
 from xtoolkit.batch import Batch, Field, ImageField
-from xtoolkit.data import items
+from xtoolkit.data import items, paths
 from xtoolkit.data.errors import DeadShard
 from xtoolkit.data.example import shapes
 from xtoolkit.data.figures import masked_samples
@@ -63,6 +63,11 @@ class StreamDataset(abc.ABC):
         return []
 
     @classmethod
+    def missing(cls, block: dict) -> list[tuple[str, str]]:
+        """What of its files is not there, or cannot be read: (dotted key, one line). Nothing is unpacked or fetched."""
+        return [(key, problem) for key, path in cls.paths(block) if (problem := paths.problem(path))]
+
+    @classmethod
     def max_length(cls, block: dict) -> int | None:
         """Tokens of its longest text; None without texts.
 
@@ -104,6 +109,16 @@ class StreamDataset(abc.ABC):
     @property
     def damaged(self) -> dict[str, str]:
         """{file: what is wrong with it}, found when it was indexed."""
+        return {}
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """{file: {reason: number}} of what lies in a file and is no part of a sample."""
+        return {}
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """{source: digest of what it holds}; None where that is not known. A run goes on only with the same."""
         return {}
 
     def place(self, source: int, sample: int) -> str:

@@ -15,10 +15,12 @@ class SourceBlock:
 
     Attributes:
         path: a path or pattern, or a list of them.
+        images: the folder of the pictures that a table names; by default that of the table.
         weight: its share of the draws, among the weights of all sources.
     """
 
     path: Path
+    images: str | None = None
     weight: Positive = 1.0
 
 

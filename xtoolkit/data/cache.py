@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from xtoolkit.batch import stable_key
-from xtoolkit.data import index, paths
+from xtoolkit.data import index, paths, scan
 from xtoolkit.data.blocks import ShardBlock
 from xtoolkit.data.errors import BadDataError, DeadShard
 from xtoolkit.data.fetch import fetch
@@ -97,9 +97,8 @@ class Cache:
             if given is None:
                 return None
             # Only what is known of a header is taken over: it comes from a stranger.
-            size, damage = given.header["size"], given.header.get("damage")
-            about = {"version": index.VERSION, "size": size, "damage": damage if isinstance(damage, str) else None,
-                     "bytes": None if paths.ending(name) == ".jsonl.gz" else size}
+            about = {key: given.header[key] for key in ("kind", "parts", "count", "size", "damage", "digest")}
+            about |= {"left_out": {}, "bytes": None if paths.ending(name).endswith(".gz") else about["size"]}
             return self._keep_index(file, name, np.fromfile(part, given.dtype, offset=given.start), about)
         except DeadShard:
             return None
@@ -107,8 +106,7 @@ class Cache:
             Path(part).unlink(missing_ok=True)
 
     def _keep_index(self, file: Path, name: str, records: np.ndarray, about: dict) -> Index:
-        header = index.describe(records, about)
-        self._keep(file, lambda f: index.write(f, records, header))
+        self._keep(file, lambda f: index.write(f, records, about | {"version": index.VERSION}))
         return _read_index(file, name)
 
     def _keep(self, file: Path, write) -> None:
@@ -194,22 +192,18 @@ class Cache:
             size, made["file"], damage = os.path.getsize(part), part, None
             if header is not None and size != header["size"]:
                 return f"it has {size} bytes, and had {header['size']} when it was indexed"
-            if kind == ".jsonl.gz":
+            if kind.endswith(".gz"):
                 made["file"] = part + ".unpacked"
                 with open(made["file"], "wb") as f:
-                    damage = index.gunzip(part, f)
+                    damage = scan.gunzip(part, f)
             if header is None:
-                if kind == ".tar":
-                    try:
-                        made["records"], about = index.build_tar(part)
-                    except ValueError:
-                        raise BadDataError(f"{name}: a compressed tar cannot be read at any place; unpack it: "
-                                           "`pipe:curl -sf URL | gunzip`") from None
-                    damage = about["damage"]
-                else:
-                    made["records"] = index.lines(made["file"])
-                made["about"] = {"version": index.VERSION, "size": size, "damage": damage,
-                                 "bytes": os.path.getsize(made["file"])}
+                try:
+                    made["records"], about = index.build(made["file"], index.kind_of(name))
+                except ValueError:
+                    raise BadDataError(f"{name}: a compressed tar cannot be read at any place; unpack it: "
+                                       "`pipe:curl -sf URL | gunzip`") from None
+                damage = damage or about["damage"]
+                made["about"] = about | {"size": size, "damage": damage, "bytes": os.path.getsize(made["file"])}
             return None if last or header is not None else damage
 
         try:
@@ -286,9 +280,7 @@ def _no_more_than_an_index(size: int) -> None:
 
 
 def _read_index(file: Path, name: str) -> Index | None:
-    found = index.read(file, {"version": index.VERSION})
-    right = index.TAR if paths.ending(name) == ".tar" else index.LINE
-    return found if found is not None and found.dtype == right else None
+    return index.read(file, {"version": index.VERSION, "kind": index.kind_of(name)})
 
 
 def _read_marker(file: Path) -> dict:

@@ -7,6 +7,7 @@ from collections import Counter
 from xtoolkit.data.errors import DEAD, BadDataError
 
 FEWEST_READ = 100  # samples read before the share of bad ones can stop a run
+MOST_NAMED = 20  # files whose left out members are named
 TRUNCATED = "truncated shard"
 LOG = logging.getLogger(__name__)
 
@@ -32,8 +33,18 @@ class SampleCounts:
         self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
         self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
+        if speaks:
+            self._say_left_out(dataset.left_out)
         if dataset.dead and self._share() > max_bad:
             raise BadDataError(self.complaint())
+
+    def _say_left_out(self, left_out: dict[str, dict[str, int]]) -> None:
+        """Warns of each file of which something is no part of a sample; of very many of the first ones."""
+        for file, reasons in list(left_out.items())[:MOST_NAMED]:
+            told = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+            LOG.warning("stream `%s`: %s: left out: %s", self._name, file, told)
+        if len(left_out) > MOST_NAMED:
+            LOG.warning("stream `%s`: and %s more files of which something is left out", self._name, len(left_out) - MOST_NAMED)
 
     def _begin(self, before: dict) -> None:
         """Counts what was wrong with shards before a sample was read of them, but for those counted ``before``."""
@@ -129,7 +140,10 @@ class SampleCounts:
                 "Mend or remove it, or raise train.max_bad")
 
     def report(self) -> dict:
-        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``; ``"dead_shards": [...]`` if there are any."""
+        """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``; ``"dead_shards": [...]`` and ``"left_out": {reason:
+        n}``, of what lies in shards and is no part of a sample, if there are any."""
         worst = self._shards.most_common(1)
         dead = {"dead_shards": sorted(self._lost)} if self._lost else {}
-        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None} | dead
+        left_out = sum((Counter(reasons) for reasons in self._dataset.left_out.values()), Counter())
+        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None} | dead | (
+            {"left_out": dict(left_out)} if left_out else {})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
-from xtoolkit.data import items, regions
+from xtoolkit.data import items, regions, tables
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, RegionAugment, Std, mirror, rand_augment
@@ -30,7 +30,7 @@ class Text(Sharded):
     YAML: {type: Text, path: sample://picturebook/text, max_tokens: 128, mask: {prob: 0.15, max: 20}}
 
     Args:
-        path: .jsonl, .jsonl.gz ({"text": ...} a line) or .txt (one text a line).
+        path: .jsonl[.gz] ({"text": ...} a line), .txt[.gz] (one text a line), or .csv or .tsv with a column of texts.
         sources: several, {name: {path, weight}}, instead of `path`.
         shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         max_tokens: longest text, its two specials counted; what is longer is cut.
@@ -41,6 +41,7 @@ class Text(Sharded):
 
     FIELDS = {"text": TextField}
     MARKS = {"mask_text": "mask"}
+    COLUMNS = (tables.CAPTIONS,)
 
     def __init__(self, tokenizer, views: frozenset = frozenset(), train: bool = True,
                  path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
@@ -69,11 +70,6 @@ def _name(shards: Shards, sample: int, meta: dict) -> str:
     return str(given) if given is not None else f"{os.path.basename(shards.file(sample))}:{shards.name(sample)}"
 
 
-def _captions(value) -> list[str]:
-    """A caption or a list of them as a list; anything else is none."""
-    return [c for c in (value if isinstance(value, list) else [value]) if isinstance(c, str)]
-
-
 @DATASET_REGISTRY.register
 class Images(Sharded):
     """Pictures alone.
@@ -81,8 +77,9 @@ class Images(Sharded):
     YAML: {type: Images, path: sample://picturebook/images, image_mask: {patches: 75, min_block: 16}}
 
     Args:
-        path: tars with pictures; what else is in them is not read.
-        sources: several, {name: {path, weight}}, instead of `path`.
+        path: tars with pictures, or tables that name them; what else is in them is not read.
+        images: the folder of the pictures that a table names; by default that of the table.
+        sources: several, {name: {path, images, weight}}, instead of `path`.
         shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         image_mask: {patches, min_block}, see ImageMask.
         augment: {crop_scale, flip, randaugment}, see Augment.
@@ -94,10 +91,10 @@ class Images(Sharded):
     MARKS = {"mask_image": "image_mask"}
 
     def __init__(self, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
-                 image_mask: ImageMask | None = None, augment: Augment | None = None, mean: Mean = CLIP_MEAN,
-                 std: Std = CLIP_STD):
-        super().__init__(path, sources, shards, train)
+                 path: Path | None = None, images: str | None = None, sources: Sources | None = None,
+                 shards: ShardBlock | None = None, image_mask: ImageMask | None = None, augment: Augment | None = None,
+                 mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+        super().__init__(path, sources, shards, train, images)
         augment = (augment or Augment()) if train else None
         self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
 
@@ -114,8 +111,10 @@ class Pairs(Sharded):
     YAML: {type: Pairs, path: sample://picturebook/pairs, max_tokens: 30, mask: {prob: 0.5, max: 15}}
 
     Args:
-        path: tars in the layout of img2dataset; captions from `captions` or `caption` of the json, else from the .txt.
-        sources: several, {name: {path, weight}}, instead of `path`.
+        path: tars in the layout of img2dataset (captions from `captions` or `caption` of the json, else from the .txt), or
+            tables, .jsonl, .csv or .tsv, with a picture and a caption a row.
+        images: the folder of the pictures that a table names; by default that of the table.
+        sources: several, {name: {path, images, weight}}, instead of `path`.
         shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         max_tokens: longest caption, its two specials counted; what is longer is cut.
         clean: lower case, no punctuation (X-FM's release); false: as it is.
@@ -128,13 +127,14 @@ class Pairs(Sharded):
 
     FIELDS = {"image": ImageField, "text": TextField}
     MARKS = {"mask_text": "mask", "mask_image": "image_mask"}
+    COLUMNS = (tables.PICTURE, tables.CAPTIONS)
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
-                 max_tokens: Length = 30, clean: bool = True, mask: TextMask | None = None,
-                 image_mask: ImageMask | None = None, augment: Augment | None = None, mean: Mean = CLIP_MEAN,
-                 std: Std = CLIP_STD):
-        super().__init__(path, sources, shards, train)
+                 path: Path | None = None, images: str | None = None, sources: Sources | None = None,
+                 shards: ShardBlock | None = None, max_tokens: Length = 30, clean: bool = True,
+                 mask: TextMask | None = None, image_mask: ImageMask | None = None, augment: Augment | None = None,
+                 mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+        super().__init__(path, sources, shards, train, images)
         augment = (augment or Augment()) if train else None
         self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
@@ -143,9 +143,9 @@ class Pairs(Sharded):
         shards, dropped = self._shards[source], []
         bad = lambda kind, detail: shards.bad(kind, sample, detail)
         meta = shards.meta(sample)
-        captions = _captions(meta.get("captions") or meta.get("caption"))
+        captions = tables.captions(meta)
         if not captions:
-            raise bad("empty caption", "neither `captions` nor `caption` in its json, and no .txt")
+            raise bad("empty caption", tables.no_caption(meta))
         if self.train:
             texts = [self._text(rng.choice(captions), rng, bad)]
         else:
@@ -184,8 +184,9 @@ class Regions(Sharded):
     YAML: {type: Regions, path: sample://picturebook/regions, max_per_image: 5, mask: {prob: 0.5, max: 15}}
 
     Args:
-        path: tars whose json has `regions: [{box: [x, y, w, h], caption, attributes}]`.
-        sources: several, {name: {path, weight}}, instead of `path`.
+        path: tars whose json has `regions: [{box: [x, y, w, h], caption, attributes}]`, or .jsonl with such rows.
+        images: the folder of the pictures that a table names; by default that of the table.
+        sources: several, {name: {path, images, weight}}, instead of `path`.
         shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         max_tokens: longest caption, its two specials counted; what is longer is cut.
         max_per_image: most rows of one picture in a batch.
@@ -200,10 +201,11 @@ class Regions(Sharded):
     MARKS = {"mask_text": "mask"}
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
-                 path: Path | None = None, sources: Sources | None = None, shards: ShardBlock | None = None,
-                 max_tokens: Length = 30, max_per_image: Count = 5, clean: bool = True, mask: TextMask | None = None,
-                 augment: RegionAugment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
-        super().__init__(path, sources, shards, train)
+                 path: Path | None = None, images: str | None = None, sources: Sources | None = None,
+                 shards: ShardBlock | None = None, max_tokens: Length = 30, max_per_image: Count = 5,
+                 clean: bool = True, mask: TextMask | None = None, augment: RegionAugment | None = None,
+                 mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+        super().__init__(path, sources, shards, train, images)
         self.images = ImageProcessor(image_size, patch_size, mean, std)
         self._augment = (augment or RegionAugment()) if train else None
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
@@ -222,7 +224,7 @@ class Regions(Sharded):
         shards = self._shards[source]
         bad = lambda kind, detail: shards.bad(kind, sample, detail)
         meta, picture = shards.meta(sample), LazyImage(_data(shards, sample), bad)
-        name, whole = _name(shards, sample, meta), _captions(meta.get("captions") or meta.get("caption"))
+        name, whole = _name(shards, sample, meta), tables.captions(meta)
         elements = _elements(meta)
         said = [caption for _, captions in elements for caption in captions] + whole
         if self.train:
@@ -274,9 +276,9 @@ def _elements(meta: dict) -> list[tuple[list, list[str]]]:
     for region in listed if isinstance(listed, list) else []:
         if not isinstance(region, dict):
             continue
-        box, captions = region.get("box"), _captions(region.get("caption"))
+        box, captions = region.get("box"), tables.strings(region.get("caption"))
         if _is_box(box) and captions:
-            attributes = " ".join(_captions(region.get("attributes")))
+            attributes = " ".join(tables.strings(region.get("attributes")))
             found.append((box, [f"{attributes} {caption}".strip() for caption in captions]))
     return found
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, ImageField, TextField, stable_key
-from xtoolkit.data import items
+from xtoolkit.data import items, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.datasets import Length
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Std
-from xtoolkit.data.index import IMAGES
+from xtoolkit.data.scan import IMAGES
 from xtoolkit.data.masking import TextMask
 from xtoolkit.data.process import ImageProcessor, TextProcessor
-from xtoolkit.data.records import Classes, Recorded, class_names, folder_paths, folders, read_picture
+from xtoolkit.data.records import Classes, Recorded, class_names, class_paths, folders, missing_classes
 from xtoolkit.fields import AnswerField, LabelField, VideoField
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Count
 
@@ -62,7 +62,7 @@ class LabelledText(Recorded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = self._record(source, sample)
-        texts, make = [record.text("text", "sentence", "sentence1")], self._text
+        texts, make = [record.text("sentence", "sentence1", "text")], self._text
         if self._sentences == 2:
             texts, make = [*texts, record.text("second_text", "sentence2")], self._text.pair
         return self._item(record, None, [make(*texts, rng, record.bad)], label=self._label(record))
@@ -87,8 +87,8 @@ class LabelledImages(Recorded):
 
     FIELDS = {"image": ImageField, "label": LabelField}
 
-    def __init__(self, image_size, patch_size, train: bool = True, path: Path | None = None, sources: Sources | None = None,
-                 images: str | None = None, shards: ShardBlock | None = None, classes: Classes | None = None,
+    def __init__(self, image_size, patch_size, train: bool = True, path: Path | None = None, images: str | None = None,
+                 sources: Sources | None = None, shards: ShardBlock | None = None, classes: Classes | None = None,
                  augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
         super().__init__(path, sources, shards, train, images, classes)
         self.images = _pictures(image_size, patch_size, mean, std, augment, train)
@@ -117,8 +117,8 @@ class ImageFolder(StreamDataset):
     def __init__(self, image_size, patch_size, path: str, train: bool = True, classes: Classes | None = None,
                  augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
         self.train, self._path = train, os.path.expanduser(path)
-        if not os.path.isdir(self._path):
-            raise ConfigError(f"data.path: {path}: no such folder")
+        if found := self.missing({"path": path, "classes": classes}):
+            raise ConfigError([f"data.{key}: {message}" for key, message in found])
         self.names = class_names(classes or self._path)
         found = {name: _files(self._path, name) for name in folders(self._path)}
         for wrong, what in ((sorted(found.keys() - set(self.names)), "folders that are no class"),
@@ -133,7 +133,12 @@ class ImageFolder(StreamDataset):
 
     @classmethod
     def paths(cls, block: dict) -> list[tuple[str, str]]:
-        return folder_paths(block, "path", "classes")
+        return [("path", block["path"]), *class_paths(block)]
+
+    @classmethod
+    def missing(cls, block: dict) -> list[tuple[str, str]]:
+        there = os.path.isdir(os.path.expanduser(block["path"]))
+        return ([] if there else [("path", f"{block['path']}: no such folder")]) + missing_classes(block)
 
     @property
     def sizes(self) -> list[int]:
@@ -145,7 +150,8 @@ class ImageFolder(StreamDataset):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         name, label = os.fsdecode(self._files[sample]), int(np.searchsorted(self._ends, sample, side="right"))
         bad = lambda kind, detail: BadSample(kind, self._path, f"{name}: {detail}")
-        return items.Item(self.images(read_picture(self.place(source, sample), bad), name, rng, bad), fields={"label": label})
+        folder, file = os.path.split(os.path.realpath(self.place(source, sample)))  # a link may lead anywhere: it is the user's
+        return items.Item(self.images(tables.picture(folder, file, bad), name, rng, bad), fields={"label": label})
 
 
 def _files(folder: str, name: str) -> list[bytes]:
@@ -181,7 +187,7 @@ class LabelledPairs(Recorded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = self._record(source, sample)
-        said = record.text("sentence", "text", "caption")
+        said = record.text("sentence", "text")
         image = lambda place: self._image(record, *record.picture(place), rng, [said])
         fields = {"label": self._label(record)} | ({"second": image(1)} if "second" in self.FIELDS else {})
         return self._item(record, image(0), [self._text(said, rng, record.bad)], **fields)
@@ -265,8 +271,9 @@ class Videos(Recorded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = self._record(source, sample)
-        listed = record.meta.get("captions") or record.text("caption")
-        captions = [record.word(one, "a caption") for one in (listed if isinstance(listed, list) else [listed])]
+        captions = tables.captions(record.meta)
+        if not captions:
+            raise record.bad("empty caption", tables.no_caption(record.meta))
         texts = [self._text(text, rng, record.bad) for text in ([rng.choice(captions)] if self.train else captions)]
         names, state, shown = record.frames(self._frames, rng if self.train else None), rng.getstate(), []
         for name in names:

@@ -18,15 +18,32 @@ def largest(part: str) -> int:
     return MAX_IMAGE if part == "image" else MAX_TEXT
 
 
+def decode(raw: bytes) -> str:
+    """The text that bytes are, for every reader: UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: they are not, with the command that converts their file.
+    """
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError("not UTF-8 but UTF-16; convert it: `iconv -f utf-16 -t utf-8`")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}; convert it: `iconv -f latin1 -t utf-8`") from None
+    if "\0" in text:
+        raise ValueError(f"not UTF-8: byte 0x00 at {raw.index(0)}; UTF-16 is converted by `iconv -f utf-16 -t utf-8`")
+    return text
+
+
 def parse(raw: bytes | str):
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none; it is nested deeper than Python reads; it holds half a character (a lone surrogate), which no
+        ValueError: it is none, or not UTF-8; it is nested deeper than Python reads; it holds half a character (a lone surrogate), which no
             tokenizer takes and no file can be written with.
     """
     try:
-        value = json.loads(raw)
+        value = json.loads(decode(raw) if isinstance(raw, bytes) else raw)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if _SURROGATE.search(raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")):

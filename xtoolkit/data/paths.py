@@ -1,5 +1,6 @@
 """From a path in a YAML file to what it names: files, folders, globs, braces, ``sample://``, URLs, pipes. No torch."""
 
+import fnmatch
 import glob
 import os
 import re
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 # What a folder holds that a stream can read, in the order in which they are looked for.
-KINDS = (("*.tar",), ("*.jsonl", "*.jsonl.gz"), ("*.txt",))
+KINDS = (("*.tar",), ("metadata.jsonl",), ("metadata.csv",), ("*.jsonl", "*.jsonl.gz"), ("*.csv", "*.tsv"), ("*.txt", "*.txt.gz"))
 
 TOOL = "xtoolkit prepare"
 
@@ -27,12 +28,13 @@ class Scheme:
 
 SCHEMES: dict[str, Scheme] = {}  # filled by who prepares such data: this room does not know how
 
-FOLDER = "/."  # a path that a dataset reads as a folder, whatever is in it, ends so for ``problem``
 PIPE = "pipe:"
 REMOTE = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
 # The shards that there are, by the end of their name; in a pipe's command by the first word that ends so.
-ENDINGS = (".tar", ".jsonl.gz", ".jsonl", ".txt")
-ENDING = re.compile(r"\.(?:tar|jsonl\.gz|jsonl|txt)(?![\w.])")
+ENDINGS = (".tar", ".jsonl.gz", ".jsonl", ".txt.gz", ".txt")
+TABLES = (".csv", ".tsv")  # on this machine's disks only
+ENDING = re.compile(r"\.(?:tar|(?:jsonl|txt)(?:\.gz)?)(?![\w.])", re.IGNORECASE)
+OURS = (".idx", ".unpacked")  # what the reader itself puts beside shards
 
 
 @dataclass(frozen=True)
@@ -65,38 +67,41 @@ HINTS = (
 )
 
 
-def resolve(path: str) -> list[str]:
-    """The files that a path names, sorted, each once.
+def find(path: str, reads: tuple[str, ...] | None = None) -> tuple[list[str], str | None]:
+    """The files that a path names, sorted, each once; and one line that says what is missing and what prepares it, if so.
 
     Args:
-        path: a file; a folder (its ``*.tar``, else ``*.jsonl[.gz]``, else ``*.txt``); a pattern with ``*``, ``?``,
-            ``[...]``, ``{00000..00042}`` or ``{a,b}``; ``sample://picturebook/NAME``, which is unpacked and prepared
-            on first use (the tokenizer of a pack resolves to its folder); a URL or ``pipe:COMMAND``, of which only
-            the braces are expanded.
-
-    Raises:
-        FileNotFoundError: with the line of ``problem``.
+        path: a file; a folder, of which the first of KINDS is taken that it has; a pattern with ``*``, ``?``, ``[...]``,
+            ``{00000..00042}`` or ``{a,b}``; ``sample://picturebook/NAME``, which is unpacked and prepared on first use (the
+            tokenizer of a pack resolves to its folder); a URL or ``pipe:COMMAND``, of which only the braces are expanded.
+        reads: the endings that are looked for in a folder; None: all.
     """
     if scheme := _scheme(path):
-        return scheme.resolve(path)
-    files, trouble = _remote(path) if is_remote(path) else _find(path)
+        trouble = scheme.problem(path)
+        return ([], trouble) if trouble else (scheme.resolve(path), None)
+    return _remote(path) if is_remote(path) else _find(path, reads)
+
+
+def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
+    """As ``find``.
+
+    Raises:
+        FileNotFoundError: with the line that says what is missing.
+    """
+    files, trouble = find(path, reads)
     if trouble:
         raise FileNotFoundError(trouble)
     return files
 
 
 def problem(path: str) -> str | None:
-    """One line that says what of a path is missing and what command prepares it; None where it is all there.
+    """The line of ``find``; None where all is there.
 
     Reads folders only: a ``sample://`` path is held against the list of names, and nothing is unpacked. URLs and pipes
     are held against their syntax alone: a recipe is often checked where the network of the training machines is not.
     """
-    if scheme := _scheme(path):
-        return scheme.problem(path)
-    if path.endswith(FOLDER):
-        folder = os.path.expanduser(path.removesuffix(FOLDER))
-        return None if os.path.isdir(folder) else f"{folder}: no such folder; {hint(folder)}"
-    return (_remote(path) if is_remote(path) else _find(path))[1]
+    scheme = _scheme(path)
+    return scheme.problem(path) if scheme else find(path)[1]
 
 
 def is_remote(path: str) -> bool:
@@ -105,12 +110,12 @@ def is_remote(path: str) -> bool:
 
 
 def ending(path: str) -> str:
-    """Which of ``ENDINGS`` a shard is. A pipe whose command names none gives a tar; another path without one is ''."""
+    """Which of ``ENDINGS`` and ``TABLES`` a shard is. A pipe whose command names none gives a tar; another path ''."""
     if path.startswith(PIPE):
         found = ENDING.search(path)
-        return found.group() if found else ".tar"
-    name = urlsplit(path).path if is_remote(path) else path
-    return next((e for e in ENDINGS if name.endswith(e)), "")
+        return found.group().lower() if found else ".tar"
+    name = (urlsplit(path).path if is_remote(path) else path).lower()
+    return next((e for e in ENDINGS + TABLES if name.endswith(e)), "")
 
 
 def hint(path: str) -> str:
@@ -130,25 +135,23 @@ def expand_braces(pattern: str) -> list[str]:
     Raises:
         ValueError: an open brace, or a range that is none or runs backwards.
     """
-    start = pattern.find("{")
-    if start < 0:
+    before, brace, rest = pattern.partition("{")
+    inner, closed, after = rest.partition("}")
+    if not brace:
         if "}" in pattern:
             raise ValueError(f"{pattern}: `}}` without `{{`")
         return [pattern]
-    end = pattern.find("}", start)
-    inner = pattern[start + 1:end]
-    if end < 0 or "{" in inner:
+    if not closed or "{" in inner:
         raise ValueError(f"{pattern}: `{{` is not closed; write {{00000..00042}} or {{a,b}}")
-    rest = expand_braces(pattern[end + 1:])
-    return [pattern[:start] + choice + tail for choice in _choices(inner, pattern) for tail in rest]
+    return [before + choice + tail for choice in _choices(inner, pattern) for tail in expand_braces(after)]
 
 
 def _choices(inner: str, pattern: str) -> list[str]:
     first, dots, last = inner.partition("..")
-    if not dots:
-        if "," not in inner:
-            raise ValueError(f"{pattern}: {{{inner}}} is neither a range, {{00000..00042}}, nor a list, {{a,b}}")
+    if not dots and "," in inner:
         return inner.split(",")
+    if not dots:
+        raise ValueError(f"{pattern}: {{{inner}}} is neither a range, {{00000..00042}}, nor a list, {{a,b}}")
     if not (first.isdecimal() and last.isdecimal()):
         raise ValueError(f"{pattern}: {{{inner}}} is not a range of numbers such as {{00000..00042}}")
     if int(first) > int(last):
@@ -157,7 +160,7 @@ def _choices(inner: str, pattern: str) -> list[str]:
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
 
 
-def _find(path: str) -> tuple[list[str], str | None]:
+def _find(path: str, reads: tuple[str, ...] | None) -> tuple[list[str], str | None]:
     """The files of a path on disk, and what is wrong where there is something wrong."""
     if not path.strip():
         return [], "empty path"
@@ -168,9 +171,10 @@ def _find(path: str) -> tuple[list[str], str | None]:
     files, missing = [], []
     for name in names:
         if os.path.isdir(name):
-            found = _in_folder(name)
+            found = _in_folder(name, reads)
             if not found:
-                return [], f"{name}: the folder has no *.tar, *.jsonl, *.jsonl.gz or *.txt in it; {hint(name)}"
+                wanted = ", ".join(reads or ENDINGS + TABLES)
+                return [], f"{name}: the folder has no *{wanted.replace(' ', ' *')} in it; {hint(name)}"
         else:
             found = [name] if os.path.exists(name) else _glob(name)
         files += found
@@ -210,6 +214,8 @@ def _malformed(name: str) -> str | None:
         return f"{name}: a URL cannot be listed; name its shards: {{00000..00331}} instead of `*`"
     if "@" in parts.netloc and parts.scheme in ("http", "https"):
         return f"{name}: a password would stand in every log; use `pipe:curl -sfn URL`, which reads ~/.netrc"
+    if ending(name) in TABLES:
+        return f"{name}: a table is read from a disk: download it, or write shards of it with `{TOOL} table`"
     if not ending(name):
         return (f"{name}: ends in none of {', '.join(ENDINGS)}; what is packed otherwise can be read through a "
                 "pipe: `pipe:curl -sf URL | gunzip`")
@@ -217,32 +223,32 @@ def _malformed(name: str) -> str | None:
 
 
 def _no_backend(name: str, scheme: str) -> str | None:
-    """What is missing to read a scheme other than http(s). Looks for the package of its file system, imports none."""
-    import importlib.util
-    from fsspec.registry import known_implementations, registry  # only here: this takes a second
+    """What is missing to read a scheme other than http(s)."""
+    from fsspec.registry import get_filesystem_class, known_implementations, registry  # only here: this takes a second
 
     from xtoolkit.registry import nearest
 
-    if scheme in registry:
-        return None
-    if scheme not in known_implementations:
+    if scheme not in registry and scheme not in known_implementations:
         return f"{name}: unknown scheme `{scheme}`{nearest(scheme, ('http', 'https', *known_implementations))}"
-    known = known_implementations[scheme]
-    if importlib.util.find_spec(known["class"].split(".")[0]) is None:
-        return f"{name}: {known.get('err') or 'install ' + known['class'].split('.')[0]}"
+    try:
+        get_filesystem_class(scheme)
+    except ImportError as error:
+        return f"{name}: {error}"
     return None
 
 
-def _in_folder(folder: str) -> list[str]:
+def _in_folder(folder: str, reads: tuple[str, ...] | None) -> list[str]:
+    """The files of the first of KINDS that a folder has, in any case; hidden ones are none."""
+    names = [name for name in os.listdir(folder) if not name.startswith(".") and (reads is None or ending(name) in reads)]
     for patterns in KINDS:
-        found = [f for pattern in patterns for f in _glob(os.path.join(glob.escape(folder), pattern))]
-        if found:
+        files = [os.path.join(folder, n) for n in names if any(fnmatch.fnmatchcase(n.lower(), p) for p in patterns)]
+        if found := [file for file in files if os.path.isfile(file)]:
             return found
     return []
 
 
 def _glob(pattern: str) -> list[str]:
-    return [f for f in glob.glob(pattern, recursive=True) if os.path.isfile(f)]
+    return [f for f in glob.glob(pattern, recursive=True) if os.path.isfile(f) and not f.endswith(OURS)]
 
 
 def _has_magic(path: str) -> bool:

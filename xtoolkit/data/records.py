@@ -1,12 +1,14 @@
 """What a record says that a dataset of tasks reads: texts, pictures by name, answers, a label among known classes."""
 
+import math
 import os
 import random
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-from xtoolkit.data import items, limits, paths
+from xtoolkit.data import items, kinds, limits
+from xtoolkit.data.errors import BadSample
 from xtoolkit.data.sharded import Sharded
 from xtoolkit.data.shards import Shards
 from xtoolkit.registry import ConfigError, Range
@@ -17,56 +19,59 @@ SHOWN = 60  # characters of a wrong value that a message shows
 
 
 class Record:
-    """The json of one sample, or its line, read part by part; whatever is wrong with a part is a BadSample.
+    """The json of one sample, or its row of a table, read part by part; whatever is wrong with a part is a BadSample.
 
     Args:
         shards: where it lies.
         sample: its number there.
-        images: the folder that the names of its pictures are in; None: the folder of its file.
 
     Attributes:
-        meta: all of it.
-        name: of its file and the sample.
-        bad: ``bad(kind, detail)`` makes the BadSample that names the place.
+        meta: all of it, as ``Shards.meta``.
     """
 
-    def __init__(self, shards: Shards, sample: int, images: str | None = None):
-        self.bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        self._folder = images or os.path.dirname(shards.file(sample))
-        self._own, self.name = None, f"{os.path.basename(shards.file(sample))}:{shards.name(sample)}"
-        if paths.ending(shards.file(sample)) == ".tar":
-            self.meta, self._own = shards.meta(sample), lambda: shards.read(sample, "image")
-            return
-        try:
-            self.meta = limits.parse(shards.read(sample, "text"))
-        except ValueError as e:
-            raise self.bad("broken json", str(e))
-        if not isinstance(self.meta, dict):
-            raise self.bad("broken json", f"an object is expected, not {type(self.meta).__name__}")
+    def __init__(self, shards: Shards, sample: int):
+        self._shards, self._sample, self.meta = shards, sample, shards.meta(sample)
+
+    @property
+    def name(self) -> str:
+        """``image_id``, else its file and its key or number in it."""
+        given = self.meta.get("image_id")
+        place = f"{os.path.basename(self._shards.file(self._sample))}:{self._shards.name(self._sample)}"
+        return place if given is None else str(given)
+
+    def bad(self, kind: str, detail: str) -> BadSample:
+        return self._shards.bad(kind, self._sample, detail)
 
     def text(self, *names: str) -> str:
-        """The text under the first of some names that the record has."""
-        name = next((name for name in names if name in self.meta), None)
+        """The text under the first of some names that the record has, or under one of the names of captions."""
+        name = next((name for name in (*names, "captions", "caption") if name in self.meta), None)
         if name is None:
             raise self.bad("missing text", f"it has no `{'` and no `'.join(names)}`")
-        return self.word(self.meta[name], f"`{name}`")
+        return self._word(self.meta[name], f"`{name if name in names else names[-1]}`")
 
-    def word(self, value, name: str) -> str:
-        """A value that must be a text."""
+    def _word(self, value, name: str) -> str:
         if not isinstance(value, str):
             raise self.bad("bad text", f"{name} must be a text, not {repr(value)[:SHOWN]}")
         return value
 
     def picture(self, place: int = 0) -> tuple[bytes, str]:
-        """The bytes and the name of the first or second picture: ``images`` name both, or ``image`` and ``second``; without a
-        name the first is the sample's own."""
+        """The bytes and the name of the first or second picture: ``images`` name both; else the first is the sample's own, and
+        ``second`` names the other."""
         listed = self.meta.get("images")
-        named = listed if isinstance(listed, list) else [self.meta.get("image"), self.meta.get("second")]
+        named = listed if isinstance(listed, list) else [None, self.meta.get("second")]
         name = named[place] if place < len(named) else None
-        if name is None and (place or self._own is None):
-            raise self.bad("missing picture", f"it has no `{('image', 'second')[place]}`, and no `images` of so many names")
-        data = self._own() if name is None else self.file(name)
-        return data, str(self.meta.get("image_id", name or self.name) if place == 0 else name)
+        if place and name is None:
+            raise self.bad("missing picture", "it names no second one: `images: [first, second]`, or `second`")
+        if name is not None:
+            return self.file(name), str(name)
+        data = self._shards.read(self._sample, "image")
+        if data is None:
+            raise self.bad("missing picture", "it has none")
+        return data, self.name
+
+    def file(self, name) -> bytes:
+        """The bytes of a picture that it names."""
+        return self._shards.image(self._sample, name)
 
     def frames(self, count: int, rng: random.Random | None) -> list[str]:
         """Names of ``count`` of its ``frames``, one out of each of as many equal parts, drawn; without ``rng`` the middle one."""
@@ -74,12 +79,6 @@ class Record:
         if not isinstance(found, list) or not found:
             raise self.bad("missing frames", "it has no `frames`: [name, ...]")
         return [found[int((part + (rng.random() if rng else 0.5)) * len(found) / count)] for part in range(count)]
-
-    def file(self, name: str) -> bytes:
-        """The bytes of a picture by its name."""
-        if os.path.isabs(self.word(name, "the name of a picture")) or ".." in Path(name).parts:
-            raise self.bad("refused member", f"the name {name[:SHOWN]!r} leads out of the folder of pictures")
-        return read_picture(os.path.join(self._folder, name), self.bad)
 
     def answers(self) -> list[tuple[str, float]]:
         """(text, weight) each: of ``answers: [{text, weight}]``, or of ``answer``, a text or a list, with ``weight`` or weights.
@@ -90,7 +89,7 @@ class Record:
         listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
         if listed and all(isinstance(one, dict) for one in listed):
             listed, weights = [one.get("text") for one in listed], [one.get("weight") for one in listed]
-        texts = [self.word(one, "an answer") for one in listed]
+        texts = [self._word(one, "an answer") for one in listed]
         if not all(map(str.strip, texts)):
             raise self.bad("empty answer", "an answer without a letter")
         if weights is None:
@@ -98,18 +97,18 @@ class Record:
         weights = weights if isinstance(weights, list) else [weights] * len(texts)
         if len(weights) != len(texts):
             raise self.bad("bad weight", f"{len(weights)} weights of {len(texts)} answers")
-        if wrong := [w for w in weights if type(w) not in (int, float) or not 0 < w < LARGEST]:
+        if wrong := [weight for weight in weights if not number(weight) > 0]:
             raise self.bad("bad weight", f"a weight must be a number above 0, not {repr(wrong[0])[:SHOWN]}")
-        return list(zip(texts, map(float, weights)))
+        return list(zip(texts, map(number, weights)))
 
 
-def read_picture(file: str, bad) -> bytes:
-    """The bytes of a picture's file."""
-    if not os.path.isfile(file):
-        raise bad("missing picture", f"no file {file}")
-    if os.path.getsize(file) > limits.MAX_IMAGE:
-        raise bad("too large", f"{file} has {os.path.getsize(file):,} bytes, more than {limits.MAX_IMAGE:,}")
-    return Path(file).read_bytes()
+def number(value) -> float:
+    """A number, or the text of one, as a CSV has it; NaN where it is none, or more than a float32 holds."""
+    try:
+        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
+    return found if abs(found) < LARGEST else math.nan
 
 
 class Labels:
@@ -134,45 +133,51 @@ class Labels:
             raise record.bad("no label", "it has no `label`")
         label = record.meta["label"]
         if label is None:
-            return float("nan") if self.names is None else -1
+            return math.nan if self.names is None else -1
         said = repr(label)[:SHOWN]
         if self.names is None:
-            try:
-                value = float(label) if isinstance(label, int | float | str) else float("nan")
-            except (ValueError, OverflowError):
-                value = float("nan")
-            if not abs(value) < LARGEST or isinstance(label, bool):
+            if math.isnan(target := number(label)):
                 raise record.bad("bad label", f"`label` must be a number where `classes` are not given, not {said}")
-            return value
-        number = self._numbers.get(str(label)) if isinstance(label, int | str) else None
-        if number is None:
+            return target
+        found = self._numbers.get(str(label)) if isinstance(label, int | str) else None
+        if found is None:
             kind = "label out of range" if str(label).lstrip("-").isdecimal() else "unknown class"
             raise record.bad(kind, f"{said} is none of the {len(self.names)} classes: {', '.join(self.names)[:SHOWN]}")
-        return number
+        return found
 
 
 class Recorded(Sharded):
-    """What the datasets of records share.
+    """What the datasets of records share. A record is the json of a tar's sample, or a row of a table.
 
     Args:
-        images: the folder that the names of pictures are in.
+        images: the folder of the pictures that records name.
         classes: see Labels.
 
     Attributes:
         names: of the classes, in the order of their numbers; None: regression.
     """
 
+    COLUMNS = ()
+
     def __init__(self, path, sources, shards, train: bool, images: str | None = None, classes: Classes | None = None):
-        super().__init__(path, sources, shards, train)
-        self._folder, self._label = images, Labels(classes, train)
+        super().__init__(path, sources, shards, train, images)
+        self._label = Labels(classes, train)
         self.names = self._label.names
 
     @classmethod
+    def _reads(cls) -> tuple[str, ...]:
+        return kinds.PICTURES
+
+    @classmethod
     def paths(cls, block: dict) -> list[tuple[str, str]]:
-        return super().paths(block) + folder_paths(block, "images", "classes")
+        return super().paths(block) + class_paths(block)
+
+    @classmethod
+    def missing(cls, block: dict) -> list[tuple[str, str]]:
+        return super().missing(block | {"classes": None}) + missing_classes(block)
 
     def _record(self, source: int, sample: int) -> Record:
-        return Record(self._shards[source], sample, self._folder)
+        return Record(self._shards[source], sample)
 
     def _image(self, record: Record, data: bytes, name: str, rng: random.Random, texts=()) -> items.Image:
         return self.images(data, name, rng, lambda kind, detail: record.bad(kind, f"{name}: {detail}"), texts)
@@ -181,10 +186,14 @@ class Recorded(Sharded):
         return items.Item(image, texts, fields=fields if self.train else fields | {"record": record.meta})
 
 
-def folder_paths(block: dict, *keys: str) -> list[tuple[str, str]]:
-    """Keys that name a folder, or a file, as ``StreamDataset.paths`` has them."""
-    named = [(key, block[key]) for key in keys if isinstance(block.get(key), str)]
-    return [(key, path if os.path.isfile(path) else path + paths.FOLDER) for key, path in named]
+def class_paths(block: dict) -> list[tuple[str, str]]:
+    """The path of classes, where a block names one, as ``StreamDataset.paths`` has it."""
+    return [("classes", block["classes"])] if isinstance(block.get("classes"), str) else []
+
+
+def missing_classes(block: dict) -> list[tuple[str, str]]:
+    return [(key, f"{path}: no such file or folder; give names, a file of a name a line, or a folder of a folder a class")
+            for key, path in class_paths(block) if not os.path.exists(os.path.expanduser(path))]
 
 
 def class_names(classes: Classes) -> list[str]:
@@ -201,11 +210,11 @@ def class_names(classes: Classes) -> list[str]:
     if isinstance(classes, int):
         found = map(str, range(classes))
     elif isinstance(classes, str):
+        path = Path(classes).expanduser()
         try:
-            found = folders(classes) if os.path.isdir(classes) else Path(classes).read_text("utf-8-sig").split("\n")
+            found = folders(path) if path.is_dir() else limits.decode(path.read_bytes()).split("\n")
         except (OSError, ValueError) as e:
-            raise ConfigError(f"data.classes: {classes}: {getattr(e, 'strerror', None) or 'not UTF-8'}; give names, a file of "
-                              "a name a line, or a folder of a folder a class")
+            raise ConfigError(f"data.classes: {classes}: {getattr(e, 'strerror', None) or e}")
     found = [name.strip() for name in found if name.strip()]
     twice = [name for name, count in Counter(found).items() if count > 1]
     if twice or len(found) < 2:
@@ -214,7 +223,7 @@ def class_names(classes: Classes) -> list[str]:
     return found
 
 
-def folders(path: str) -> list[str]:
+def folders(path: str | Path) -> list[str]:
     """The sorted names of the folders in a folder, hidden ones left out."""
     with os.scandir(path) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

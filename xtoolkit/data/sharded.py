@@ -1,6 +1,8 @@
 """Datasets whose sources are shards, on this machine's disks or not."""
 
-from xtoolkit.data import paths
+import os
+
+from xtoolkit.data import kinds, paths, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.blocks import REMOTE_WINDOW, Path, ShardBlock, SourceBlock, Sources
 from xtoolkit.data.cache import GB, Cache
@@ -15,24 +17,38 @@ class Sharded(StreamDataset):
     """What the datasets that read shards share.
 
     Args:
-        path: see ``paths.resolve``.
-        sources: several, {name: {path, weight}}, instead of ``path``.
+        path: see ``paths.find``.
+        sources: several, {name: {path, images, weight}}, instead of ``path``.
         shards: how they are gone through and fetched, see ShardBlock.
         train: whether its samples are trained on, or evaluated as they are.
+        images: the folder of the pictures that tables name; None: each table's own.
+
+    Attributes:
+        COLUMNS: what a row of a table must have, see ``tables``; without pictures the lines of a .jsonl are texts.
     """
 
-    def __init__(self, path: Path | None, sources: Sources | None, shards: ShardBlock | None, train: bool):
-        if found := self.check_source({"path": path, "sources": sources}):
+    COLUMNS = (tables.PICTURE,)
+
+    def __init__(self, path: Path | None, sources: Sources | None, shards: ShardBlock | None, train: bool,
+                 images: str | None = None):
+        block = {"path": path, "images": images, "sources": sources and {n: vars(one) for n, one in sources.items()}}
+        if found := self.check_source(block) or self.missing(block):
             raise ConfigError([f"data.{key}: {message}" for key, message in found])
         self.train, self._how = train, shards or ShardBlock()
         self._weights, self._shards, self._names, self._cache = [], [], [], None
         for name, source in (sources or {"data": SourceBlock(path)}).items():
             self._names.append(name)
-            files = _resolved(source.path, "path" if sources is None else f"sources.{name}.path")
+            files = [file for one in _listed(source.path) for file in paths.resolve(one, self._reads())]
             if self._cache is None and any(map(paths.is_remote, files)):
                 self._cache = Cache(self._how)
-            self._shards.append(Shards(files, self._cache))
+            self._shards.append(Shards(files, self._cache, ".tar" in self._reads(), _folder(source.images or images)))
             self._weights.append(source.weight)
+            if why := self._shards[-1].why_empty():
+                raise ConfigError(f"data.{_key(name, sources)}path: {why}")
+
+    @classmethod
+    def _reads(cls) -> tuple[str, ...]:
+        return kinds.PICTURES if tables.PICTURE in cls.COLUMNS else kinds.TEXTS
 
     @classmethod
     def check_source(cls, block: dict) -> list[tuple[str, str]]:
@@ -44,11 +60,23 @@ class Sharded(StreamDataset):
         return [("sources", "must be a mapping: {name: {path, weight}}")]
 
     @classmethod
+    def missing(cls, block: dict) -> list[tuple[str, str]]:
+        """What of its files is missing, or of a kind that is not read; names and first bytes are looked at."""
+        found = []
+        for key, path in cls.paths(block):
+            if key.rpartition(".")[2] == "images":
+                line = None if os.path.isdir(_folder(path)) else f"{path}: no such folder; `images` names the one that has the pictures"
+            else:
+                line = kinds.problem(path, cls._reads(), cls.COLUMNS, cls.__name__)
+            found += [(key, line)] if line else []
+        return found
+
+    @classmethod
     def paths(cls, block: dict) -> list[tuple[str, str]]:
-        named = {"path": block.get("path")}
-        if block.get("sources") is not None:
-            named = {f"sources.{name}.path": one["path"] for name, one in block["sources"].items() if one is not None}
-        return [(key, path) for key, several in named.items() for path in _listed(several)]
+        named = {"images": block.get("images"), "path": block.get("path")}
+        for name, one in (block.get("sources") or {}).items():
+            named |= {f"sources.{name}.{key}": one.get(key) for key in ("images", "path") if one is not None}
+        return [(key, path) for key, several in named.items() if several is not None for path in _listed(several)]
 
     @property
     def sizes(self) -> list[int]:
@@ -57,6 +85,14 @@ class Sharded(StreamDataset):
     @property
     def damaged(self) -> dict[str, str]:
         return {file: what for s in self._shards for file, what in s.damaged.items()}
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        return {file: what for s in self._shards for file, what in s.left_out.items()}
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        return {name: s.digest for name, s in zip(self._names, self._shards)}
 
     @property
     def shard_count(self) -> int:
@@ -112,14 +148,9 @@ def _listed(path: Path) -> list[str]:
     return [path] if isinstance(path, str) else path
 
 
-def _resolved(path: Path, key: str) -> list[str]:
-    """The files of a source. Raises ConfigError with every path of it that is not there."""
-    files, missing = [], []
-    for one in _listed(path):
-        try:
-            files += paths.resolve(one)
-        except FileNotFoundError as trouble:
-            missing.append(f"data.{key}: {trouble}")
-    if missing:
-        raise ConfigError(missing)
-    return files
+def _folder(images: str | None) -> str | None:
+    return images and os.path.expanduser(images)
+
+
+def _key(name: str, sources: Sources | None) -> str:
+    return "" if sources is None else f"sources.{name}."

@@ -1,11 +1,12 @@
-"""Reads samples out of shards at any place: tars of pictures, and files of one text a line, here or remote."""
+"""Reads samples out of shards at any place: tars and tables of pictures, and files of one text a line, here or remote."""
 
+import hashlib
 import os
 from collections import OrderedDict
 
 import numpy as np
 
-from xtoolkit.data import index, limits, paths
+from xtoolkit.data import index, limits, paths, scan, tables
 from xtoolkit.data.cache import Cache
 from xtoolkit.data.errors import DEAD, BadSample, DeadShard
 
@@ -16,29 +17,51 @@ class Shards:
     """The samples of several files, numbered through. Safe to fork: reads do not share a file position.
 
     Args:
-        files: ``.tar`` (``key.jpg|png|webp`` with ``key.json`` and ``key.txt``), ``.jsonl``, ``.jsonl.gz`` or ``.txt``;
-            a path, a URL or a pipe each.
+        files: ``.tar``, ``.jsonl[.gz]``, ``.txt[.gz]``, ``.csv`` or ``.tsv``; a path, a URL or a pipe each.
         cache: where remote ones are kept.
+        pictures: lines of JSON are samples with pictures, not texts.
+        images: the folder of the pictures that tables name; None: each table's own.
 
     Attributes:
         damaged: {file: what is wrong}; the samples before the damage are served.
+        left_out: {file: {reason: number}} of what is in a file and not in its samples.
         dead: the remote shards of which not even the index can be had; they have no samples.
     """
 
-    def __init__(self, files: list[str], cache: Cache | None = None):
-        self.files, self.damaged, self.dead = list(files), {}, []
+    def __init__(self, files: list[str], cache: Cache | None = None, pictures: bool = False, images: str | None = None):
+        self.files, self.damaged, self.left_out, self.dead = list(files), {}, {}, []
+        self._cache, self._pictures, self._images, self._indexes = cache, pictures, images, []
         remote = cache.indexes([f for f in self.files if paths.is_remote(f)]) if cache else {}
-        self._cache, self._indexes = cache, []
         for path in self.files:
-            found = remote[path] if path in remote else _load(path)
+            found = remote[path] if path in remote else self._load(path)
             if isinstance(found, DeadShard):
                 self.dead.append(found)
                 found = _NOTHING
             self._indexes.append(found)
             if found.header["damage"]:
                 self.damaged[path] = f"{found.header['damage']}; {len(found)} samples before it are served"
+            if found.header["left_out"]:
+                self.left_out[path] = found.header["left_out"]
         self._ends = np.cumsum([len(i) for i in self._indexes], dtype=np.int64)
         self._open = OrderedDict()
+
+    def _load(self, path: str) -> index.Index:
+        return index.load(path, index.kind_of(path, self._pictures))
+
+    @property
+    def digest(self) -> str | None:
+        """Of what all files hold, in their order; None where it is not known of one of them."""
+        found = [i.header["digest"] for i in self._indexes]
+        return None if None in found else hashlib.blake2b("".join(found).encode(), digest_size=16).hexdigest()
+
+    def why_empty(self) -> str | None:
+        """Which file has nothing that can be read, and why, where none has; None: there are samples, or remote ones missing."""
+        if len(self) or self.dead:
+            return None
+        for file, found in zip(self.files, self._indexes):
+            if why := found.header["damage"] or ", ".join(f"{n} {what}" for what, n in found.header["left_out"].items()):
+                return f"{file}: no sample is left of it: {why}"
+        return None
 
     @property
     def counts(self) -> list[int]:
@@ -90,25 +113,34 @@ class Shards:
         return self.files[self._find(sample)[0]]
 
     def name(self, sample: int) -> str:
-        """The sample's key in its tar, or its line in its file."""
+        """The sample's key in its tar, or its number in its file."""
         shard, row = self._find(sample)
-        record = self._record(shard, row)
-        return record["key"].decode("utf-8", "replace") if "key" in record.dtype.names else f"text {row + 1}"
+        record, what = self._record(shard, row), "row" if self._is_table(shard) else "text"
+        return record["key"].decode("utf-8", "replace") if "key" in record.dtype.names else f"{what} {row + 1}"
+
+    def _is_table(self, shard: int) -> bool:
+        return self._indexes[shard].header["kind"] in index.TABLES
 
     def bad(self, kind: str, sample: int, detail: str) -> BadSample:
         return BadSample(kind, self.file(sample), f"{self.name(sample)}: {detail}")
 
     def read(self, sample: int, part: str) -> bytes | None:
-        """The bytes of one member (``image``, ``json``, ``txt`` or ``text``); None where the sample has none.
+        """The bytes of one part: of a tar's sample ``image`` or a member's ending, such as ``json``; of a line ``text``.
 
         Raises:
             BadSample: the file ended before them, or cannot be had; they are refused, or too many.
+
+        Returns:
+            None where the sample has no such part.
         """
         shard, row = self._find(sample)
-        at, size = self._record(shard, row)[part].tolist()
+        if part == "image" and self._is_table(shard):
+            return self.image(sample, self._row(sample).get("image"))
+        record = self._record(shard, row)
+        at, size = record[part].tolist() if part in record.dtype.names else (0, 0)
         if not size:
             return None
-        if at == index.REFUSED:
+        if at == scan.REFUSED:
             raise self.bad("refused member", sample, f"its {part} is a link, a device, or named so that it leads out of the tar")
         if size > limits.largest(part):
             raise self.bad("too large", sample, f"its {part} has {size:,} bytes, more than {limits.largest(part):,}")
@@ -122,36 +154,65 @@ class Shards:
             raise self.bad("unreadable shard", sample, f"{size} bytes expected at {at}, {len(data)} found")
         return data
 
-    def meta(self, sample: int) -> dict:
-        """The json of a sample, and its ``.txt`` as ``caption`` where the json has none.
+    def image(self, sample: int, name) -> bytes:
+        """The bytes of a picture that a sample names, in the folder of its pictures.
 
         Raises:
-            BadSample: the json is broken.
+            BadSample: there is none, or its name leads out of the folder.
         """
-        raw, meta = self.read(sample, "json"), {}
-        if raw is not None:
-            meta = self._parse(raw, sample)
-        if not meta.get("captions") and not meta.get("caption"):
+        return tables.picture(self._root(self._find(sample)[0]), name, lambda kind, detail: self.bad(kind, sample, detail))
+
+    def meta(self, sample: int) -> dict:
+        """The json of a sample, with its ``.txt`` as ``caption`` where the json has none; or the row of a table.
+
+        Raises:
+            BadSample: it is broken.
+        """
+        if self._is_table(self._find(sample)[0]):
+            return self._row(sample)
+        raw = self.read(sample, "json")
+        meta = {} if raw is None else self._parse(raw, sample)
+        if not tables.captions(meta):
             text = self.read(sample, "txt")
             if text is not None:
-                meta["caption"] = text.decode("utf-8", "replace")
+                meta["caption"] = self._decode(text, sample)
         return meta
 
     def text(self, sample: int) -> str:
-        """The text of a line.
+        """The text of a line, or of a row.
 
         Raises:
-            BadSample: the line is not JSON, or has no ``text``.
+            BadSample: it is not UTF-8 or not JSON, or has no text.
         """
-        raw = self.read(sample, "text")
-        if paths.ending(self.file(sample)) == ".txt":
-            return raw.decode("utf-8", "replace").strip()
-        text = self._parse(raw, sample).get("text")
+        if self._is_table(self._find(sample)[0]):
+            return next(iter(tables.captions(self._row(sample))), "")
+        line = self._decode(self.read(sample, "text"), sample)
+        if paths.ending(self.file(sample)).startswith(".txt"):
+            return line.strip()
+        text = self._parse(line, sample).get("text")
         if not isinstance(text, str):
             raise self.bad("broken json", sample, 'the line has no "text": "..."')
         return text
 
-    def _parse(self, raw: bytes, sample: int) -> dict:
+    def _row(self, sample: int) -> dict:
+        """The row of a table; its picture is what its path below its folder says, where the row has no ``image_id``."""
+        shard, bad = self._find(sample)[0], lambda kind, detail: self.bad(kind, sample, detail)
+        header = self._indexes[shard].header
+        row = tables.sample(self.read(sample, "text"), header["kind"], header["columns"], bad)
+        if row.get("image") and row.get("image_id") in (None, ""):
+            row["image_id"] = f"{os.path.basename(self._root(shard))}/{row['image']}"
+        return row
+
+    def _root(self, shard: int) -> str:
+        return os.path.abspath(self._images or os.path.dirname(self.files[shard]))
+
+    def _decode(self, raw: bytes, sample: int) -> str:
+        try:
+            return limits.decode(raw)
+        except ValueError as e:
+            raise self.bad("not utf-8", sample, str(e))
+
+    def _parse(self, raw: bytes | str, sample: int) -> dict:
         try:
             value = limits.parse(raw)
         except ValueError as e:
@@ -173,7 +234,7 @@ class Shards:
             descriptor = self._descriptor(found.file)
         except FileNotFoundError:  # deleted meanwhile: it is made anew
             path = self.files[shard]
-            found = self._indexes[shard] = self._cache.index(path) if paths.is_remote(path) else _load(path)
+            found = self._indexes[shard] = self._cache.index(path) if paths.is_remote(path) else self._load(path)
             return self._record(shard, row)
         raw = os.pread(descriptor, found.dtype.itemsize, found.start + row * found.dtype.itemsize)
         return np.frombuffer(raw, found.dtype)[0]
@@ -181,7 +242,7 @@ class Shards:
     def _bytes(self, shard: int, at: int, size: int) -> bytes:
         path, header = self.files[shard], self._indexes[shard].header
         if not paths.is_remote(path):
-            return os.pread(self._descriptor(header.get("unpacked") or path), size, at)
+            return os.pread(self._descriptor(header["unpacked"] or path), size, at)
         # Not kept open: what the cache deletes would go on taking room.
         descriptor = self._cache.open(path, header)
         try:
@@ -200,16 +261,5 @@ class Shards:
         return self._open[file]
 
 
-def _load(path: str) -> index.Index:
-    """The index of a shard on disk; its unpacked copy, if it has one, is there too."""
-    if path.endswith(".tar"):
-        return index.load(path, index.build_tar)
-    found = index.load(path, index.build_lines)
-    unpacked = found.header.get("unpacked")
-    if unpacked and not os.path.exists(unpacked):
-        index.build_lines(path)
-    return found
-
-
-_NOTHING = index.Index({"size": 0, "bytes": 0, "count": 0, "damage": None}, index.TAR, None,
-                       records=np.empty(0, index.TAR))
+_NOTHING = index.Index({"kind": "lines", "size": 0, "bytes": 0, "count": 0, "damage": None, "left_out": {}, "digest": None},
+                       scan.record("lines", []), None, records=np.empty(0, scan.record("lines", [])))

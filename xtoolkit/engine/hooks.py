@@ -81,7 +81,7 @@ class Log(Hook):
         if trainer.device.type == "cpu":
             loading = waited if trainer.train.workers else 0  # without workers data are made by this thread
             values["cpu_share"] = min(1.0, (trainer.computed - self._computed + loading) / max(seconds, 1e-9))
-        sizes = trainer.data_manifest()
+        sizes = trainer.sizes()
         for stream in trainer.recipe.streams:
             values[f"samples.{stream}"] = trainer.samples(stream)
             values[f"epochs.{stream}"] = trainer.samples(stream) / max(1, sizes[stream])

@@ -145,13 +145,10 @@ class Run:
     def _dataset(self, kind: str, name: str):
         """What a stream (kind ``streams``) or an evaluation (``evaluate``) reads, opened once."""
         if (kind, name) not in self._datasets:
-            from xtoolkit.data import paths
-
             recipe = self.recipe
             block = recipe.streams[name].data if kind == "streams" else recipe.evaluate[name]["data"]
             cls, where = DATASET_REGISTRY.get(block["type"]), lambda *key: recipe.source.where(kind, name, "data", *key)
-            if missing := [f"{where(*key.split('.'))}: {problem}" for key, path in cls.paths(block)
-                           if (problem := paths.problem(path))]:
+            if missing := [f"{where(*key.split('.'))}: {problem}" for key, problem in cls.missing(block)]:
                 raise ConfigError(missing)
             sizes = {"image_size": None, "patch_size": None} | self.model.sizes(cls.FIELDS)
             self._datasets[kind, name] = recipe.dataset(kind, name, tokenizer=self.tokenizer, **sizes)

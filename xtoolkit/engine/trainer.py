@@ -230,9 +230,14 @@ class Trainer:
             checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
         distributed.barrier()
 
-    def data_manifest(self) -> dict:
-        """{stream: its number of samples}: a visit means the same batch only while these stay."""
+    def sizes(self) -> dict[str, int]:
+        """{stream: its number of samples}."""
         return {name: len(loader.dataset) for name, loader in self.loaders.items()}
+
+    def data_manifest(self) -> dict:
+        """{stream: samples, and the digest of each source}: a visit means the same batch only while these stay."""
+        return {name: {"samples": len(loader.dataset), "digests": loader.dataset.digests}
+                for name, loader in self.loaders.items()}
 
     # ---- starting ---------------------------------------------------------------------------------------------------
     def _call(self, moment, *arguments):
@@ -246,8 +251,8 @@ class Trainer:
         if record is None:
             return
         had = record["data"]
-        if found := [f"data of stream `{name}`: had {had[name]} samples, has {size}"
-                     for name, size in self.data_manifest().items() if name in had and had[name] != size]:
+        found = [line for name, has in self.data_manifest().items() if name in had for line in _changed(name, had[name], has)]
+        if found:
             raise ConfigError(refusal(path, found))
         checkpoint.load(path, self.model, self.optimizer)
         self.done, self.seconds, self.resumed_from = record["step"], record["seconds"], path
@@ -259,6 +264,14 @@ class Trainer:
         for name, counted in record["counted"].items() if distributed.is_main() else ():
             if name in self.loaders:
                 self.loaders[name].count_on(counted)
+
+
+def _changed(stream, had, has):
+    """What has changed of a stream's data since a checkpoint, a line each."""
+    if had["samples"] != has["samples"]:
+        return [f"data of stream `{stream}`: had {had['samples']} samples, has {has['samples']}"]
+    return [f"data of stream `{stream}`: what source `{name}` holds has changed, at the same number of samples"
+            for name, digest in had["digests"].items() if None not in (digest, now := has["digests"].get(name)) and digest != now]
 
 
 def _seed(*parts):

@@ -236,7 +236,7 @@ class Results(Hook):
     def after_train(self, trainer):
         if not distributed.is_main():
             return
-        streams, sizes = list(trainer.recipe.streams), trainer.data_manifest()
+        streams, sizes = list(trainer.recipe.streams), trainer.sizes()
         write_results(trainer.output, {
             "step": trainer.done, "losses": trainer.latest,
             "data": {name: loader.report() for name, loader in trainer.loaders.items()},

@@ -34,7 +34,7 @@ class Checker:
         self.config, self.data, self.where = config, config.data, config.where
         self.missing_files, self.purpose, self.found = missing_files, purpose, Problems(config, lacking)
         self.wiring, self.say = Wiring(self.found), self.found.say
-        self.data_paths: list = []  # (place, path) of every data block without mistakes
+        self.datasets: list = []  # (place, class, block) of every data block without mistakes
 
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
@@ -63,7 +63,7 @@ class Checker:
             # A file with mistakes may not say what it reaches: then every encoder counts.
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
             known = self.data["encoders"] if self.found.problems else reached(graph, self.data["encoders"], read)
-            if Files(self.found, self.purpose).check(list(known), idle, self.data_paths):
+            if Files(self.found, self.purpose).check(list(known), idle, self.datasets):
                 raise FilesMissing(self.found.problems)
         if self.found.problems:
             raise ConfigError(self.found.problems)
@@ -148,7 +148,7 @@ class Checker:
                 for key, message in mistakes:
                     self.say(at + tuple(key.split(".")), message)
                 if not mistakes:
-                    self.data_paths += [(at + tuple(key.split(".")), path) for key, path in cls.paths(block)]
+                    self.datasets.append((at, cls, block))
         return cls
 
     # ---- evaluations -------------------------------------------------------------------------------------------------------

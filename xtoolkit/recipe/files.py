@@ -12,13 +12,13 @@ class Files:
     def __init__(self, found: Problems, purpose: Purpose):
         self.found, self.data, self.purpose = found, found.data, purpose
 
-    def check(self, encoders, idle, data_paths) -> bool:
-        """Reports what is missing, and returns whether anything is.
+    def check(self, encoders, idle, datasets) -> bool:
+        """Reports what is missing or cannot be read, and returns whether anything is missing.
 
         Args:
             encoders: whose weights are needed.
             idle: streams whose data are not.
-            data_paths: [(place, path)] of all data blocks.
+            datasets: [(place, class, block)] of all data blocks.
         """
         from xtoolkit.data import paths
         from xtoolkit.weights.hub import missing, missing_model
@@ -39,11 +39,15 @@ class Files:
                 owner = ENCODER_REGISTRY.get(block["type"]).HUB if block.get("type") in ENCODER_REGISTRY else ""
                 if problem := missing(block["init"], f"encoders.{name}.init", owner):
                     self.found.say(("encoders", name, "init"), problem)
-        for place, path in data_paths:
+        absent = len(self.found.problems) > before
+        for place, cls, block in datasets:
             unread = self.purpose == "build" or place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
-            if not unread and (problem := paths.problem(path)):
-                self.found.say(place, problem)
-        return len(self.found.problems) > before
+            with self.found.asked(cls, "missing", *place):
+                wrong = [] if unread else cls.missing(block)
+                for key, problem in wrong:
+                    self.found.say(place + tuple(key.split(".")), problem)
+                absent |= any(key in dict(wrong) and paths.problem(path) for key, path in cls.paths(block))
+        return absent
 
     def _starts_from_init(self) -> bool:
         """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""

@@ -52,23 +52,23 @@ FILM = {"frames": ["0.jpg"], "caption": "a dog"}
     # texts
     ("LabelledText", TEXT | {"text": 7}, "bad text", "`text` must be a text, not 7"),
     ("LabelledText", TEXT | {"text": None}, "bad text", "`text` must be a text, not None"),
-    ("LabelledText", {"label": "yes"}, "missing text", "it has no `text` and no `sentence` and no `sentence1`"),
+    ("LabelledText", {"label": "yes"}, "missing text", "it has no `sentence` and no `sentence1` and no `text`"),
     ("LabelledText", TEXT | {"text": " "}, "empty caption", "no token is left"),
     ("LabelledText", "[1, 2]", "broken json", "an object is expected, not list"),
     ("LabelledText", '{"text": "a d', "broken json", "Invalid control character"),
     ("LabelledText", '{"text": "half \\ud83d", "label": 1}', "broken json", "lone surrogate"),
     # pictures
-    ("LabelledPairs", PAIR | {"image": "2.jpg"}, "missing picture", "no file"),
-    ("LabelledPairs", PAIR | {"image": "folder.jpg"}, "missing picture", "no file"),
-    ("LabelledPairs", PAIR | {"image": "a\0b"}, "missing picture", "no file"),
-    ("LabelledPairs", PAIR | {"image": 5}, "bad text", "the name of a picture must be a text, not 5"),
-    ("LabelledPairs", PAIR | {"image": "../0.jpg"}, "refused member", "leads out of the folder of pictures"),
-    ("LabelledPairs", PAIR | {"image": "/etc/passwd"}, "refused member", "leads out of the folder of pictures"),
-    ("LabelledPairs", PAIR | {"image": "cut.jpg"}, "corrupt image", "cut.jpg: Truncated File Read"),
-    ("LabelledPairs", {"text": "a dog", "label": "yes"}, "missing picture", "it has no `image`"),
-    ("LabelledTwoImages", TWO | {"images": ["0.jpg"]}, "missing picture", "it has no `second`, and no `images` of so many names"),
-    ("LabelledTwoImages", {"image": "0.jpg", "text": "dog", "label": "no"}, "missing picture", "it has no `second`"),
-    ("LabelledTwoImages", TWO | {"images": ["0.jpg", None]}, "missing picture", "it has no `second`"),
+    ("LabelledPairs", PAIR | {"image": "2.jpg"}, "missing picture", "No such file"),
+    ("LabelledPairs", PAIR | {"image": "folder.jpg"}, "refused picture", "folder.jpg is no file"),
+    ("LabelledPairs", PAIR | {"image": "a\0b"}, "missing picture", "null byte"),
+    ("LabelledPairs", PAIR | {"image": 5}, "missing picture", "the row names none: 5"),
+    ("LabelledPairs", PAIR | {"image": "../0.jpg"}, "refused picture", "leads out of"),
+    ("LabelledPairs", PAIR | {"image": "/etc/passwd"}, "refused picture", "leads out of"),
+    ("LabelledPairs", PAIR | {"image": "cut.jpg"}, "corrupt image", "/cut.jpg: Truncated File Read"),
+    ("LabelledPairs", {"text": "a dog", "label": "yes"}, "missing picture", "the row names none"),
+    ("LabelledTwoImages", TWO | {"images": ["0.jpg"]}, "missing picture", "it names no second one: `images: [first, "),
+    ("LabelledTwoImages", {"image": "0.jpg", "text": "dog", "label": "no"}, "missing picture", "it names no second one"),
+    ("LabelledTwoImages", TWO | {"images": ["0.jpg", None]}, "missing picture", "it names no second one"),
     # answers
     ("Questions", ASKED | {"answer": ""}, "empty answer", "an answer without a letter"),
     ("Questions", ASKED | {"answer": ["cat", " "]}, "empty answer", "an answer without a letter"),
@@ -84,17 +84,16 @@ FILM = {"frames": ["0.jpg"], "caption": "a dog"}
     # videos
     ("Videos", FILM | {"frames": []}, "missing frames", "it has no `frames`"),
     ("Videos", FILM | {"frames": "0.jpg"}, "missing frames", "it has no `frames`"),
-    ("Videos", FILM | {"frames": [0, 1]}, "bad text", "the name of a picture must be a text, not"),
-    ("Videos", FILM | {"frames": ["0.jpg", "2.jpg"] * 2}, "missing picture", "no file"),
-    ("Videos", FILM | {"captions": ["a dog", 5]}, "bad text", "a caption must be a text, not 5"),
-    ("Videos", FILM | {"captions": {"en": "a dog"}}, "bad text", "a caption must be a text, not {'en': 'a dog'}"),
-    ("Videos", {"frames": ["0.jpg"]}, "missing text", "it has no `caption`"),
+    ("Videos", FILM | {"frames": [0, 1]}, "missing picture", "the row names none: "),
+    ("Videos", FILM | {"frames": ["0.jpg", "2.jpg"] * 2}, "missing picture", "No such file"),
+    ("Videos", FILM | {"caption": [5]}, "empty caption", "captions must be strings, not 5"),
+    ("Videos", {"frames": ["0.jpg"]}, "empty caption", "no caption"),
 ])
 def test_a_wrong_record_is_one_bad_sample(kind, record, trouble, detail, build):
     with pytest.raises(BadSample) as found:
         build(kind, [record]).load(0, 0, 1, random.Random(0))
     said = str(found.value)
-    assert found.value.kind == trouble and detail in said and "x.jsonl: " in said and "text 1: " in said
+    assert found.value.kind == trouble and detail in said and "x.jsonl: " in said and "row 1: " in said
     assert "\n" not in said and len(said) < 400
 
 
@@ -129,7 +128,7 @@ def test_wrong_records_are_counted_and_replaced_and_end_a_run_above_the_share(bu
 
 @pytest.mark.parametrize("classes, message", [
     (["yes"], "1 classes, two at least"), (["yes", "no", "yes"], "`yes` stands there twice"), ([], "0 classes"),
-    ("nowhere.txt", "No such file or directory; give names, a file of a name a line"), ("latin.txt", "not UTF-8"),
+    ("nowhere.txt", "No such file or directory"), ("latin.txt", "latin.txt: not UTF-8: byte 0xe9 at 3"),
     ("one.txt", "1 classes, two at least"), ("empty", "0 classes")])
 def test_wrong_lists_of_classes(classes, message, build, tmp_path):
     (tmp_path / "latin.txt").write_bytes("caf\xe9\nno".encode("latin1"))
@@ -168,5 +167,5 @@ def test_a_picture_of_a_folder_that_does_not_decode_or_went_away(tmp_path, shard
     with pytest.raises(BadSample, match="corrupt image: b/2.jpg"):
         data.load(0, 1, 1, random.Random(0))
     (tmp_path / "b/2.jpg").unlink()
-    with pytest.raises(BadSample, match="missing picture: b/2.jpg: no file"):
+    with pytest.raises(BadSample, match="missing picture: b/2.jpg: .*No such file"):
         data.load(0, 1, 1, random.Random(0))
