@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,14 @@ import torch
 from test_loader import same
 
 from xtoolkit.batch import Batch, TextField
-from xtoolkit.data.labelled import ImageFolder, LabelledPairs, LabelledText
+from xtoolkit.cli.show import items_of
+from xtoolkit.data.classes import ImageFolder
+from xtoolkit.data.labelled import LabelledPairs, LabelledText
 from xtoolkit.data.loader import EvalLoader, Loader
 from xtoolkit.data.text import load_tokenizer
 from xtoolkit.engine import checkpoint
 from xtoolkit.fields import AnswerField
+from xtoolkit.recipe.config import load as load_config
 from xtoolkit.recipe.folder import latest
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, filled
 
@@ -143,6 +147,15 @@ def test_pictures_come_back_for_the_report(kind, blocks, tokenizer):
     data = build(blocks[kind], tokenizer, train=False)
     shown = data.pictures(next(iter(EvalLoader(data, 12))))
     assert len(shown) == (48 if kind == "Videos" else 12) and all(p.dtype == torch.uint8 for p in shown.values())
+
+
+@pytest.mark.parametrize("kind, pictures_shown", [("LabelledText", 0), ("LabelledTwoImages", 2), ("Videos", 4), ("Questions", 1)])
+def test_what_show_draws_of_a_sample(kind, pictures_shown, blocks, tokenizer):
+    data = build(blocks[kind], tokenizer)
+    batch = data.collate([data.load(0, 3, 1, random.Random(0))])
+    shown = items_of(data, batch, tokenizer)
+    assert [set(item) for item in shown] == [{"image", "caption"}] * pictures_shown + [{"words"}]
+    assert "".join(word for word, *_ in shown[-1]["words"]) == tokenizer.decode(batch["text"].ids[0])
 
 
 # ---- labels ---------------------------------------------------------------------------------------------------------------
@@ -350,6 +363,36 @@ def test_a_picture_is_not_mirrored_where_a_text_says_left_or_right(tmp_path, pic
         item, plain = build(block, tokenizer).load(0, 0, 1, random.Random(0)), one(block, tokenizer)["image"].pixels[0]
         for image in (item.image, item.fields["second"]):
             assert torch.equal(image.pixels, plain.flip(2) if mirrored else plain)
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------------
+PAGE = (ROOT / "docs/data.md").read_text()
+PAGE_OF_TASKS = PAGE[PAGE.index("## Data of tasks"):PAGE.index("## Paths")]
+EXAMPLES = re.findall(r"```json\n(\{.*\})\n```\n\n```yaml\n(.*)\n```", PAGE_OF_TASKS)
+
+
+@pytest.mark.parametrize("line, block", EXAMPLES, ids=[re.search(r"type: (\w+)", block)[1] for _, block in EXAMPLES])
+def test_the_rows_of_the_page_are_read_by_the_blocks_of_the_page(line, block, tmp_path, shards, tokenizer):
+    (tmp_path / "block.yaml").write_text(f"block: {block}\n")
+    (tmp_path / "rows.jsonl").write_text(line + "\n")
+    record, block = json.loads(line), load_config(str(tmp_path / "block.yaml")).data["block"]
+    for n, name in enumerate([*record.get("images", ()), *record.get("frames", ()), record.get("image")]):
+        if name:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(shards.jpeg(n))
+    block |= {"path": str(tmp_path / "rows.jsonl")} | ({"images": str(tmp_path)} if "images" in block else {})
+    batch = one(block, tokenizer)
+    assert set(DATASET_REGISTRY.get(block["type"]).FIELDS) <= set(batch) and batch["record"][0].items() >= {
+        k: v for k, v in record.items() if k not in ("image", "text")}.items()
+    assert "label" not in record or batch["label"].value.tolist() == [block["classes"].index(record["label"])]
+
+
+def test_the_page_has_every_dataset_and_every_kind_of_bad_sample():
+    headings = re.findall(r"^### .*$", PAGE_OF_TASKS, re.M)
+    assert sorted(re.findall(r"type: (\w+)", " ".join(headings))) == sorted(KINDS)
+    code = "".join((ROOT / f"xtoolkit/data/{name}.py").read_text() for name in ("records", "labelled"))
+    told = set(re.findall(r"bad\(\"([a-z ]+)\"", code)) | {"unknown class", "label out of range"}
+    assert len(told) > 8 and [kind for kind in sorted(told) if f"`{kind}`" not in PAGE] == []
 
 
 # ---- in a recipe ----------------------------------------------------------------------------------------------------------

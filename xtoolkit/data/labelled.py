@@ -4,25 +4,21 @@ Evaluated, the batch also has ``record``, on the host: the json of each row as i
 file needs: question ids, all answers.
 """
 
-import os
 import random
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, ImageField, TextField, stable_key
 from xtoolkit.data import items, tables
-from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
+from xtoolkit.data.classes import Classes
 from xtoolkit.data.datasets import Length
-from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Std
-from xtoolkit.data.scan import IMAGES
 from xtoolkit.data.masking import TextMask
 from xtoolkit.data.process import ImageProcessor, TextProcessor
-from xtoolkit.data.records import Classes, Recorded, class_names, class_paths, folders, missing_classes
+from xtoolkit.data.records import Recorded
 from xtoolkit.fields import AnswerField, LabelField, VideoField
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Count
 
@@ -96,69 +92,6 @@ class LabelledImages(Recorded):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = self._record(source, sample)
         return self._item(record, self._image(record, *record.picture(), rng), [], label=self._label(record))
-
-
-@DATASET_REGISTRY.register
-class ImageFolder(StreamDataset):
-    """Pictures in a folder for each class, as torchvision reads them: `beagle/1.jpg`, `pug/a/2.jpg`.
-
-    YAML: {type: ImageFolder, path: data/pets/val, classes: data/pets/train}
-
-    Args:
-        path: a folder of a folder a class; what is no picture by its ending is left out.
-        classes: null: the folders, sorted; else as LabelledImages has them, and the folders must be these and no others.
-        augment: {crop_scale, flip, randaugment}, see Augment.
-        mean: of the channels, in [0, 1]; CLIP's by default.
-        std: of the channels.
-    """
-
-    FIELDS = LabelledImages.FIELDS
-
-    def __init__(self, image_size, patch_size, path: str, train: bool = True, classes: Classes | None = None,
-                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
-        self.train, self._path = train, os.path.expanduser(path)
-        if found := self.missing({"path": path, "classes": classes}):
-            raise ConfigError([f"data.{key}: {message}" for key, message in found])
-        self.names = class_names(classes or self._path)
-        found = {name: _files(self._path, name) for name in folders(self._path)}
-        for wrong, what in ((sorted(found.keys() - set(self.names)), "folders that are no class"),
-                            ([name for name in self.names if not found.get(name)], "no picture of the class")):
-            if wrong:
-                of = f" of {classes}" if isinstance(classes, str) else ""
-                raise ConfigError(f"data.path: {path}: {what}: {', '.join(wrong[:6])}{', ...' if wrong[6:] else ''} "
-                                  f"({len(wrong)}; there are {len(self.names)} classes{of})")
-        self._ends = np.cumsum([len(found[name]) for name in self.names])
-        self._files = np.array([file for name in self.names for file in found[name]])  # one array: forked workers share it
-        self.images = _pictures(image_size, patch_size, mean, std, augment, train)
-
-    @classmethod
-    def paths(cls, block: dict) -> list[tuple[str, str]]:
-        return [("path", block["path"]), *class_paths(block)]
-
-    @classmethod
-    def missing(cls, block: dict) -> list[tuple[str, str]]:
-        there = os.path.isdir(os.path.expanduser(block["path"]))
-        return ([] if there else [("path", f"{block['path']}: no such folder")]) + missing_classes(block)
-
-    @property
-    def sizes(self) -> list[int]:
-        return [len(self._files)]
-
-    def place(self, source: int, sample: int) -> str:
-        return os.path.join(self._path, os.fsdecode(self._files[sample]))
-
-    def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        name, label = os.fsdecode(self._files[sample]), int(np.searchsorted(self._ends, sample, side="right"))
-        bad = lambda kind, detail: BadSample(kind, self._path, f"{name}: {detail}")
-        folder, file = os.path.split(os.path.realpath(self.place(source, sample)))  # a link may lead anywhere: it is the user's
-        return items.Item(self.images(tables.picture(folder, file, bad), name, rng, bad), fields={"label": label})
-
-
-def _files(folder: str, name: str) -> list[bytes]:
-    """The sorted pictures below one folder of a folder, relative to that."""
-    return sorted(os.fsencode(os.path.relpath(os.path.join(at, file), folder))
-                  for at, _, files in os.walk(os.path.join(folder, name), followlinks=True)
-                  for file in files if file.rpartition(".")[2].lower() in IMAGES and not file.startswith("."))
 
 
 @DATASET_REGISTRY.register

@@ -4,16 +4,13 @@ import math
 import os
 import random
 from collections import Counter
-from pathlib import Path
-from typing import Annotated
 
-from xtoolkit.data import items, kinds, limits
+from xtoolkit.data import items, kinds
+from xtoolkit.data.classes import Classes, class_names, class_paths, missing_classes
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.sharded import Sharded
 from xtoolkit.data.shards import Shards
-from xtoolkit.registry import ConfigError, Range
 
-Classes = list[str] | Annotated[int, Range(2)] | str
 LARGEST = 3e38  # what a float32 holds
 SHOWN = 60  # characters of a wrong value that a message shows
 
@@ -111,47 +108,12 @@ def number(value) -> float:
     return found if abs(found) < LARGEST else math.nan
 
 
-class Labels:
-    """What a label means: the number of a class, or, without classes, a target of regression.
-
-    Args:
-        classes: as ``class_names`` has them; None: regression.
-        train: False: a label of null, of a split whose labels are kept secret, is -1, or NaN.
-
-    Attributes:
-        names: of the classes, in the order of their numbers; None: regression.
-    """
-
-    def __init__(self, classes: Classes | None, train: bool):
-        self.names, self._train = None if classes is None else class_names(classes), train
-        self._numbers = {name: number for number, name in enumerate(self.names or ())}
-        if not any(name.isdecimal() for name in self._numbers):  # else a number would have two meanings
-            self._numbers |= {str(number): number for number in range(len(self._numbers))}
-
-    def __call__(self, record: Record) -> int | float:
-        if "label" not in record.meta or (self._train and record.meta["label"] is None):
-            raise record.bad("no label", "it has no `label`")
-        label = record.meta["label"]
-        if label is None:
-            return math.nan if self.names is None else -1
-        said = repr(label)[:SHOWN]
-        if self.names is None:
-            if math.isnan(target := number(label)):
-                raise record.bad("bad label", f"`label` must be a number where `classes` are not given, not {said}")
-            return target
-        found = self._numbers.get(str(label)) if isinstance(label, int | str) else None
-        if found is None:
-            kind = "label out of range" if str(label).lstrip("-").isdecimal() else "unknown class"
-            raise record.bad(kind, f"{said} is none of the {len(self.names)} classes: {', '.join(self.names)[:SHOWN]}")
-        return found
-
-
 class Recorded(Sharded):
     """What the datasets of records share. A record is the json of a tar's sample, or a row of a table.
 
     Args:
         images: the folder of the pictures that records name.
-        classes: see Labels.
+        classes: as ``class_names`` has them; None: a label is a target of regression.
 
     Attributes:
         names: of the classes, in the order of their numbers; None: regression.
@@ -161,8 +123,10 @@ class Recorded(Sharded):
 
     def __init__(self, path, sources, shards, train: bool, images: str | None = None, classes: Classes | None = None):
         super().__init__(path, sources, shards, train, images)
-        self._label = Labels(classes, train)
-        self.names = self._label.names
+        self.names = None if classes is None else class_names(classes)
+        self._numbers = {name: number for number, name in enumerate(self.names or ())}
+        if not any(name.isdecimal() for name in self._numbers):  # else a number would have two meanings
+            self._numbers |= {str(number): number for number in range(len(self._numbers))}
 
     @classmethod
     def _reads(cls) -> tuple[str, ...]:
@@ -179,51 +143,24 @@ class Recorded(Sharded):
     def _record(self, source: int, sample: int) -> Record:
         return Record(self._shards[source], sample)
 
+    def _label(self, record: Record) -> int | float:
+        """The number of the record's class, or its target. Not training, one that is null, and kept secret, is -1, or NaN."""
+        label = record.meta.get("label")
+        if "label" not in record.meta or (self.train and label is None):
+            raise record.bad("no label", "it has no `label`")
+        if label is None:
+            return math.nan if self.names is None else -1
+        said, target = repr(label)[:SHOWN], number(label)
+        if self.names is None and math.isnan(target):
+            raise record.bad("bad label", f"`label` must be a number where `classes` are not given, not {said}")
+        found = target if self.names is None else self._numbers.get(str(label)) if isinstance(label, int | str) else None
+        if found is None:
+            kind = "label out of range" if str(label).lstrip("-").isdecimal() else "unknown class"
+            raise record.bad(kind, f"{said} is none of the {len(self.names)} classes: {', '.join(self.names)[:SHOWN]}")
+        return found
+
     def _image(self, record: Record, data: bytes, name: str, rng: random.Random, texts=()) -> items.Image:
         return self.images(data, name, rng, lambda kind, detail: record.bad(kind, f"{name}: {detail}"), texts)
 
     def _item(self, record: Record, image: items.Image | None, texts: list, **fields) -> items.Item:
         return items.Item(image, texts, fields=fields if self.train else fields | {"record": record.meta})
-
-
-def class_paths(block: dict) -> list[tuple[str, str]]:
-    """The path of classes, where a block names one, as ``StreamDataset.paths`` has it."""
-    return [("classes", block["classes"])] if isinstance(block.get("classes"), str) else []
-
-
-def missing_classes(block: dict) -> list[tuple[str, str]]:
-    return [(key, f"{path}: no such file or folder; give names, a file of a name a line, or a folder of a folder a class")
-            for key, path in class_paths(block) if not os.path.exists(os.path.expanduser(path))]
-
-
-def class_names(classes: Classes) -> list[str]:
-    """The names of classes in the order of their numbers.
-
-    Args:
-        classes: the names; how many: `0`, `1`, ...; or a path: of a folder, the sorted names of the folders in it, else of a
-            file of one name a line.
-
-    Raises:
-        ConfigError: a path that cannot be read, fewer than two names, a name twice.
-    """
-    found = classes
-    if isinstance(classes, int):
-        found = map(str, range(classes))
-    elif isinstance(classes, str):
-        path = Path(classes).expanduser()
-        try:
-            found = folders(path) if path.is_dir() else limits.decode(path.read_bytes()).split("\n")
-        except (OSError, ValueError) as e:
-            raise ConfigError(f"data.classes: {classes}: {getattr(e, 'strerror', None) or e}")
-    found = [name.strip() for name in found if name.strip()]
-    twice = [name for name, count in Counter(found).items() if count > 1]
-    if twice or len(found) < 2:
-        what = f"`{twice[0]}` stands there twice" if twice else f"{len(found)} classes, two at least"
-        raise ConfigError(f"data.classes: {classes if isinstance(classes, str) else found}: {what}")
-    return found
-
-
-def folders(path: str | Path) -> list[str]:
-    """The sorted names of the folders in a folder, hidden ones left out."""
-    with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

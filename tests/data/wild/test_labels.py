@@ -1,6 +1,7 @@
 """Wrong records of tasks: each is a bad sample of one kind, in one line that names the file and the record."""
 
 import json
+import os
 import random
 
 import pytest
@@ -169,3 +170,22 @@ def test_a_picture_of_a_folder_that_does_not_decode_or_went_away(tmp_path, shard
     (tmp_path / "b/2.jpg").unlink()
     with pytest.raises(BadSample, match="missing picture: b/2.jpg: .*No such file"):
         data.load(0, 1, 1, random.Random(0))
+
+
+def test_a_folder_with_links_and_with_names_that_are_no_text(tmp_path, shards):
+    for name in ("pets/a", "pets/b", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "elsewhere/1.jpg").write_bytes(shards.jpeg(1))
+    (tmp_path / "pets/a/1.jpg").symlink_to(tmp_path / "elsewhere/1.jpg")
+    (tmp_path / "pets/a/deep").symlink_to(tmp_path / "elsewhere")
+    with open(os.fsencode(tmp_path / "pets/b") + b"/caf\xe9.jpg", "wb") as file:
+        file.write(shards.jpeg(2))
+    os.mkfifo(tmp_path / "pets/b/pipe.jpg")
+    data = DATASET_REGISTRY.build({"type": "ImageFolder", "path": str(tmp_path / "pets")}, "here", **SIZES)
+    names = [data.load(0, n, 1, random.Random(0)).image.name for n in range(3)]
+    assert names == ["a/1.jpg", "a/deep/1.jpg", "b/caf\ufffd.jpg"] and len(data) == 4
+    with pytest.raises(BadSample, match="refused picture: b/pipe.jpg: .*no file"):
+        data.load(0, 3, 1, random.Random(0))
+    before = data.digests
+    (tmp_path / "pets/b/2.jpg").write_bytes(shards.jpeg(2))
+    assert DATASET_REGISTRY.build({"type": "ImageFolder", "path": str(tmp_path / "pets")}, "here", **SIZES).digests != before
