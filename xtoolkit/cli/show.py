@@ -115,11 +115,11 @@ def items_of(dataset, batch, tokenizer) -> list[dict]:
     tokens of each text, on a region stream with the patches of its box. Of other fields, what the dataset itself shows."""
     image, text, region = batch.image, batch.text, batch.region
     texts = [] if text is None else texts_of(text, tokenizer)
-    if image is None:
+    pictures = list(dataset.pictures(batch).values())
+    if not pictures:
         return [{"words": one} for one in texts] or [i for f in dataset.figures(batch, tokenizer) for i in f.get("items") or ()]
-    picture, = dataset.pictures(batch).values()
-    shown = [{"image": picture, "caption": "as augmented"}]
-    if image.patch_mask is not None:
+    picture, shown = pictures[0], [{"image": picture, "caption": "as augmented"} for picture in pictures]
+    if image is not None and image.patch_mask is not None:
         shown.append({"image": picture, "caption": "under @mask_image", "mask": image.patch_mask[0].tolist()})
     if region is None:
         return shown + [{"words": one} for one in texts]

@@ -5,7 +5,7 @@ import random
 
 from torch import Tensor
 
-from xtoolkit.batch import Batch, Field
+from xtoolkit.batch import Batch, Field, ImageField
 from xtoolkit.data import items, paths
 from xtoolkit.data.errors import DeadShard
 from xtoolkit.data.example import shapes
@@ -163,9 +163,8 @@ class StreamDataset(abc.ABC):
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """The pictures of a batch, {image id: (3, H, W) uint8}: its own normalisation undone."""
-        if self.images is None or batch.image is None:
-            return {}
-        return {name: self.images.picture(pixels) for name, pixels in zip(batch.image.image_id, batch.image.pixels)}
+        shown = [field for field in batch.fields.values() if isinstance(field, ImageField)] if self.images is not None else []
+        return {name: self.images.picture(pixels) for field in shown for name, pixels in zip(field.image_id, field.pixels)}
 
     def figures(self, batch: Batch, tokenizer, shown: int = 6) -> list[dict]:
         """What the report shows of a training batch: here its first rows and what of them is masked, if anything is."""

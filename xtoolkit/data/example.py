@@ -1,5 +1,7 @@
 """Batches of shapes, on the meta device: what a dataset gives, for the plan, without a file being opened."""
 
+import inspect
+
 import torch
 
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
@@ -9,7 +11,8 @@ from xtoolkit.registry import arguments
 def shapes(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: int | None) -> Batch:
     """The batch of ``StreamDataset.example`` for a dataset of texts, pictures, regions, and fields that make their own.
 
-    A class of fields makes its own with a classmethod ``example(rows)``. A stream of which no encoder reads pictures
+    A class of fields makes its own with a classmethod ``example(rows)``, which may ask by name for ``block`` and ``sizes`` too;
+    None: the stream does not have it. A stream of which no encoder reads pictures
     has neither them nor regions. Of a text that is masked, the block of that mark says how many tokens at most, with a
     method ``most(length)``; without one every token counts.
 
@@ -25,7 +28,9 @@ def shapes(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: i
     with torch.device("meta"):
         for name, kind in kinds.items():
             if hasattr(kind, "example"):
-                fields[name] = kind.example(rows)
+                asked = inspect.signature(kind.example).parameters
+                more = {"block": block, "sizes": sizes}
+                fields[name] = kind.example(rows, **{key: value for key, value in more.items() if key in asked})
             elif issubclass(kind, TextField):
                 if not (length or cls.max_length(block)):
                     raise TypeError(f"how long ${name} is at most is not known: {cls.__name__} needs a classmethod `max_length`")

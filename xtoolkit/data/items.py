@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
+from xtoolkit.fields import AnswerField
 from xtoolkit.data.text import text_field
 
 
@@ -40,13 +41,22 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The answers of one question, any number of them, and the weight of each."""
+
+    texts: list[Text]
+    weights: list[float]
+
+
+@dataclass(frozen=True)
 class Item:
     """One sample: a picture, texts, a box for each text on region streams, and whatever else its dataset's FIELDS name.
 
     Attributes:
         dropped: a BadSample for each caption or region of it that could not be used.
         fields: {name: value}, one value a sample. Of a field, what its class collates (for any TextField a Text, for any
-            ImageField an Image); of a name that is no field, what only evaluation reads: a tensor or a word, a text's.
+            ImageField an Image, for any AnswerField its Answers); of a name that is no field, what only evaluation reads: a
+            tensor or a word, a text's.
     """
 
     image: Image | None = None
@@ -91,7 +101,7 @@ def collate(items: list[Item], dataset: type, train: bool = True) -> Batch:
         else:
             values = [item.fields[name] for item in items for _ in item.texts or (None,)]
             made[name] = torch.stack(values) if isinstance(first, Tensor) else values
-    joins = {Text: _texts, Image: _pictures, Box: lambda boxes: _regions(boxes, owner)}
+    joins = {Text: _texts, Image: _pictures, Answers: _answers, Box: lambda boxes: _regions(boxes, owner)}
     for name, values in held.items():
         if values:
             joined = joins.get(type(values[0]), kinds[name].collate)(values)
@@ -103,6 +113,13 @@ def collate(items: list[Item], dataset: type, train: bool = True) -> Batch:
 def _texts(texts: list[Text]) -> TextField:
     masks = None if texts[0].masked is None else [t.masked for t in texts]
     return text_field([t.ids for t in texts], texts[0].pad, masks)
+
+
+def _answers(several: list[Answers]) -> AnswerField:
+    texts, counts = [text for one in several for text in one.texts], torch.tensor([len(one.texts) for one in several])
+    none = TextField(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, dtype=torch.long))
+    weights = torch.tensor([weight for one in several for weight in one.weights], dtype=torch.float32)
+    return AnswerField(counts, _texts(texts) if texts else none, torch.arange(len(several)).repeat_interleave(counts), weights)
 
 
 def _pictures(shown: list[Image]) -> ImageField:

@@ -56,7 +56,7 @@ def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str, images: 
 
 
 def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: str | None) -> str | None:
-    ending, pictures = paths.ending(file), tables.PICTURE in needs
+    ending, pictures = paths.ending(file), ".tar" in reads
     table = ending in paths.TABLES or pictures and ending != ".tar"
     if paths.is_remote(file):
         what, mend = NAMED[".tar" if ending == ".tar" else ".txt"]

@@ -37,13 +37,23 @@ class TextProcessor:
         Raises:
             BadSample: no token is left of the text.
         """
-        text = text[:limits.CHARACTERS * self.max_tokens]
-        if self.clean:
-            text = clean_caption(text)
+        text = self._cut(text)
         ids, starts = self.tokenizer.encode_words(text, self.max_tokens)
         if not text.strip() or not (starts >= 0).any():
             raise bad("empty caption", "no token is left of the text")
         return self.masked(ids, starts, rng)
+
+    def pair(self, first: str, second: str, rng: random.Random, bad) -> items.Text:
+        """Two texts as one, see ``Tokenizer.encode_pair``; otherwise as one text."""
+        texts = [self._cut(text) for text in (first, second)]
+        ids, starts = self.tokenizer.encode_pair(*texts, self.max_tokens)
+        if not all(map(str.strip, texts)) or self.tokenizer.eos in (ids[1], ids[-2]):
+            raise bad("empty caption", "no token is left of one of the two texts")
+        return self.masked(ids, starts, rng)
+
+    def _cut(self, text: str) -> str:
+        text = text[:limits.CHARACTERS * self.max_tokens]
+        return clean_caption(text) if self.clean else text
 
     def masked(self, ids, starts, rng: random.Random) -> items.Text:
         """The item of tokens (L,) int64 whose words begin at ``starts``, see ``mask_text``."""

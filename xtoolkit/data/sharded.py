@@ -43,7 +43,7 @@ class Sharded(StreamDataset):
                 self._cache = Cache(self._how)
             key = "data.path" if sources is None else f"data.sources.{name}.path"
             try:
-                opened = Shards(files, self._cache, tables.PICTURE in self.COLUMNS, source.images or images)
+                opened = Shards(files, self._cache, ".tar" in self._reads(), source.images or images)
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{key}: {error}") from None
             if why := opened.why_empty():

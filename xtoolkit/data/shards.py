@@ -138,8 +138,7 @@ class Shards:
         """
         shard, row = self._find(sample)
         if part == "image" and self._is_table(shard):
-            bad = lambda kind, detail: self.bad(kind, sample, detail)
-            return tables.picture(self._root(shard), self._row(sample).get("image"), bad)
+            return self.image(sample, self._row(sample).get("image"))
         record = self._record(shard, row)
         at, size = record[part].tolist() if part in record.dtype.names else (0, 0)
         if not size:
@@ -155,6 +154,14 @@ class Shards:
         if len(data) != size:
             raise self.bad("unreadable shard", sample, f"{size} bytes expected at {at}, {len(data)} found")
         return data
+
+    def image(self, sample: int, name) -> bytes:
+        """The bytes of a picture that a sample names, in the folder of its pictures.
+
+        Raises:
+            BadSample: there is none, or its name leads out of the folder.
+        """
+        return tables.picture(self._root(self._find(sample)[0]), name, lambda kind, detail: self.bad(kind, sample, detail))
 
     def meta(self, sample: int) -> dict:
         """The json of a sample, with its ``.txt`` as ``caption`` where the json has none; or the row of a table.

@@ -31,6 +31,7 @@ class Tokenizer:
     Attributes:
         vocab_size: tokens, added ones included.
         bos, eos, pad, mask: ids of the specials.
+        separators: how many ``eos`` stand between the two texts of a pair: RoBERTa's two, BERT's one.
         special: set of all special ids.
         plain: (V',) int64, the ids that are no specials.
     """
@@ -45,6 +46,7 @@ class Tokenizer:
             if not found:
                 raise ConfigError(f"tokenizer `{name}` has none of {' '.join(spellings)}: it cannot serve as {part}")
             setattr(self, part, found[0])
+        self.separators = 2 if backend.id_to_token(self.bos) == SPECIALS["bos"][0] else 1
         self.special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special |= {self.bos, self.eos, self.pad, self.mask}
         self.plain = np.array(sorted(set(backend.get_vocab(with_added_tokens=True).values()) - self.special), np.int64)
@@ -64,6 +66,22 @@ class Tokenizer:
             starts.append(-1 if token in self.special else int(word is None or word != last))
             last = word
         return np.array([self.bos, *kept, self.eos], np.int64), np.array([*starts, -1], np.int8)
+
+    def encode_pair(self, first: str, second: str, max_tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Two texts as one sequence, as ``encode_words``: ``<s> a </s></s> b </s>``, or ``[CLS] a [SEP] b [SEP]``.
+
+        Above ``max_tokens`` the longer text is cut to what the shorter one leaves, both to a half where both are longer:
+        the ids of transformers' fast tokenizers under ``truncation=True``.
+        """
+        halves = [[part[1:-1] for part in self.encode_words(text)] for text in (first, second)]
+        if max_tokens is not None:
+            room, lengths = max_tokens - 2 - self.separators, [len(ids) for ids, _ in halves]
+            shorter = min(*lengths, room // 2)
+            most = (shorter, room - shorter) if lengths[0] <= lengths[1] else (room - shorter, shorter)
+            halves = [[part[:n] for part in half] for half, n in zip(halves, most)]
+        (a, a_starts), (b, b_starts) = halves
+        ids = np.concatenate([[self.bos], a, [self.eos] * self.separators, b, [self.eos]])
+        return ids.astype(np.int64), np.concatenate([[-1], a_starts, [-1] * self.separators, b_starts, [-1]]).astype(np.int8)
 
     def decode(self, ids) -> str:
         """The text of ids, specials left out."""

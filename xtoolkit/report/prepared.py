@@ -56,8 +56,7 @@ def _bytes(size: int) -> str:
 def _run(run, folder) -> dict:
     """What the template shows of one conversion."""
     files = lambda prefix: sum(name.rpartition("-")[0] == prefix for name in run["files"])
-    return {
-        "label": run["label"],
+    return run | {
         "written": [[f"{prefix}-*", *(f"{counts[n]:,}" for n in ("samples", "captions", "boxes")), f"{files(prefix):,}"]
                     for prefix, counts in run["written"].items()],
         "lost": [[f"{verb}: {kind}", f"{count:,}", case] for verb, kinds in (("left out", run["left_out"]),

@@ -1,0 +1,166 @@
+"""What a record says that a dataset of tasks reads: texts, pictures by name, answers, a label among known classes."""
+
+import math
+import os
+import random
+from collections import Counter
+
+from xtoolkit.data import items, kinds
+from xtoolkit.data.classes import Classes, class_names, class_paths, missing_classes
+from xtoolkit.data.errors import BadSample
+from xtoolkit.data.sharded import Sharded
+from xtoolkit.data.shards import Shards
+
+LARGEST = 3e38  # what a float32 holds
+SHOWN = 60  # characters of a wrong value that a message shows
+
+
+class Record:
+    """The json of one sample, or its row of a table, read part by part; whatever is wrong with a part is a BadSample.
+
+    Args:
+        shards: where it lies.
+        sample: its number there.
+
+    Attributes:
+        meta: all of it, as ``Shards.meta``.
+    """
+
+    def __init__(self, shards: Shards, sample: int):
+        self._shards, self._sample, self.meta = shards, sample, shards.meta(sample)
+
+    @property
+    def name(self) -> str:
+        """``image_id``, else its file and its key or number in it."""
+        given = self.meta.get("image_id")
+        place = f"{os.path.basename(self._shards.file(self._sample))}:{self._shards.name(self._sample)}"
+        return place if given is None else str(given)
+
+    def bad(self, kind: str, detail: str) -> BadSample:
+        return self._shards.bad(kind, self._sample, detail)
+
+    def text(self, *names: str) -> str:
+        """The text under the first of some names that the record has, or under one of the names of captions."""
+        name = next((name for name in (*names, "captions", "caption") if name in self.meta), None)
+        if name is None:
+            raise self.bad("missing text", f"it has no `{'` and no `'.join(names)}`")
+        return self._word(self.meta[name], f"`{name if name in names else names[-1]}`")
+
+    def _word(self, value, name: str) -> str:
+        if not isinstance(value, str):
+            raise self.bad("bad text", f"{name} must be a text, not {repr(value)[:SHOWN]}")
+        return value
+
+    def picture(self, place: int = 0) -> tuple[bytes, str]:
+        """The bytes and the name of the first or second picture: ``images`` name both; else the first is the sample's own, and
+        ``second`` names the other."""
+        listed = self.meta.get("images")
+        named = listed if isinstance(listed, list) else [None, self.meta.get("second")]
+        name = named[place] if place < len(named) else None
+        if place and name is None:
+            raise self.bad("missing picture", "it names no second one: `images: [first, second]`, or `second`")
+        if name is not None:
+            return self.file(name), str(name)
+        data = self._shards.read(self._sample, "image")
+        if data is None:
+            raise self.bad("missing picture", "it has none")
+        return data, self.name
+
+    def file(self, name) -> bytes:
+        """The bytes of a picture that it names."""
+        return self._shards.image(self._sample, name)
+
+    def frames(self, count: int, rng: random.Random | None) -> list[str]:
+        """Names of ``count`` of its ``frames``, one out of each of as many equal parts, drawn; without ``rng`` the middle one."""
+        found = self.meta.get("frames")
+        if not isinstance(found, list) or not found:
+            raise self.bad("missing frames", "it has no `frames`: [name, ...]")
+        return [found[int((part + (rng.random() if rng else 0.5)) * len(found) / count)] for part in range(count)]
+
+    def answers(self) -> list[tuple[str, float]]:
+        """(text, weight) each: of ``answers: [{text, weight}]``, or of ``answer``, a text or a list, with ``weight`` or weights.
+
+        Without weights an answer weighs its share of the list, as in the X-VLM family.
+        """
+        listed, weights = self.meta.get("answers", self.meta.get("answer")), self.meta.get("weight")
+        listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        if listed and all(isinstance(one, dict) for one in listed):
+            listed, weights = [one.get("text") for one in listed], [one.get("weight") for one in listed]
+        texts = [self._word(one, "an answer") for one in listed]
+        if not all(map(str.strip, texts)):
+            raise self.bad("empty answer", "an answer without a letter")
+        if weights is None:
+            return [(text, count / len(texts)) for text, count in Counter(texts).items()]
+        weights = weights if isinstance(weights, list) else [weights] * len(texts)
+        if len(weights) != len(texts):
+            raise self.bad("bad weight", f"{len(weights)} weights of {len(texts)} answers")
+        if wrong := [weight for weight in weights if not number(weight) > 0]:
+            raise self.bad("bad weight", f"a weight must be a number above 0, not {repr(wrong[0])[:SHOWN]}")
+        return list(zip(texts, map(number, weights)))
+
+
+def number(value) -> float:
+    """A number, or the text of one, as a CSV has it; NaN where it is none, or more than a float32 holds."""
+    try:
+        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
+    return found if abs(found) < LARGEST else math.nan
+
+
+class Recorded(Sharded):
+    """What the datasets of records share. A record is the json of a tar's sample, or a row of a table.
+
+    Args:
+        images: the folder of the pictures that records name.
+        classes: as ``class_names`` has them; None: a label is a target of regression.
+
+    Attributes:
+        names: of the classes, in the order of their numbers; None: regression.
+    """
+
+    COLUMNS = ()
+
+    def __init__(self, path, sources, shards, train: bool, images: str | None = None, classes: Classes | None = None):
+        super().__init__(path, sources, shards, train, images)
+        self.names = None if classes is None else class_names(classes)
+        self._numbers = {name: number for number, name in enumerate(self.names or ())}
+        if not any(name.isdecimal() for name in self._numbers):  # else a number would have two meanings
+            self._numbers |= {str(number): number for number in range(len(self._numbers))}
+
+    @classmethod
+    def _reads(cls) -> tuple[str, ...]:
+        return kinds.PICTURES
+
+    @classmethod
+    def paths(cls, block: dict) -> list[tuple[str, str]]:
+        return super().paths(block) + class_paths(block)
+
+    @classmethod
+    def missing(cls, block: dict) -> list[tuple[str, str]]:
+        return super().missing(block | {"classes": None}) + missing_classes(block)
+
+    def _record(self, source: int, sample: int) -> Record:
+        return Record(self._shards[source], sample)
+
+    def _label(self, record: Record) -> int | float:
+        """The number of the record's class, or its target. Not training, one that is null, and kept secret, is -1, or NaN."""
+        label = record.meta.get("label")
+        if "label" not in record.meta or (self.train and label is None):
+            raise record.bad("no label", "it has no `label`")
+        if label is None:
+            return math.nan if self.names is None else -1
+        said, target = repr(label)[:SHOWN], number(label)
+        if self.names is None and math.isnan(target):
+            raise record.bad("bad label", f"`label` must be a number where `classes` are not given, not {said}")
+        found = target if self.names is None else self._numbers.get(str(label)) if isinstance(label, int | str) else None
+        if found is None:
+            kind = "label out of range" if str(label).lstrip("-").isdecimal() else "unknown class"
+            raise record.bad(kind, f"{said} is none of the {len(self.names)} classes: {', '.join(self.names)[:SHOWN]}")
+        return found
+
+    def _image(self, record: Record, data: bytes, name: str, rng: random.Random, texts=()) -> items.Image:
+        return self.images(data, name, rng, lambda kind, detail: record.bad(kind, f"{name}: {detail}"), texts)
+
+    def _item(self, record: Record, image: items.Image | None, texts: list, **fields) -> items.Item:
+        return items.Item(image, texts, fields=fields if self.train else fields | {"record": record.meta})
