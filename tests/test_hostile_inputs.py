@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hostile import Runs, jpeg, link, outsiders, tar
-from commands import tool
+from commands import SMALL, TINY, tool
 from xtoolkit.recipe import config
 from xtoolkit.prepare import sample_pack
 from xtoolkit.prepare import coco, images, img2dataset, instances, refcoco
@@ -129,7 +129,6 @@ def test_weights_that_are_none_are_one_error(kind, tmp_path):
 
 
 def test_a_pickle_as_init_ends_a_run_with_one_line(tmp_path, capsys, monkeypatch):
-    from test_train_net import SMALL, TINY
     monkeypatch.setenv("XTOOLKIT_HOME", str(tmp_path / "home"))
     file, marker = tmp_path / "vision.pth", tmp_path / "marker"
     file.write_bytes(pickle.dumps(Runs(marker)))

@@ -4,21 +4,13 @@ import errno
 import io
 import json
 import tarfile
-from pathlib import Path
 
 import pytest
 import torch
 
-from commands import tool
+from commands import ROOT, SMALL, TINY, tool
 from xtoolkit.data import paths
 from xtoolkit.encoders.roberta import RoBERTa
-
-ROOT = Path(__file__).resolve().parents[2]
-TINY = str(ROOT / "projects/xfm/tiny.yaml")
-SMALL = ["encoders.vision.width=32", "encoders.vision.layers=1", "encoders.vision.heads=2", "encoders.text.width=32",
-         "encoders.text.layers=1", "encoders.text.heads=2", "encoders.fusion.layers=1", "encoders.fusion.heads=2",
-         "encoders.vision_proj.dim=32", "encoders.text_proj.dim=32", "streams.*.batch_size=8", "evaluate.retrieval.k=2",
-         "schedule.every.*=1", "train.workers=0", "train.log_every=1", "train.checkpoint_every=2"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -249,7 +249,8 @@ def tokenizers(tmp_path_factory):
     bert = tmp_path_factory.mktemp("bert")
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] a red dog cat ##s two tree the of grass ! ?".split()
     (bert / "vocab.txt").write_text("\n".join(words))
-    like_bert = BertTokenizerFast(vocab_file=str(bert / "vocab.txt"))
+    like_bert = BertTokenizerFast.from_pretrained(bert)
+    assert like_bert.vocab_size == len(words)
     like_bert.backend_tokenizer.save(str(bert / "tokenizer.json"))
     return [(load_tokenizer(folder), PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))),
             (load_tokenizer(str(bert)), like_bert)]

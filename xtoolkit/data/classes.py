@@ -15,7 +15,7 @@ from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Std
 from xtoolkit.data.process import ImageProcessor
-from xtoolkit.data.scan import IMAGES
+from xtoolkit.data.images import ENDINGS
 from xtoolkit.fields import LabelField
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Range
 
@@ -133,4 +133,4 @@ def _files(folder: str, name: str) -> list[bytes]:
     """The sorted pictures below one folder of a folder, relative to that."""
     return sorted(os.fsencode(os.path.relpath(os.path.join(at, file), folder))
                   for at, _, files in os.walk(os.path.join(folder, name), followlinks=True)
-                  for file in files if file.rpartition(".")[2].lower() in IMAGES and not file.startswith("."))
+                  for file in files if file.rpartition(".")[2].lower() in ENDINGS and not file.startswith("."))
