@@ -248,7 +248,8 @@ def test_boxes_that_are_no_numbers_are_no_boxes(box, tmp_path, tokenizer):
 # ---- an index that came with its shard -------------------------------------------------------------------------------
 @pytest.mark.parametrize("change", [
     {"unpacked": "/etc/passwd"}, {"kind": "tar"}, {"count": -1}, {"count": "1"}, {"damage": {"a": 1}}, {"size": None}, {"parts": "text"},
-    {"parts": ["text", "text"]}, {"parts": [["text"]]}, {"parts": ["../x"]}, {"parts": ["key"]}, {"left_out": 1}, {"left_out": {"a": "b"}}, {"columns": [["a"]]}, {"digest": 1},
+    {"parts": ["text", "text"]}, {"parts": [["text"]]}, {"parts": ["../x"]}, {"parts": ["key"]}, {"parts": []},
+    {"left_out": 1}, {"left_out": {"a": "b"}}, {"columns": [["a"]]}, {"digest": 1},
     {"columns": {}}, {"kind": ["tar"]}, {"version": 1}])
 def test_a_forged_index_is_made_anew(change, tmp_path):
     path = tmp_path / "x.jsonl"

@@ -291,7 +291,7 @@ def test_the_columns_of_a_csv_and_the_names_in_a_tar(tmp_path, pictures, shards,
     assert batch["text"].ids[0][batch["text"].mask[0]].tolist() == tokenizer.encode_pair("a dog", "two cat")[0].tolist()
     (tmp_path / "b.csv").write_text("file_name,text,label\n1.jpg,a dog,0.5\n")
     batch = one({"type": "LabelledPairs", "path": str(tmp_path / "b.csv"), "images": pictures}, tokenizer)
-    assert batch["label"].value.tolist() == [0.5] and batch["image"].image_id == ["pictures/1.jpg"]
+    assert batch["label"].value.tolist() == [0.5] and batch["image"].image_id == [str(tmp_path / "pictures/1.jpg")]
     (tmp_path / "c.csv").write_text("image,question,answer,weight\n1.jpg,dog,a cat,0.3\n")
     answers = one({"type": "Questions", "path": str(tmp_path / "c.csv"), "images": pictures}, tokenizer)["answers"]
     assert answers.weight.tolist() == pytest.approx([0.3]) and tokenizer.decode(answers.text.ids[0]) == "a cat"

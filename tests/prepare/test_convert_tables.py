@@ -14,6 +14,7 @@ from miniature import (ROWS, captions, downloaded, genome, good, gzipped, jpeg, 
 
 from xtoolkit.prepare import coco, images, img2dataset, instances, openimages as open_images, refcoco, spans, table, text, vg
 from xtoolkit.prepare.official import BadFile, BadRecord
+from xtoolkit.prepare.records import coco_id
 from xtoolkit.prepare.writer import LinePart, Options, TarPart
 
 # --- COCO's own captions -------------------------------------------------------------------------------------------
@@ -37,6 +38,9 @@ def test_the_name_of_the_file_tells_its_split(tmp_path, name, prefix):
 def test_what_karpathy_evaluates_on_can_be_left_out_of_cocos_train2017(tmp_path):
     held, _ = karpathy(tmp_path, lambda r: r[2].update(cocoid=139))
     annotations, pictures = captions(tmp_path)
+    for number, names in enumerate((None, {"train": "pairs"})):  # whatever its shards are called
+        other = coco.convert(annotations, pictures, Options(tmp_path / f"out{number}"), names, coco.held_out(held))
+        assert other.left_out["excluded pictures"][0] == 1
     report = coco.convert(annotations, pictures, Options(tmp_path / "out"), exclude=coco.held_out(held))
     assert sorted(read(tmp_path / "out/train-00000.tar")) == ["000000000009", "000000000025"]
     assert report.left_out["excluded pictures"] == [1, "captions_train2017.json: image 139 (000000000139.jpg)"]
@@ -90,6 +94,15 @@ def test_every_form_of_a_table_gives_its_pictures_and_captions(tmp_path, form):
         assert sample[name[-3:]] == (tmp_path / "pictures" / name).read_bytes()
     assert report.written["train"]["captions"] == 4 and not report.left_out
     assert len({sample["json"]["image_id"] for sample in samples}) == 3
+
+
+def test_a_picture_is_known_by_what_it_shows_and_no_number_is_cocos_by_chance(tmp_path):
+    for folder in "ab":
+        table.convert([tables(tmp_path)["csv"]], Options(tmp_path / folder), table=table.Table(root=tmp_path / "pictures"))
+    one, other = ({s["json"]["image_id"] for s in read(tmp_path / folder / "train-00000.tar").values()} for folder in "ab")
+    assert one == other and len(one) == 3
+    assert [coco_id(name) for name in ("000000000123.jpg", "x/COCO_train2014_000000000123.jpg", "123.jpg", "1000092795.jpg")] \
+        == [123, 123, None, None]
 
 
 def test_columns_are_guessed_or_named_never_taken_by_chance(tmp_path):

@@ -131,6 +131,10 @@ class ImageFolder(StreamDataset):
 
 def _files(folder: str, name: str) -> list[bytes]:
     """The sorted pictures below one folder of a folder, relative to that."""
-    return sorted(os.fsencode(os.path.relpath(os.path.join(at, file), folder))
-                  for at, _, files in os.walk(os.path.join(folder, name), followlinks=True)
-                  for file in files if file.rpartition(".")[2].lower() in ENDINGS and not file.startswith("."))
+    found, seen = [], set()
+    for at, below, files in os.walk(os.path.join(folder, name), followlinks=True):
+        seen.add(os.path.realpath(at))
+        below[:] = [one for one in below if os.path.realpath(os.path.join(at, one)) not in seen]  # a link may lead upwards
+        found += [os.fsencode(os.path.relpath(os.path.join(at, file), folder)) for file in files
+                  if file.rpartition(".")[2].lower() in ENDINGS and not file.startswith(".")]
+    return sorted(found)

@@ -121,7 +121,7 @@ def read(file: Path, made_from: dict) -> Index | None:
             not all(isinstance(name, str) for name in header["columns"] or ()):
         return None
     dtype = scan.record(header["kind"], header["parts"])
-    if dtype is None or end != start + header["count"] * dtype.itemsize:
+    if dtype is None or not dtype.itemsize or end != start + header["count"] * dtype.itemsize:
         return None
     return Index(header, dtype, str(file), start)
 

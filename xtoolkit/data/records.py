@@ -40,8 +40,9 @@ class Record:
         return self._shards.bad(kind, self._sample, detail)
 
     def text(self, *names: str) -> str:
-        """The text under the first of some names that the record has, or under one of the names of captions."""
-        name = next((name for name in (*names, "captions", "caption") if name in self.meta), None)
+        """The text under the first of some names that the record has; where ``text`` is one of them, captions are it, too."""
+        others = ("captions", "caption") if "text" in names else ()
+        name = next((name for name in (*names, *others) if name in self.meta), None)
         if name is None:
             raise self.bad("missing text", f"it has no `{'` and no `'.join(names)}`")
         return self._word(self.meta[name], f"`{name if name in names else names[-1]}`")

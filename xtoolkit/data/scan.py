@@ -67,7 +67,7 @@ def tar(path: str | Path) -> tuple[np.ndarray, dict]:
     drawn, found bad and counted. A tar that is cut off or damaged serves the samples before the damage.
 
     Returns:
-        Records; ``damage``, ``left_out`` and ``digest``, which is of the size, of all headers and of the jsons.
+        Records; ``damage``, ``left_out`` and ``digest``, which is of the size, all headers, the jsons and the texts.
     """
     found, left_out = _Members(), Counter()
     with open(path, "rb") as raw:
@@ -79,13 +79,13 @@ def tar(path: str | Path) -> tuple[np.ndarray, dict]:
             start, damage = _archive(raw, hashed, size, found, left_out)
         records = found.records(left_out)
         hashed.digest.update(str(size).encode())
-        for sample in records if "json" in records.dtype.names else ():
-            at, size = sample["json"].tolist()
-            if at == REFUSED:
-                sample["elements"] = 1
-            elif at:
-                raw.seek(at)
-                sample["elements"] = _elements(hashed.read(min(size, limits.MAX_TEXT)), ("captions", "caption"))
+        for part in [part for part in ("json", "txt") if part in records.dtype.names]:
+            for sample in records:
+                at, size = sample[part].tolist()
+                raw.seek(at if at != REFUSED else 0)
+                said = hashed.read(min(size, limits.MAX_TEXT)) if at and at != REFUSED else b""
+                if part == "json" and at:
+                    sample["elements"] = _elements(said, ("captions", "caption"))  # one that is refused is broken
     return records, {"damage": damage, "left_out": dict(+left_out), "digest": hashed.digest.hexdigest()}
 
 

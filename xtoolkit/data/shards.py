@@ -196,12 +196,12 @@ class Shards:
         return text
 
     def _row(self, sample: int) -> dict:
-        """The row of a table; its picture is what its path below its folder says, where the row has no ``image_id``."""
+        """The row of a table; its picture is what its whole path says, where the row has no ``image_id``."""
         shard, bad = self._find(sample)[0], lambda kind, detail: self.bad(kind, sample, detail)
         header = self._indexes[shard].header
         row = tables.sample(self.read(sample, "text"), header["kind"], header["columns"], bad)
         if row.get("image") and row.get("image_id") in (None, ""):
-            row["image_id"] = f"{os.path.basename(self._root(shard))}/{row['image']}"
+            row["image_id"] = f"{self._root(shard)}/{row['image']}"
         return row
 
     def _root(self, shard: int) -> str:

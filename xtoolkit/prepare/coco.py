@@ -76,7 +76,8 @@ def _own(annotations, finder, names, exclude, report):
     """Drafts of COCO's own file: pictures and captions are lists of their own, joined by the picture's id."""
     file, said, known = annotations.name, {}, set()
     named = re.search("(?<![a-z])(?:mini)?(train|val|test)", file)
-    prefix = names.get(named.group(1) if named else "train")
+    split = named.group(1) if named else "train"
+    prefix = names.get(split)
 
     def caption(record, where):
         image = field(record, "image_id", int, where)
@@ -86,7 +87,7 @@ def _own(annotations, finder, names, exclude, report):
         image, name = field(record, "id", int, where), field(record, "file_name", str, where)
         where, picture, coco = f"{where} ({name})", finder(name, where), coco_id(name)
         known.add(image)
-        if coco in exclude and prefix == "train":
+        if coco in exclude and split == "train":
             return report.leave_out("excluded pictures", where)
         if image not in said:
             return report.leave_out("pictures without captions", where)

@@ -58,7 +58,7 @@ def coco_id(name: str) -> int | None:
     """COCO's id of a picture by its file's name, so that it is known in any release; None: it is not COCO's."""
     stem = PurePath(name).stem
     number = stem.rpartition("_")[2] if stem.startswith("COCO_") else stem
-    return int(number) if number.isdecimal() and len(number) < 19 else None
+    return int(number) if number.isdecimal() and len(number) == 12 else None  # as all of COCO's names have it
 
 
 class Finder:

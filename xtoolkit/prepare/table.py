@@ -7,7 +7,6 @@ from pathlib import Path
 
 from xtoolkit.data import tables
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.images import identity
 from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, records
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, field, picture
 from xtoolkit.prepare.records import each
@@ -71,7 +70,7 @@ def _drafts(path, table, prefix, report):
         name, file, captions, where = next(rows)
         captions += [caption for _, _, more, _ in rows for caption in more]
         if captions:
-            yield Draft(prefix, None, file, {"image_id": identity(name), "captions": captions}, where)
+            yield Draft(prefix, None, file, {"captions": captions}, where)
 
 
 def write_rows(payload: tuple, part: TarPart):

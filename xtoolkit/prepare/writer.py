@@ -50,7 +50,7 @@ class Draft:
         prefix: the shards that it belongs to: ``prefix-00000.tar``.
         key: its name in the shard; None numbers it.
         picture: the file.
-        info: its ``.json``.
+        info: its ``.json``; without an ``image_id`` it gets one by what the picture's file holds.
         where: file and record, for messages.
         size: width and height that the annotations say; None where they say none.
         relative: the boxes of ``info`` are left, top, right, bottom as shares of the picture, with a ``where`` each.
@@ -173,7 +173,8 @@ def write_drafts(drafts: list, part: TarPart):
         if "regions" in info and not info["regions"]:
             part.report.leave_out("pictures without regions", draft.where)
             continue
-        part.write(draft.key, ending, data, info, size)
+        known = {} if "image_id" in info else {"image_id": hashlib.sha256(data).hexdigest()[:16]}
+        part.write(draft.key, ending, data, known | info, size)
 
 
 def _source(draft: Draft) -> Path | bytes:

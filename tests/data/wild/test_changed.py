@@ -31,7 +31,8 @@ def test_a_tar_is_known_by_its_size_its_headers_and_its_jsons(tmp_path, shards):
     assert one == Shards([str(tmp_path / "c.tar")]).digest, "whenever it was copied"
     others = [tar(shards, tmp_path / "d.tar", caption="a cat"), tar(shards, tmp_path / "e.tar", caption="a longer dog"),
               tar(shards, tmp_path / "f.tar", first=1)]
-    assert len({one, *others}) == 4, "as many bytes of json, more of them, other names"
+    others += [Shards([shards.tar(tmp_path / f"{text}.tar", [*members(shards), ("000000.txt", text)])]).digest for text in (b"aaa", b"bbb")]
+    assert len({one, *others}) == 6, "as many bytes of json, more of them, other names, another text"
 
 
 @pytest.mark.parametrize("name, one, other", [

@@ -108,7 +108,7 @@ def test_a_target_must_be_a_number(label, build):
 
 
 @pytest.mark.parametrize("second, trouble", [
-    ({}, "missing text"), ({"sentence2": 7}, "bad text"), ({"sentence2": ""}, "empty caption")])
+    ({}, "missing text"), ({"text": "a dog runs"}, "missing text"), ({"sentence2": 7}, "bad text"), ({"sentence2": ""}, "empty caption")])
 def test_a_pair_without_a_second_sentence(second, trouble, build):
     data = build("LabelledText", [{"sentence1": "a dog", "label": "no"} | second], sentences=2)
     with pytest.raises(BadSample) as found:

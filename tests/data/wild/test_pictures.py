@@ -132,7 +132,7 @@ def test_every_mode_is_what_numpy_says(mode):
 # By the mode: the formats that keep it, with an ending of theirs.
 FILES = [(mode, *kind.split(":")) for mode, kinds in {
     "1": "PNG:png TIFF:tif XBM:xbm", "L": "PNG:png BMP:bmp TGA:tga JPEG2000:jp2 PPM:pgm", "P": "PNG:png GIF:gif BMP:bmp PCX:pcx",
-    "LA": "PNG:png TIFF:tiff JPEG2000:j2k", "RGB": "PNG:png BMP:bmp TIFF:tif PPM:ppm SGI:rgb QOI:qoi TGA:tga DDS:dds",
+    "LA": "PNG:png TIFF:tiff JPEG2000:j2k", "RGB": "PNG:png BMP:bmp TIFF:tif PPM:ppm SGI:rgb TGA:tga DDS:dds",
     "RGBX": "TIFF:tif", "RGBA": "PNG:png TIFF:tif ICO:ico JPEG2000:jp2", "CMYK": "TIFF:tif", "LAB": "TIFF:tif",
     "I;16": "PNG:png TIFF:tif JPEG2000:jp2 PPM:pgm", "I;16B": "TIFF:tif PNG:png", "I": "TIFF:tif PPM:pgm"}.items()
     for kind in kinds.split()]
@@ -288,6 +288,8 @@ def test_an_icon_that_is_larger_than_it_says_is_refused():
 
 # ---- endings --------------------------------------------------------------------------------------------------------
 NOT_PICTURES = {
+    "FITS": "fit fits",  # Pillow before 12 decodes more than its header says
+    "QOI": "qoi",  # decoded in Python: minutes a picture
     "EPS": "ps eps",  # drawn by a program that Pillow starts
     "IPTC": "iim",  # a wrapper of any other format, which Pillow opens whatever it is
     "WMF": "wmf emf", "BUFR": "bufr", "GRIB": "grib", "HDF5": "h5 hdf", "MPEG": "mpg mpeg",  # recognised, not decoded

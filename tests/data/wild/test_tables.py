@@ -77,8 +77,19 @@ def test_tables_are_read_as_they_are(kind, root, tokenizer, shards):
         pairs = Pairs(tokenizer, **SIZES, path=str(path), clean=False, train=False)
         item = pairs.load(0, 2, 1, None)
         assert tokenizer.decode(item.texts[0].ids).split() == SAID[2].split()
-        assert item.image.name == ("pics/2.jpg" if "/" in name else f"{root.name}/pics/2.jpg")
+        assert item.image.name == str(root / "pics/2.jpg")
         assert len(Images(**SIZES, path=str(path))) == len(SAID)
+
+
+def test_pictures_of_one_name_in_folders_of_one_name_are_different_ones(tmp_path, tokenizer, shards):
+    keys = set()
+    for n, part in enumerate(("one", "other")):
+        folder = tmp_path / part / "train"
+        folder.mkdir(parents=True)
+        (folder / "0001.png").write_bytes(shards.jpeg(n))
+        (folder / "metadata.csv").write_text("file_name,text\n0001.png,a dog\n")
+        keys.add(Pairs(tokenizer, **SIZES, path=str(folder)).load(0, 0, 1, random.Random(0)).image.key)
+    assert len(keys) == 2
 
 
 def test_the_folder_of_the_pictures_is_named_by_images(root, tokenizer, shards):
