@@ -71,8 +71,8 @@ class SampleCounts:
 
     def add(self, read: int, bad: list[tuple[str, str, str]]) -> bool:
         """Adds what one batch cost: samples read, and (kind, shard, detail) of each bad one. Returns whether to judge."""
-        due, self._read = bool(bad) or not self._settled, self._read + read
-        self._settled = self._read >= FEWEST_READ  # from here on only what is bad raises the share
+        due, self._read = bool(bad) or bool(self._kinds) and not self._settled, self._read + read
+        self._settled = self._read >= FEWEST_READ  # from here on only what is bad raises the share, as where nothing ever was
         for kind, path, detail in bad:
             self._count(kind, path, detail)
             if kind == DEAD:

@@ -12,21 +12,6 @@ PICTURES = (".tar", ".jsonl", ".jsonl.gz", ".csv", ".tsv")  # what streams with 
 TEXTS = (".jsonl", ".jsonl.gz", ".txt", ".txt.gz", ".csv", ".tsv")
 LOOKED_AT = 1000  # files of a path whose first bytes are read before anything loads; the others are when they are indexed
 
-# First bytes, what such a file is, and what mends it.
-KNOWN = tuple((re.compile(start, re.DOTALL | re.IGNORECASE), what, mend) for start, what, mend in (
-    (rb"$", "empty", "make or download it again, or remove it"),
-    (rb"version https://git-lfs", "a git-lfs pointer, not the file itself", "`git lfs pull` fetches it"),
-    (rb"\s*(<!doctype html|<html)", "an HTML page", "download it again"),
-    (rb"PAR1", "Parquet", "`" + paths.TOOL + " {table} --input {file} --out DIR` writes shards of it"),
-    (rb"PK\x03\x04", "a zip archive", "`unzip {file} -d DIR`"),
-    (rb"\x1f\x8b", "compressed by gzip", "gunzip .gz"),
-    (rb"BZh[1-9]", "compressed by bzip2", "bunzip2 .bz2"),
-    (rb"\xfd7zXZ\0", "compressed by xz", "unxz .xz"),
-    (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "unzstd .zst"),
-    (rb".{257}ustar", "a tar", "`mv {file} {out}.tar`"),
-    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP", "a picture", "`" + paths.TOOL + " images --images DIR --out DIR` writes shards"),
-    (rb"\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]", "UTF-16", "`iconv -f utf-16 -t utf-8 {file} > {out}-utf8{last}`"),
-))
 HELD = {".tar": "a tar", ".jsonl": "JSON Lines", ".txt": "text", ".csv": "a CSV", ".tsv": "a TSV"}
 # By the name, where the first bytes say no more.
 NAMED = {
@@ -68,7 +53,7 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
             start = f.read(512)
     except OSError as e:
         return f"{file}: cannot be read: {e.strerror}"
-    what, mend = next(((what, mend) for pattern, what, mend in KNOWN if pattern.match(start)), (None, ""))
+    what, mend = limits.seen(start)
     fits = what == ("a tar" if ending == ".tar" else "compressed by gzip" if ending.endswith(".gz") else None)
     fits = fits or ending == ".tar" and what in (None, "UTF-16")  # a damaged or old one: indexing it tells
     if fits and ending in reads:
@@ -79,11 +64,11 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
         by_name = ending.removesuffix(".gz") or last.lower()
         what, mend = known or NAMED.get(by_name) or (f"a `{last}` file" if last else "of no known kind", "")
     elif what.startswith("compressed"):
-        tool, suffix = mend.split()
+        suffix = mend[mend.rindex("."):-1]
         what = f"a tar {what}" if re.search(r"\.(tar\.|tgz)", os.path.basename(file).lower()) else what
-        renamed = not file.lower().endswith((suffix, ".tgz"))
-        mend = f"`{tool} {{file}}{suffix if renamed else ''}`"
-        if renamed:
+        if file.lower().endswith((suffix, ".tgz")):
+            mend = mend.replace(suffix, "")
+        else:
             mend = f"`mv {{file}} {{file}}{suffix}`" + ("" if ending + suffix in reads else f" and {mend}")
     quoted = {"file": shlex.quote(file), "out": shlex.quote(out), "last": last, "table": "table" if pictures else "text"}
     held = HELD.get(ending.removesuffix(".gz")) if not fits and ending in reads else None

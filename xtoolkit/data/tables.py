@@ -60,15 +60,13 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
     except ValueError as e:
         raise bad("not utf-8", str(e))
     try:
-        row = limits.parse(text) if kind == "jsonl" else cells_of(text, DELIMITERS[kind])
+        row = limits.record(text) if kind == "jsonl" else cells_of(text, DELIMITERS[kind])
     except ValueError as e:
         raise bad("broken json" if kind == "jsonl" else "broken row", str(e))
     if kind != "jsonl":
         if len(row) != len(columns):
             raise bad("broken row", f"{len(row)} cells, and the header row has {len(columns)}")
         row = dict(zip(columns, row))
-    elif not isinstance(row, dict):
-        raise bad("broken json", f"an object is expected, not {type(row).__name__}")
     try:
         picture, captions = named(row, PICTURE), named(row, CAPTIONS)
     except ValueError as e:
