@@ -4,7 +4,6 @@ import gzip
 import os
 import re
 import shlex
-import zlib
 
 from xtoolkit.data import limits, paths, tables
 
@@ -26,7 +25,7 @@ def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str, images: 
     """One line that says what is wrong with a path or with a file that it names, and what mends it; None: nothing.
 
     Args:
-        path: as ``paths.find`` takes it. Of a URL or a pipe the name alone is looked at; ``sample://`` is not unpacked.
+        path: as ``paths.resolve`` takes it. Of a URL or a pipe the name alone is looked at; ``sample://`` is not unpacked.
         reads: the endings that are read.
         needs: groups of names; a table has one of each, see ``tables``.
         name: of what reads it.
@@ -34,10 +33,13 @@ def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str, images: 
     """
     if path.startswith(tuple(paths.SCHEMES)):
         return paths.problem(path)
-    files, trouble = paths.find(path, reads)
+    try:
+        files = paths.resolve(path, reads)
+    except FileNotFoundError as error:
+        return str(error)
     wrong = [line for file in files[:LOOKED_AT] if (line := _wrong(file, reads, needs, name, images))]
     more = f" (and so {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    return trouble or (wrong[0] + more if wrong else None)
+    return wrong[0] + more if wrong else None
 
 
 def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: str | None) -> str | None:
@@ -57,7 +59,7 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     fits = what == ("a tar" if ending == ".tar" else "compressed by gzip" if ending.endswith(".gz") else None)
     fits = fits or ending == ".tar" and what in (None, "UTF-16")  # a damaged or old one: indexing it tells
     if fits and ending in reads:
-        return (_head(file, needs, name) or pictures and _no_picture(file, images)) if table else None
+        return _table(file, needs, name, images) if table else None
     out, last = os.path.splitext(file)
     if fits or what is None:
         known = ("not compressed", "`mv {file} {out}`") if ending.endswith(".gz") and not fits else None
@@ -76,30 +78,19 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     return f"{file}: it is {what}, {other}" + (f": {mend.format(**quoted)}" if mend else "")
 
 
-def _head(file: str, needs: tuple, name: str) -> str | None:
-    """What the header row of a CSV or TSV lacks, or the first line of JSON Lines."""
+def _table(file: str, needs: tuple, name: str, images: str | None) -> str | None:
+    """What a table's header row, or the first row of JSON Lines, lacks; or that none of the first pictures is there."""
     ending = paths.ending(file)
     try:
         with (gzip.open if ending.endswith(".gz") else open)(file, "rb") as f:
-            if ending in paths.TABLES:
-                head = tables.first_row(f, tables.DELIMITERS[ending[1:]])
-            else:
-                head = limits.parse(next(filter(bytes.strip, iter(lambda: f.readline(limits.MAX_TEXT), b"")), b"null"))
-    except (OSError, EOFError, ValueError, zlib.error) as e:
-        # A broken line of many is counted; without its header row nothing of a CSV can be read.
-        return f"{file}: the header row: {e}" if ending in paths.TABLES else None
-    if not isinstance(head, list | dict) or not (why := tables.lacking(head, needs)):
-        return None
-    example = ", ".join(['"image": "a/b.jpg"'] * (tables.PICTURE in needs) + ['"caption": "a dog"'] * (tables.CAPTIONS in needs))
-    where = "header row" if ending in paths.TABLES else "first row"
-    return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
-
-
-def _no_picture(file: str, images: str | None) -> str | None:
-    """One line where none of the pictures that the first rows name is there: their folder is another."""
+            head, found = tables.first_rows(f, ending)
+    except ValueError as e:
+        return f"{file}: the header row: {e}"
+    if isinstance(head, list | dict) and (why := tables.lacking(head, needs)):
+        example = ", ".join(['"image": "a/b.jpg"'] * (tables.PICTURE in needs) + ['"caption": "a dog"'] * (tables.CAPTIONS in needs))
+        where = "header row" if ending in paths.TABLES else "first row"
+        return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
     root = os.path.expanduser(images) if images else os.path.dirname(file) or "."
-    with (gzip.open if file.lower().endswith(".gz") else open)(file, "rb") as f:
-        found = [name for name in tables.first_pictures(f, paths.ending(file)) if name]
     there = any("\0" not in name and os.path.exists(os.path.join(root, name)) for name in found)
     if there or not found or not os.path.isdir(root):  # a folder that is not there is said for itself
         return None

@@ -220,9 +220,10 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
         lines = io.BufferedReader(hashed, UNPACK)
         if kind in tables.DELIMITERS:
             places, damage = tables.places(lines, tables.DELIMITERS[kind])
-            f.seek(0)
+            (at, size), places = places[:2] or (0, 0), places[2:]
+            f.seek(at)
             try:
-                columns = tables.first_row(f, tables.DELIMITERS[kind])
+                columns = tables.cells_of(limits.decode(f.read(min(size, limits.MAX_TEXT))), tables.DELIMITERS[kind])
             except ValueError as e:
                 raise ValueError(f"{path}: the header row: {e}") from None
         else:
