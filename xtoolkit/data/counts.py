@@ -91,8 +91,7 @@ class SampleCounts:
         Raises:
             BadDataError: the first error; or the share of bad samples is above ``max_bad``.
         """
-        found = [(error, self.counted())]
-        found = found if ranks is None else ranks.gather(found)
+        found = [(error, self.counted())] if ranks is None else ranks.gather([(error, self.counted())])
         if errors := [why for why, _ in found if why is not None]:
             raise BadDataError(errors[0])
         whole = self._joined([counted for _, counted in found])
@@ -105,12 +104,12 @@ class SampleCounts:
         whole._read, whole._bad = sum(one["read"] for one in several), sum(one["bad"] for one in several)
         whole._kinds, whole._shards, whole._last, whole._lost = Counter(), Counter(), {}, {}
         for one in several:
-            whole._kinds.update({kind: n for kind, n in one["kinds"].items() if kind != TRUNCATED})
+            whole._kinds.update(one["kinds"])
             whole._shards.update(one["shards"])
             whole._last |= one["last"]
             whole._lost |= one["lost"]
-        if cut := max(Counter(one["kinds"])[TRUNCATED] for one in several):
-            whole._kinds[TRUNCATED] = cut
+        if whole._kinds[TRUNCATED]:
+            whole._kinds[TRUNCATED] = max(one["kinds"].get(TRUNCATED, 0) for one in several)
         return whole
 
     def counted(self) -> dict:
@@ -120,8 +119,8 @@ class SampleCounts:
 
     def count_on(self, counted: dict) -> None:
         """Goes on from the counts of an earlier process; this one has read nothing yet."""
-        self._read, self._bad = counted["read"], counted["bad"]
-        self._kinds, self._shards, self._last = Counter(counted["kinds"]), Counter(counted["shards"]), counted["last"]
+        self._read, self._bad, self._last = counted["read"], counted["bad"], counted["last"]
+        self._kinds, self._shards = Counter(counted["kinds"]), Counter(counted["shards"])
         self._lost = counted["lost"] | self._lost
         self._begin(counted["shards"])
 
@@ -136,8 +135,10 @@ class SampleCounts:
     def report(self) -> dict:
         """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``; ``"dead_shards": [...]`` and ``"left_out": {reason:
         n}``, of what lies in shards and is no part of a sample, if there are any."""
-        worst = self._shards.most_common(1)
-        dead = {"dead_shards": sorted(self._lost)} if self._lost else {}
-        left_out = sum((Counter(reasons) for reasons in self._dataset.left_out.values()), Counter())
-        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None} | dead | (
-            {"left_out": dict(left_out)} if left_out else {})
+        worst = max(self._shards, key=self._shards.get, default=None)
+        found: dict = {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst}
+        if self._lost:
+            found["dead_shards"] = sorted(self._lost)
+        if left_out := sum(map(Counter, self._dataset.left_out.values()), Counter()):
+            found["left_out"] = dict(left_out)
+        return found

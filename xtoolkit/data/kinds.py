@@ -87,7 +87,8 @@ def _table(file: str, needs: tuple, name: str, images: str | None) -> str | None
     except ValueError as e:
         return f"{file}: the header row: {e}"
     if isinstance(head, list | dict) and (why := tables.lacking(head, needs)):
-        example = ", ".join(['"image": "a/b.jpg"'] * (tables.PICTURE in needs) + ['"caption": "a dog"'] * (tables.CAPTIONS in needs))
+        examples = {tables.PICTURE: '"image": "a/b.jpg"', tables.CAPTIONS: '"caption": "a dog"'}
+        example = ", ".join(shown for names, shown in examples.items() if names in needs)
         where = "header row" if ending in paths.TABLES else "first row"
         return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
     root = os.path.expanduser(images) if images else os.path.dirname(file) or "."

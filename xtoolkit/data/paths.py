@@ -5,7 +5,7 @@ import glob
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 # What a folder holds that a stream can read, in the order in which they are looked for.
@@ -14,17 +14,11 @@ KINDS = (("*.tar",), ("metadata.jsonl",), ("metadata.csv",), ("*.jsonl", "*.json
 TOOL = "xtoolkit prepare"
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """What answers for paths that begin with a scheme of their own.
-
-    Attributes:
-        resolve: path -> files.
-        problem: path -> a line that says what is wrong with it, or None; reads names only.
-    """
+class Scheme(NamedTuple):
+    """What answers for paths that begin with a scheme of their own."""
 
     resolve: Callable[[str], list[str]]
-    problem: Callable[[str], str | None]
+    problem: Callable[[str], str | None]  # one line that says what is wrong with a path; reads names only
 
 
 SCHEMES: dict[str, Scheme] = {}  # filled by who prepares such data: this room does not know how
@@ -198,7 +192,6 @@ def _malformed(name: str) -> str | None:
 
 
 def _no_backend(name: str, scheme: str) -> str | None:
-    """What is missing to read a scheme other than http(s)."""
     from fsspec.registry import get_filesystem_class, known_implementations, registry  # only here: this takes a second
 
     from xtoolkit.registry import nearest

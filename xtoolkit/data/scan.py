@@ -197,10 +197,8 @@ def _elements(raw: bytes, captions: tuple[str, ...]) -> int:
     A broken json counts as one, so that it is drawn, found and reported.
     """
     try:
-        meta = limits.parse(raw)
+        meta = limits.record(raw)
     except ValueError:
-        return 1
-    if not isinstance(meta, dict):
         return 1
     regions = meta.get("regions")
     whole = any(meta.get(name) for name in captions)

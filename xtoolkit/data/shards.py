@@ -148,10 +148,10 @@ class Shards:
         try:
             data = self._cache.read(path, header, at, size) if self._remote[shard] else \
                 os.pread(self._descriptor(header["unpacked"] or path), size, at)
-        except (OSError, OverflowError) as e:
+            if len(data) != size:
+                raise EOFError(f"{size} bytes expected at {at}, {len(data)} found")
+        except (OSError, OverflowError, EOFError) as e:
             raise self.bad("unreadable shard", sample, str(e))
-        if len(data) != size:
-            raise self.bad("unreadable shard", sample, f"{size} bytes expected at {at}, {len(data)} found")
         return data
 
     def image(self, sample: int, name) -> bytes:
@@ -165,18 +165,12 @@ class Shards:
     def meta(self, sample: int) -> dict:
         """The json of a sample, with its ``.txt`` as ``caption`` where the json has none; or the row of a table.
 
-        The picture of a row without ``image_id`` is what its path below its folder says.
-
         Raises:
             BadSample: it is broken.
         """
         shard = self._find(sample)[0]
         if self._tables[shard]:
-            header, bad = self._indexes[shard].header, lambda kind, detail: self.bad(kind, sample, detail)
-            meta = tables.sample(self.read(sample, "text"), header["kind"], header["columns"], bad)
-            if meta.get("image") and meta.get("image_id") in (None, ""):
-                meta["image_id"] = f"{os.path.basename(self._root(shard))}/{meta['image']}"
-            return meta
+            return self._row(shard, sample)
         raw = self.read(sample, "json")
         meta = {} if raw is None else self._made(limits.record, raw, "broken json", sample)
         if not tables.captions(meta):
@@ -184,6 +178,14 @@ class Shards:
             if text is not None:
                 meta["caption"] = self._made(limits.decode, text, "not utf-8", sample)
         return meta
+
+    def _row(self, shard: int, sample: int) -> dict:
+        """The row of a table; its picture is what its path below its folder says, where the row has no ``image_id``."""
+        header, bad = self._indexes[shard].header, lambda kind, detail: self.bad(kind, sample, detail)
+        row = tables.sample(self.read(sample, "text"), header["kind"], header["columns"], bad)
+        if row.get("image") and row.get("image_id") in (None, ""):
+            row["image_id"] = f"{os.path.basename(self._root(shard))}/{row['image']}"
+        return row
 
     def text(self, sample: int) -> str:
         """The text of a line, or of a row.

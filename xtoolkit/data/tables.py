@@ -55,24 +55,24 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
     Args:
         bad: (kind, detail) -> the BadSample to raise.
     """
+    wrong = "not utf-8"
     try:
         text = limits.decode(raw)
-    except ValueError as e:
-        raise bad("not utf-8", str(e))
-    try:
-        row = limits.record(text) if kind == "jsonl" else cells_of(text, DELIMITERS[kind])
-    except ValueError as e:
-        raise bad("broken json" if kind == "jsonl" else "broken row", str(e))
-    if kind != "jsonl":
-        if len(row) != len(columns):
-            raise bad("broken row", f"{len(row)} cells, and the header row has {len(columns)}")
-        row = dict(zip(columns, row))
-    try:
+        wrong = "broken json" if kind == "jsonl" else "broken row"
+        row = limits.record(text) if kind == "jsonl" else _cells(text, columns, DELIMITERS[kind])
+        wrong = "broken row"
         picture, captions = named(row, PICTURE), named(row, CAPTIONS)
     except ValueError as e:
-        raise bad("broken row", str(e))
+        raise bad(wrong, str(e))
     given = {key: value for key, value in row.items() if key not in PICTURE + CAPTIONS}
     return given | {name: row[key] for name, key in (("image", picture), ("captions", captions)) if key is not None}
+
+
+def _cells(text: str, columns: list[str], delimiter: str) -> dict:
+    cells = cells_of(text, delimiter)
+    if len(cells) != len(columns):
+        raise ValueError(f"{len(cells)} cells, and the header row has {len(columns)}")
+    return dict(zip(columns, cells))
 
 
 def picture(root: str, name, bad) -> bytes:
