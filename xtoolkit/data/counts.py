@@ -31,7 +31,7 @@ class SampleCounts:
 
     def __init__(self, name: str, dataset, max_bad: float, speaks: bool = True):
         self._name, self._dataset, self._max_bad, self._speaks = name, dataset, max_bad, speaks
-        self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
+        self._size, self._read, self._lost = len(dataset), 0, {}
         self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
         for file, reasons in islice(dataset.left_out.items(), MOST_NAMED if speaks and not dataset.told else 0):
@@ -64,9 +64,10 @@ class SampleCounts:
 
     def _share(self) -> float:
         """Bad samples of those read; and of all there are, those that are behind a cut or in dead shards."""
-        lost = sum(filter(None, self._lost.values()))
+        bad = self._kinds.total() - self._kinds[TRUNCATED] - self._kinds[DEAD]
+        lost = sum(self._lost.values())
         unknown = sum(not samples for samples in self._lost.values())  # as large as the others, on average
-        return (self._bad / max(1, self._read) + self._kinds[TRUNCATED] / max(1, self._read, self._size)
+        return (bad / max(1, self._read) + self._kinds[TRUNCATED] / max(1, self._read, self._size)
                 + lost / max(1, self._size) + unknown / max(1, self._dataset.shard_count))
 
     def add(self, read: int, bad: list[tuple[str, str, str]]) -> bool:
@@ -77,8 +78,6 @@ class SampleCounts:
             self._count(kind, path, detail)
             if kind == DEAD:
                 self._lose(path, detail)
-            else:
-                self._bad += 1
         return due
 
     def judge(self, ranks=None, error: str | None = None) -> None:
@@ -101,7 +100,7 @@ class SampleCounts:
     def _joined(self, several: list[dict]) -> "SampleCounts":
         """The counts of several processes as one's. What is wrong with whole shards, which each finds, counts once."""
         whole = copy.copy(self)
-        whole._read, whole._bad = sum(one["read"] for one in several), sum(one["bad"] for one in several)
+        whole._read = sum(one["read"] for one in several)
         whole._kinds, whole._shards, whole._last, whole._lost = Counter(), Counter(), {}, {}
         for one in several:
             whole._kinds.update(one["kinds"])
@@ -114,12 +113,12 @@ class SampleCounts:
 
     def counted(self) -> dict:
         """All counts, as JSON has them."""
-        return {"read": self._read, "bad": self._bad, "kinds": dict(self._kinds), "shards": dict(self._shards),
-                "last": dict(self._last), "lost": dict(self._lost)}
+        return {"read": self._read, "kinds": dict(self._kinds), "shards": dict(self._shards), "last": dict(self._last),
+                "lost": dict(self._lost)}
 
     def count_on(self, counted: dict) -> None:
         """Goes on from the counts of an earlier process; this one has read nothing yet."""
-        self._read, self._bad, self._last = counted["read"], counted["bad"], counted["last"]
+        self._read, self._last = counted["read"], counted["last"]
         self._kinds, self._shards = Counter(counted["kinds"]), Counter(counted["shards"])
         self._lost = counted["lost"] | self._lost
         self._begin(counted["shards"])

@@ -17,7 +17,7 @@ TOOL = "xtoolkit prepare"
 class Scheme(NamedTuple):
     """What answers for paths that begin with a scheme of their own."""
 
-    resolve: Callable[[str], list[str]]
+    resolve: Callable[[str], list[str]]  # raises FileNotFoundError with that line
     problem: Callable[[str], str | None]  # one line that says what is wrong with a path; reads names only
 
 
@@ -64,8 +64,6 @@ def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
         FileNotFoundError: one line that says what is missing, and what prepares it.
     """
     if scheme := _scheme(path):
-        if trouble := scheme.problem(path):
-            raise FileNotFoundError(trouble)
         return scheme.resolve(path)
     if not path.strip():
         raise FileNotFoundError("empty path")
