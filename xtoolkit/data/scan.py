@@ -255,23 +255,22 @@ def _lines(f) -> array:
 
 def gunzip(path: str | Path, out) -> str | None:
     """Unpacks a file into an open one, cut after the last whole line if it is damaged or a bomb; returns the damage."""
-    damage, whole = None, 0  # whole: bytes up to the end of the last whole line
+    whole = 0  # bytes up to the end of the last whole line
     with open(path, "rb") as f, gzip.GzipFile(fileobj=f) as packed:
-        while damage is None:
-            try:
-                data = packed.read1(UNPACK)  # not `read`: it loses what comes right before the damage
-            except EOFError:
-                damage = "cut off"
-            except (gzip.BadGzipFile, zlib.error) as e:
-                damage = str(e)
-            else:
-                if not data:
-                    return None
+        try:
+            while data := packed.read1(UNPACK):  # not `read`: it loses what comes right before the damage
                 if b"\n" in data:
                     whole = out.tell() + data.rindex(b"\n") + 1
                 out.write(data)
                 if out.tell() > max(limits.UNPACKED, limits.RATIO * f.tell()):
                     damage = f"unpacks to more than {limits.RATIO} times its size: taken for a decompression bomb"
+                    break
+            else:
+                return None
+        except EOFError:
+            damage = "cut off"
+        except (gzip.BadGzipFile, zlib.error) as e:
+            damage = str(e)
     out.seek(whole)
     out.truncate()
     return damage
