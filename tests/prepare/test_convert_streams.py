@@ -179,7 +179,7 @@ def test_what_is_no_picture_is_told(tmp_path, data, said):
     (b'{"a": [], "b": 2}', "images", "x.json: no key `images`"),
     (b'[{"a": "\xff"}]', None, "x.json: not UTF-8"),
     (b"", None, "x.json: expected a list of records, it is empty"),
-    (b"<!DOCTYPE html><html>", None, "x.json: expected a list of records, it is an HTML page: the download failed"),
+    (b"<!DOCTYPE html><html>", None, "x.json: expected a list of records, it is an HTML page: the download failed: download it again"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "images", "x.json: expected an object with the list `images`, it is "
      "a git-lfs pointer, not the file itself: run `git lfs pull`"),
     (gzip.compress(b"[]"), None, "x.json: not UTF-8: byte 0x8b at 1; it is compressed by gzip: run `gunzip`"),

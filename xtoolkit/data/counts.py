@@ -31,7 +31,7 @@ class SampleCounts:
 
     def __init__(self, name: str, dataset, max_bad: float, speaks: bool = True):
         self._name, self._dataset, self._max_bad, self._speaks = name, dataset, max_bad, speaks
-        self._size, self._read, self._bad, self._lost = len(dataset), 0, 0, {}
+        self._size, self._read, self._lost = len(dataset), 0, {}
         self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
         for file, reasons in islice(dataset.left_out.items(), MOST_NAMED if speaks and not dataset.told else 0):
@@ -64,21 +64,20 @@ class SampleCounts:
 
     def _share(self) -> float:
         """Bad samples of those read; and of all there are, those that are behind a cut or in dead shards."""
-        lost = sum(filter(None, self._lost.values()))
+        bad = self._kinds.total() - self._kinds[TRUNCATED] - self._kinds[DEAD]
+        lost = sum(self._lost.values())
         unknown = sum(not samples for samples in self._lost.values())  # as large as the others, on average
-        return (self._bad / max(1, self._read) + self._kinds[TRUNCATED] / max(1, self._read, self._size)
+        return (bad / max(1, self._read) + self._kinds[TRUNCATED] / max(1, self._read, self._size)
                 + lost / max(1, self._size) + unknown / max(1, self._dataset.shard_count))
 
     def add(self, read: int, bad: list[tuple[str, str, str]]) -> bool:
         """Adds what one batch cost: samples read, and (kind, shard, detail) of each bad one. Returns whether to judge."""
-        due, self._read = bool(bad) or not self._settled, self._read + read
-        self._settled = self._read >= FEWEST_READ  # from here on only what is bad raises the share
+        due, self._read = bool(bad) or bool(self._kinds) and not self._settled, self._read + read
+        self._settled = self._read >= FEWEST_READ  # from here on only what is bad raises the share, as where nothing ever was
         for kind, path, detail in bad:
             self._count(kind, path, detail)
             if kind == DEAD:
                 self._lose(path, detail)
-            else:
-                self._bad += 1
         return due
 
     def judge(self, ranks=None, error: str | None = None) -> None:
@@ -91,8 +90,7 @@ class SampleCounts:
         Raises:
             BadDataError: the first error; or the share of bad samples is above ``max_bad``.
         """
-        found = [(error, self.counted())]
-        found = found if ranks is None else ranks.gather(found)
+        found = [(error, self.counted())] if ranks is None else ranks.gather([(error, self.counted())])
         if errors := [why for why, _ in found if why is not None]:
             raise BadDataError(errors[0])
         whole = self._joined([counted for _, counted in found])
@@ -102,26 +100,26 @@ class SampleCounts:
     def _joined(self, several: list[dict]) -> "SampleCounts":
         """The counts of several processes as one's. What is wrong with whole shards, which each finds, counts once."""
         whole = copy.copy(self)
-        whole._read, whole._bad = sum(one["read"] for one in several), sum(one["bad"] for one in several)
+        whole._read = sum(one["read"] for one in several)
         whole._kinds, whole._shards, whole._last, whole._lost = Counter(), Counter(), {}, {}
         for one in several:
-            whole._kinds.update({kind: n for kind, n in one["kinds"].items() if kind != TRUNCATED})
+            whole._kinds.update(one["kinds"])
             whole._shards.update(one["shards"])
             whole._last |= one["last"]
             whole._lost |= one["lost"]
-        if cut := max(Counter(one["kinds"])[TRUNCATED] for one in several):
-            whole._kinds[TRUNCATED] = cut
+        if whole._kinds[TRUNCATED]:
+            whole._kinds[TRUNCATED] = max(one["kinds"].get(TRUNCATED, 0) for one in several)
         return whole
 
     def counted(self) -> dict:
         """All counts, as JSON has them."""
-        return {"read": self._read, "bad": self._bad, "kinds": dict(self._kinds), "shards": dict(self._shards),
-                "last": dict(self._last), "lost": dict(self._lost)}
+        return {"read": self._read, "kinds": dict(self._kinds), "shards": dict(self._shards), "last": dict(self._last),
+                "lost": dict(self._lost)}
 
     def count_on(self, counted: dict) -> None:
         """Goes on from the counts of an earlier process; this one has read nothing yet."""
-        self._read, self._bad = counted["read"], counted["bad"]
-        self._kinds, self._shards, self._last = Counter(counted["kinds"]), Counter(counted["shards"]), counted["last"]
+        self._read, self._last = counted["read"], counted["last"]
+        self._kinds, self._shards = Counter(counted["kinds"]), Counter(counted["shards"])
         self._lost = counted["lost"] | self._lost
         self._begin(counted["shards"])
 
@@ -136,8 +134,10 @@ class SampleCounts:
     def report(self) -> dict:
         """``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``; ``"dead_shards": [...]`` and ``"left_out": {reason:
         n}``, of what lies in shards and is no part of a sample, if there are any."""
-        worst = self._shards.most_common(1)
-        dead = {"dead_shards": sorted(self._lost)} if self._lost else {}
-        left_out = sum((Counter(reasons) for reasons in self._dataset.left_out.values()), Counter())
-        return {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst[0][0] if worst else None} | dead | (
-            {"left_out": dict(left_out)} if left_out else {})
+        worst = max(self._shards, key=self._shards.get, default=None)
+        found: dict = {"read": self._read, "bad": dict(self._kinds), "worst_shard": worst}
+        if self._lost:
+            found["dead_shards"] = sorted(self._lost)
+        if left_out := sum(map(Counter, self._dataset.left_out.values()), Counter()):
+            found["left_out"] = dict(left_out)
+        return found

@@ -45,10 +45,9 @@ class Index:
 
     def column(self, *names: str) -> np.ndarray:
         """A copy of one column, such as ``elements`` or (``text``, ``size``)."""
-        records = self.records
-        if records is None:
-            records = np.memmap(self.file, self.dtype, mode="r", offset=self.start, shape=(len(self),)) if len(self) \
-                else np.empty(0, self.dtype)
+        records = np.empty(0, self.dtype) if self.records is None else self.records
+        if self.records is None and len(self):
+            records = np.memmap(self.file, self.dtype, mode="r", offset=self.start, shape=(len(self),))
         for name in names:
             records = records[name]
         return np.array(records)
@@ -56,10 +55,8 @@ class Index:
 
 def kind_of(path: str, tables: bool = False) -> str:
     """How a shard is indexed: ``tar``, ``lines``, ``csv``, ``tsv``; ``jsonl`` where its lines are samples with pictures."""
-    ending = paths.ending(path)
-    if ending.startswith(".jsonl"):
-        return "jsonl" if tables else "lines"
-    return ending[1:] if ending in (".tar", ".csv", ".tsv") else "lines"
+    kind = paths.ending(path).removesuffix(".gz")[1:]
+    return kind if kind in ("tar", "csv", "tsv") or kind == "jsonl" and tables else "lines"
 
 
 def build(file: str | Path, kind: str) -> tuple[np.ndarray, dict]:
@@ -113,11 +110,9 @@ def read(file: Path, made_from: dict) -> Index | None:
             start, end = f.tell(), os.fstat(f.fileno()).st_size
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(header, dict) or any(header.get(k) != v for k, v in made_from.items()):
-        return None
-    if any(not isinstance(header.setdefault(name, None), known) for name, known in _KNOWN.items()):
-        return None
-    if not all(type(number) is int for number in header["left_out"].values()) or \
+    if not isinstance(header, dict) or any(header.get(k) != v for k, v in made_from.items()) or \
+            any(not isinstance(header.setdefault(name, None), known) for name, known in _KNOWN.items()) or \
+            not all(type(number) is int for number in header["left_out"].values()) or \
             not all(isinstance(name, str) for name in header["columns"] or ()):
         return None
     dtype = scan.record(header["kind"], header["parts"])

@@ -4,7 +4,6 @@ import gzip
 import os
 import re
 import shlex
-import zlib
 
 from xtoolkit.data import limits, paths, tables
 
@@ -12,21 +11,6 @@ PICTURES = (".tar", ".jsonl", ".jsonl.gz", ".csv", ".tsv")  # what streams with 
 TEXTS = (".jsonl", ".jsonl.gz", ".txt", ".txt.gz", ".csv", ".tsv")
 LOOKED_AT = 1000  # files of a path whose first bytes are read before anything loads; the others are when they are indexed
 
-# First bytes, what such a file is, and what mends it.
-KNOWN = tuple((re.compile(start, re.DOTALL | re.IGNORECASE), what, mend) for start, what, mend in (
-    (rb"$", "empty", "make or download it again, or remove it"),
-    (rb"version https://git-lfs", "a git-lfs pointer, not the file itself", "`git lfs pull` fetches it"),
-    (rb"\s*(<!doctype html|<html)", "an HTML page", "download it again"),
-    (rb"PAR1", "Parquet", "`" + paths.TOOL + " {table} --input {file} --out DIR` writes shards of it"),
-    (rb"PK\x03\x04", "a zip archive", "`unzip {file} -d DIR`"),
-    (rb"\x1f\x8b", "compressed by gzip", "gunzip .gz"),
-    (rb"BZh[1-9]", "compressed by bzip2", "bunzip2 .bz2"),
-    (rb"\xfd7zXZ\0", "compressed by xz", "unxz .xz"),
-    (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "unzstd .zst"),
-    (rb".{257}ustar", "a tar", "`mv {file} {out}.tar`"),
-    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP", "a picture", "`" + paths.TOOL + " images --images DIR --out DIR` writes shards"),
-    (rb"\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]", "UTF-16", "`iconv -f utf-16 -t utf-8 {file} > {out}-utf8{last}`"),
-))
 HELD = {".tar": "a tar", ".jsonl": "JSON Lines", ".txt": "text", ".csv": "a CSV", ".tsv": "a TSV"}
 # By the name, where the first bytes say no more.
 NAMED = {
@@ -41,7 +25,7 @@ def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str, images: 
     """One line that says what is wrong with a path or with a file that it names, and what mends it; None: nothing.
 
     Args:
-        path: as ``paths.find`` takes it. Of a URL or a pipe the name alone is looked at; ``sample://`` is not unpacked.
+        path: as ``paths.resolve`` takes it. Of a URL or a pipe the name alone is looked at; ``sample://`` is not unpacked.
         reads: the endings that are read.
         needs: groups of names; a table has one of each, see ``tables``.
         name: of what reads it.
@@ -49,10 +33,13 @@ def problem(path: str, reads: tuple[str, ...], needs: tuple, name: str, images: 
     """
     if path.startswith(tuple(paths.SCHEMES)):
         return paths.problem(path)
-    files, trouble = paths.find(path, reads)
+    try:
+        files = paths.resolve(path, reads)
+    except FileNotFoundError as error:
+        return str(error)
     wrong = [line for file in files[:LOOKED_AT] if (line := _wrong(file, reads, needs, name, images))]
     more = f" (and so {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    return trouble or (wrong[0] + more if wrong else None)
+    return wrong[0] + more if wrong else None
 
 
 def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: str | None) -> str | None:
@@ -68,22 +55,22 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
             start = f.read(512)
     except OSError as e:
         return f"{file}: cannot be read: {e.strerror}"
-    what, mend = next(((what, mend) for pattern, what, mend in KNOWN if pattern.match(start)), (None, ""))
+    what, mend = limits.seen(start)
     fits = what == ("a tar" if ending == ".tar" else "compressed by gzip" if ending.endswith(".gz") else None)
     fits = fits or ending == ".tar" and what in (None, "UTF-16")  # a damaged or old one: indexing it tells
     if fits and ending in reads:
-        return (_head(file, needs, name) or pictures and _no_picture(file, images)) if table else None
+        return _table(file, needs, name, images) if table else None
     out, last = os.path.splitext(file)
     if fits or what is None:
         known = ("not compressed", "`mv {file} {out}`") if ending.endswith(".gz") and not fits else None
         by_name = ending.removesuffix(".gz") or last.lower()
         what, mend = known or NAMED.get(by_name) or (f"a `{last}` file" if last else "of no known kind", "")
     elif what.startswith("compressed"):
-        tool, suffix = mend.split()
+        suffix = mend[mend.rindex("."):-1]
         what = f"a tar {what}" if re.search(r"\.(tar\.|tgz)", os.path.basename(file).lower()) else what
-        renamed = not file.lower().endswith((suffix, ".tgz"))
-        mend = f"`{tool} {{file}}{suffix if renamed else ''}`"
-        if renamed:
+        if file.lower().endswith((suffix, ".tgz")):
+            mend = mend.replace(suffix, "")
+        else:
             mend = f"`mv {{file}} {{file}}{suffix}`" + ("" if ending + suffix in reads else f" and {mend}")
     quoted = {"file": shlex.quote(file), "out": shlex.quote(out), "last": last, "table": "table" if pictures else "text"}
     held = HELD.get(ending.removesuffix(".gz")) if not fits and ending in reads else None
@@ -91,30 +78,20 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     return f"{file}: it is {what}, {other}" + (f": {mend.format(**quoted)}" if mend else "")
 
 
-def _head(file: str, needs: tuple, name: str) -> str | None:
-    """What the header row of a CSV or TSV lacks, or the first line of JSON Lines."""
+def _table(file: str, needs: tuple, name: str, images: str | None) -> str | None:
+    """What a table's header row, or the first row of JSON Lines, lacks; or that none of the first pictures is there."""
     ending = paths.ending(file)
     try:
         with (gzip.open if ending.endswith(".gz") else open)(file, "rb") as f:
-            if ending in paths.TABLES:
-                head = tables.first_row(f, tables.DELIMITERS[ending[1:]])
-            else:
-                head = limits.parse(next(filter(bytes.strip, iter(lambda: f.readline(limits.MAX_TEXT), b"")), b"null"))
-    except (OSError, EOFError, ValueError, zlib.error) as e:
-        # A broken line of many is counted; without its header row nothing of a CSV can be read.
-        return f"{file}: the header row: {e}" if ending in paths.TABLES else None
-    if not isinstance(head, list | dict) or not (why := tables.lacking(head, needs)):
-        return None
-    example = ", ".join(['"image": "a/b.jpg"'] * (tables.PICTURE in needs) + ['"caption": "a dog"'] * (tables.CAPTIONS in needs))
-    where = "header row" if ending in paths.TABLES else "first row"
-    return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
-
-
-def _no_picture(file: str, images: str | None) -> str | None:
-    """One line where none of the pictures that the first rows name is there: their folder is another."""
+            head, found = tables.first_rows(f, ending)
+    except ValueError as e:
+        return f"{file}: the header row: {e}"
+    if isinstance(head, list | dict) and (why := tables.lacking(head, needs)):
+        examples = {tables.PICTURE: '"image": "a/b.jpg"', tables.CAPTIONS: '"caption": "a dog"'}
+        example = ", ".join(shown for names, shown in examples.items() if names in needs)
+        where = "header row" if ending in paths.TABLES else "first row"
+        return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
     root = os.path.expanduser(images) if images else os.path.dirname(file) or "."
-    with (gzip.open if file.lower().endswith(".gz") else open)(file, "rb") as f:
-        found = [name for name in tables.first_pictures(f, paths.ending(file)) if name]
     there = any("\0" not in name and os.path.exists(os.path.join(root, name)) for name in found)
     if there or not found or not os.path.isdir(root):  # a folder that is not there is said for itself
         return None

@@ -13,30 +13,39 @@ CHARACTERS = 1024  # a text is cut to so many for each token that is kept of it:
 
 POINTER = b"version https://git-lfs"  # how a file of git-lfs begins that was not fetched
 
+_COMMAND = re.compile(r"^`(.*?)( \{.*)?`$")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
-_STARTS = (
-    (POINTER, "a git-lfs pointer, not the file itself: run `git lfs pull`"),
-    (rb"\s*(<!doctype html|<html)", "an HTML page: the download failed"),
-    (rb"\x1f\x8b", "compressed by gzip: run `gunzip`"),
-    (rb"PK\x03\x04", "a zip archive: run `unzip`"),
-    (rb"PAR1", "Parquet"),
-    (rb"\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]", "UTF-16: run `iconv -f utf-16 -t utf-8`"),
-    (rb".{257}ustar", "a tar"),
-)
+# First bytes, what such a file is, and what mends it, with the names that ``kinds`` fills in.
+STARTS = tuple((re.compile(start, re.DOTALL | re.IGNORECASE), what, mend) for start, what, mend in (
+    (rb"$", "empty", "make or download it again, or remove it"),
+    (POINTER, "a git-lfs pointer, not the file itself", "`git lfs pull`"),
+    (rb"\s*(<!doctype html|<html)", "an HTML page", "the download failed: download it again"),
+    (rb"PAR1", "Parquet", "`xtoolkit prepare {table} --input {file} --out DIR`"),
+    (rb"PK\x03\x04", "a zip archive", "`unzip {file} -d DIR`"),
+    (rb"\x1f\x8b", "compressed by gzip", "`gunzip {file}.gz`"),
+    (rb"BZh[1-9]", "compressed by bzip2", "`bunzip2 {file}.bz2`"),
+    (rb"\xfd7zXZ\0", "compressed by xz", "`unxz {file}.xz`"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "`unzstd {file}.zst`"),
+    (rb".{257}ustar", "a tar", "end its name in .tar"),
+    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP", "a picture", "`xtoolkit prepare images --images DIR --out DIR`"),
+    (rb"\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]", "UTF-16", "`iconv -f utf-16 -t utf-8 {file} > {out}-utf8{last}`"),
+))
 
 
-def largest(part: str) -> int:
-    """The most bytes that a part of a sample (``image``, ``json``, ``txt``, ``text``) may have."""
-    return MAX_IMAGE if part == "image" else MAX_TEXT
+def seen(start: bytes) -> tuple[str | None, str]:
+    """What a file is, by its first bytes, and what mends it; None where they are those of no known kind."""
+    return next(((what, mend) for pattern, what, mend in STARTS if pattern.match(start)), (None, ""))
 
 
 def looks(raw: bytes, otherwise: str = "") -> str:
     """What a file is, by its first bytes, that is not what it was taken for; where they are unknown, ``otherwise``."""
+    what, mend = seen(raw)
     if not raw.strip():
         return "it is empty"
-    known = next((what for start, what in _STARTS if re.match(start, raw, re.DOTALL | re.IGNORECASE)), None)
-    return f"it is {known}" if known else otherwise or f"it begins with {raw[:16]!r}"
+    if what is None:
+        return otherwise or f"it begins with {raw[:16]!r}"
+    return f"it is {what}: " + _COMMAND.sub(r"run `\1`", mend)
 
 
 def decode(raw: bytes) -> str:
@@ -45,11 +54,11 @@ def decode(raw: bytes) -> str:
     Raises:
         ValueError: they are of another encoding, or hold a NUL.
     """
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError("UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`")
     try:
         text = raw.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as e:
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError("UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`") from None
         raise ValueError(f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}; convert it: `iconv -f latin1 -t utf-8`") from None
     if "\0" in text:
         raise ValueError(f"a NUL at {raw.index(0)}: no text, or UTF-16; convert that: `iconv -f utf-16le -t utf-8`")
@@ -66,11 +75,18 @@ def parse(raw: bytes | str):
     text = decode(raw) if isinstance(raw, bytes) else raw
     try:
         value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("half a character: a lone surrogate") from None
+    except UnicodeEncodeError:
+        raise ValueError("half a character: a lone surrogate") from None
+    return value
+
+
+def record(raw: bytes | str) -> dict:
+    """The object of a JSON text. Raises ValueError, as ``parse``, or where it is something else."""
+    value = parse(raw)
+    if not isinstance(value, dict):
+        raise ValueError(f"an object is expected, not {type(value).__name__}")
     return value

@@ -5,7 +5,7 @@ import glob
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 # What a folder holds that a stream can read, in the order in which they are looked for.
@@ -14,17 +14,11 @@ KINDS = (("*.tar",), ("metadata.jsonl",), ("metadata.csv",), ("*.jsonl", "*.json
 TOOL = "xtoolkit prepare"
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """What answers for paths that begin with a scheme of their own.
+class Scheme(NamedTuple):
+    """What answers for paths that begin with a scheme of their own."""
 
-    Attributes:
-        resolve: path -> files.
-        problem: path -> a line that says what is wrong with it, or None; reads names only.
-    """
-
-    resolve: Callable[[str], list[str]]
-    problem: Callable[[str], str | None]
+    resolve: Callable[[str], list[str]]  # raises FileNotFoundError with that line
+    problem: Callable[[str], str | None]  # one line that says what is wrong with a path; reads names only
 
 
 SCHEMES: dict[str, Scheme] = {}  # filled by who prepares such data: this room does not know how
@@ -57,41 +51,53 @@ HINTS = (
 )
 
 
-def find(path: str, reads: tuple[str, ...] | None = None) -> tuple[list[str], str | None]:
-    """The files that a path names, sorted, each once; and one line that says what is missing and what prepares it, if so.
+def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
+    """The files that a path names, sorted, each once.
 
     Args:
         path: a file; a folder, of which the first of KINDS is taken that it has; a pattern with ``*``, ``?``, ``[...]``,
             ``{00000..00042}`` or ``{a,b}``; ``sample://picturebook/NAME``, which is unpacked and prepared on first use (the
             tokenizer of a pack resolves to its folder); a URL or ``pipe:COMMAND``, of which only the braces are expanded.
         reads: the endings that are looked for in a folder; None: all.
-    """
-    if scheme := _scheme(path):
-        trouble = scheme.problem(path)
-        return ([], trouble) if trouble else (scheme.resolve(path), None)
-    return _remote(path) if is_remote(path) else _find(path, reads)
-
-
-def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
-    """As ``find``.
 
     Raises:
-        FileNotFoundError: with the line that says what is missing.
+        FileNotFoundError: one line that says what is missing, and what prepares it.
     """
-    files, trouble = find(path, reads)
-    if trouble:
-        raise FileNotFoundError(trouble)
-    return files
+    if scheme := _scheme(path):
+        return scheme.resolve(path)
+    if not path.strip():
+        raise FileNotFoundError("empty path")
+    try:
+        names = expand_braces(path if is_remote(path) else os.path.expanduser(path))
+    except ValueError as error:
+        raise FileNotFoundError(str(error)) from None
+    if is_remote(path):
+        if trouble := next(filter(None, map(_malformed, names)), None):
+            raise FileNotFoundError(trouble)
+        return sorted(set(names))
+    found = {name: _on_disk(name, reads) for name in names}
+    missing = [name for name in names if not found[name]]
+    if missing and len(names) > 1:
+        raise FileNotFoundError(f"{path}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}; "
+                                f"{_hint(missing[0])}")
+    if missing:
+        raise FileNotFoundError(f"{path}: no such file; {_hint(path)}")
+    return sorted({file for files in found.values() for file in files})
 
 
 def problem(path: str) -> str | None:
-    """The line of ``find``; None where all is there.
+    """The line of ``resolve``; None where all is there.
 
     Reads folders only: a ``sample://`` path is held against the list of names, and nothing is unpacked. URLs and pipes
     are held against their syntax alone: a recipe is often checked where the network of the training machines is not.
     """
-    scheme = _scheme(path)
-    return scheme.problem(path) if scheme else find(path)[1]
+    if scheme := _scheme(path):
+        return scheme.problem(path)
+    try:
+        resolve(path)
+    except FileNotFoundError as error:
+        return str(error)
+    return None
 
 
 def is_remote(path: str) -> bool:
@@ -106,17 +112,6 @@ def ending(path: str) -> str:
         return found.group().lower() if found else ".tar"
     name = (urlsplit(path).path if is_remote(path) else path).lower()
     return next((e for e in ENDINGS + TABLES if name.endswith(e)), "")
-
-
-def hint(path: str) -> str:
-    """The command that prepares what a path names, guessed from the words in it."""
-    names_file = "." in os.path.basename(path) or _has_magic(os.path.basename(path))
-    out = (os.path.dirname(path) or ".") if names_file else path
-    words = re.split(r"[^a-z0-9]+", path.lower())
-    for known, command in HINTS:
-        if any(word.startswith(known) for word in words):
-            return f"prepare it with: {TOOL} {command.format(out=out)}"
-    return f"`{TOOL} --help` lists what can be prepared"
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -150,44 +145,26 @@ def _choices(inner: str, pattern: str) -> list[str]:
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
 
 
-def _find(path: str, reads: tuple[str, ...] | None) -> tuple[list[str], str | None]:
-    """The files of a path on disk, and what is wrong where there is something wrong."""
-    if not path.strip():
-        return [], "empty path"
-    try:
-        names = expand_braces(os.path.expanduser(path))
-    except ValueError as error:
-        return [], str(error)
-    files, missing = [], []
-    for name in names:
-        if os.path.isdir(name):
-            found = _in_folder(name, reads)
-            if not found:
-                wanted = ", ".join(reads or ENDINGS + TABLES)
-                return [], f"{name}: the folder has no *{wanted.replace(' ', ' *')} in it; {hint(name)}"
-        else:
-            found = [name] if os.path.exists(name) else _glob(name)
-        files += found
-        if not found:
-            missing.append(name)
-    if missing and len(names) > 1:
-        return [], (f"{path}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}; "
-                    f"{hint(missing[0])}")
-    if missing:
-        return [], f"{path}: no such file; {hint(path)}"
-    return sorted(set(files)), None
+def _on_disk(name: str, reads: tuple[str, ...] | None) -> list[str]:
+    """The files of a name without braces; of a folder those of the first of KINDS that it has, in any case and not hidden."""
+    if not os.path.isdir(name):
+        return [name] if os.path.exists(name) else \
+            [f for f in glob.glob(name, recursive=True) if os.path.isfile(f) and not f.endswith(OURS)]
+    names = [n for n in os.listdir(name) if not n.startswith(".") and (reads is None or ending(n) in reads)]
+    for patterns in KINDS:
+        files = [os.path.join(name, n) for n in names if any(fnmatch.fnmatchcase(n.lower(), p) for p in patterns)]
+        if found := list(filter(os.path.isfile, files)):
+            return found
+    raise FileNotFoundError(f"{name}: the folder has no *{', *'.join(reads or ENDINGS + TABLES)} in it; {_hint(name)}")
 
 
-def _remote(path: str) -> tuple[list[str], str | None]:
-    """The shards that a URL or a pipe with braces names, and what is wrong with how it is written."""
-    try:
-        names = expand_braces(path)
-    except ValueError as error:
-        return [], str(error)
-    for name in names:
-        if trouble := _malformed(name):
-            return [], trouble
-    return sorted(set(names)), None
+def _hint(path: str) -> str:
+    """The command that prepares what a path names, guessed from the words in it."""
+    base = os.path.basename(path)
+    out = (os.path.dirname(path) or ".") if "." in base or "{" in base or glob.has_magic(base) else path
+    words = re.split(r"[^a-z0-9]+", path.lower())
+    command = next((command for known, command in HINTS if any(word.startswith(known) for word in words)), None)
+    return f"prepare it with: {TOOL} {command.format(out=out)}" if command else f"`{TOOL} --help` lists what can be prepared"
 
 
 def _malformed(name: str) -> str | None:
@@ -213,7 +190,6 @@ def _malformed(name: str) -> str | None:
 
 
 def _no_backend(name: str, scheme: str) -> str | None:
-    """What is missing to read a scheme other than http(s)."""
     from fsspec.registry import get_filesystem_class, known_implementations, registry  # only here: this takes a second
 
     from xtoolkit.registry import nearest
@@ -225,24 +201,6 @@ def _no_backend(name: str, scheme: str) -> str | None:
     except ImportError as error:
         return f"{name}: {error}"
     return None
-
-
-def _in_folder(folder: str, reads: tuple[str, ...] | None) -> list[str]:
-    """The files of the first of KINDS that a folder has, in any case; hidden ones are none."""
-    names = [name for name in os.listdir(folder) if not name.startswith(".") and (reads is None or ending(name) in reads)]
-    for patterns in KINDS:
-        files = [os.path.join(folder, n) for n in names if any(fnmatch.fnmatchcase(n.lower(), p) for p in patterns)]
-        if found := [file for file in files if os.path.isfile(file)]:
-            return found
-    return []
-
-
-def _glob(pattern: str) -> list[str]:
-    return [f for f in glob.glob(pattern, recursive=True) if os.path.isfile(f) and not f.endswith(OURS)]
-
-
-def _has_magic(path: str) -> bool:
-    return glob.has_magic(path) or "{" in path
 
 
 def _scheme(path: str) -> Scheme | None:

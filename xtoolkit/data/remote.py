@@ -103,8 +103,8 @@ class Cache:
         return _read_index(file, name)
 
     # ---- shards -----------------------------------------------------------------------------------------------------------
-    def open(self, name: str, header: dict) -> int:
-        """A file descriptor of a shard's bytes (a ``.gz`` unpacked); the shard is fetched if it is not here.
+    def read(self, name: str, header: dict, at: int, size: int) -> bytes:
+        """Bytes of a shard (of a ``.gz`` unpacked), fewer at its end; it is fetched if it is not here.
 
         Args:
             header: of its index.
@@ -115,11 +115,11 @@ class Cache:
         """
         for _ in range(3):
             self._have(name, header)
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC)
-                if header["bytes"] in (None, os.fstat(descriptor).st_size):
-                    return descriptor
-                os.close(descriptor)
+            # Not kept open: what is deleted would go on taking room.
+            with contextlib.suppress(FileNotFoundError), open(self._file(name), "rb", buffering=0) as file:
+                there = os.fstat(file.fileno()).st_size
+                if header["bytes"] in (None, there):
+                    return os.pread(file.fileno(), min(size, max(0, there - at)), at)  # a size comes from the server's index
                 self._file(name).unlink()  # half of a file, after a power failure
         raise BadDataError(f"{self.folder}: shards go before they are read: raise `shards.cache_gb` "
                            f"({self._how.cache_gb:g}), or give each stream a folder of its own in `shards.cache`")

@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,23 +61,72 @@ class _Hashed(io.RawIOBase):
         return size
 
 
-def tar(path: str | Path) -> tuple[np.ndarray, dict]:
-    """The samples of a tar, or of several that were put one behind the other: those that have a picture.
+def members(raw, size: int, headers=None) -> Iterator[tarfile.TarInfo]:
+    """What is in a tar but its folders, and in the tars put behind it with ``cat``, from where ``raw`` stands to byte ``size``.
 
-    A link, a device, or a name that leads out of the archive has no place to be read from (``REFUSED``): its sample is
-    drawn, found bad and counted. A tar that is cut off or damaged serves the samples before the damage.
+    Args:
+        headers: what the headers are read through, instead of ``raw`` itself.
+
+    Raises:
+        tarfile.TarError: it is damaged or cut off; what is before that was given.
+    """
+    start = raw.tell()
+    try:
+        while start is not None:
+            raw.seek(start)
+            with tarfile.open(fileobj=headers or raw, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # else tarfile keeps an object of each
+                    if member.size < 0:
+                        raise tarfile.ReadError(f"the size of {member.name} is below 0")
+                    if member.isreg() and member.sparse is None and member.offset_data + member.size > size:
+                        raise tarfile.ReadError(f"cut off inside {member.name}")
+                    if not member.isdir():
+                        yield member
+            end, start = archive.offset, _filled(raw, archive.offset, size)
+            if end >= size:
+                raise tarfile.ReadError(f"cut off at byte {end}: no end")
+            if start == end:  # tarfile takes a header that it cannot read for the end; the real end is zeros
+                raise tarfile.ReadError(f"no header at byte {end}")
+    except (EOFError, ValueError, OverflowError, RecursionError) as e:
+        raise tarfile.ReadError(str(e)) from None
+
+
+def _filled(raw, at: int, size: int) -> int | None:
+    """The first block from ``at`` on that is not of zeros."""
+    raw.seek(at)
+    while data := raw.read(min(UNPACK, max(0, size - at))):
+        if rest := data.lstrip(b"\0"):
+            return at + (len(data) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        at += len(data)
+    return None
+
+
+def refused(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a link, a device or sparse, or named so that it leads out of the tar."""
+    return not member.isreg() or member.sparse is not None or member.name.startswith("/") or ".." in member.name.split("/")
+
+
+def tar(path: str | Path) -> tuple[np.ndarray, dict]:
+    """The samples of a tar that have a picture; of one that is cut off or damaged those before the damage.
+
+    What is ``refused`` has no place to be read from (``REFUSED``): its sample is drawn, found bad and counted.
 
     Returns:
         Records; ``damage``, ``left_out`` and ``digest``, which is of the size, all headers, the jsons and the texts.
     """
-    found, left_out = _Members(), Counter()
+    found, left_out, damage, size = _Members(), Counter(), None, os.path.getsize(path)
     with open(path, "rb") as raw:
         if raw.read(2) == b"\x1f\x8b":
             raise ValueError(f"{path}: a compressed tar cannot be read at any place: gunzip it")
-        hashed, start, damage, size = _Hashed(raw), 0, None, os.path.getsize(path)
-        while start is not None and damage is None:
-            raw.seek(start)
-            start, damage = _archive(raw, hashed, size, found, left_out)
+        raw.seek(0)
+        hashed, member = _Hashed(raw), None
+        try:
+            for member in members(raw, size, hashed):
+                if why := found.add(member):
+                    left_out[why] += 1
+        except tarfile.TarError as e:
+            damage = str(e) if member else f"no tar: {e}"
         records = found.records(left_out)
         hashed.digest.update(str(size).encode())
         for part in [part for part in ("json", "txt") if part in records.dtype.names]:
@@ -87,33 +137,6 @@ def tar(path: str | Path) -> tuple[np.ndarray, dict]:
                 if part == "json" and at:
                     sample["elements"] = _elements(said, ("captions", "caption"))  # one that is refused is broken
     return records, {"damage": damage, "left_out": dict(+left_out), "digest": hashed.digest.hexdigest()}
-
-
-def _archive(raw, hashed, end: int, found: "_Members", left_out: Counter) -> tuple[int | None, str | None]:
-    """Reads one archive from where the file stands; returns where the next one begins, if any, and the damage, if any."""
-    try:
-        with tarfile.open(fileobj=hashed, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # else tarfile keeps an object of each
-                if member.isreg() and member.offset_data + member.size > end:
-                    return None, f"cut off inside {member.name}"
-                if not member.isdir() and (why := found.add(member)):
-                    left_out[why] += 1
-            at = archive.offset
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as e:
-        return None, f"no tar: {e}"
-    # tarfile takes a header that it cannot read for the end; the real end is a block of zeros.
-    raw.seek(at)
-    after = raw.read(tarfile.BLOCKSIZE)
-    if not after:
-        return None, f"cut off at byte {at}: no end"
-    if after.strip(b"\0"):
-        return None, f"no header at byte {at}"
-    while block := raw.read(UNPACK):
-        if rest := block.lstrip(b"\0"):
-            start = raw.tell() - len(rest)
-            return start - start % tarfile.BLOCKSIZE, None
-    return None, None
 
 
 class _Members:
@@ -136,11 +159,8 @@ class _Members:
             return "files of unknown endings"
         key = f"{folder}{slash}{stem}".encode("utf-8", "surrogateescape")
         row, number = self._rows.setdefault(key, len(self._rows)), self._endings.setdefault(ending, len(self._endings))
-        outside = member.name.startswith("/") or ".." in member.name.split("/")
-        if outside or not member.isreg() or member.sparse is not None:
-            self._found.extend((row, number, REFUSED, 1))
-        else:
-            self._found.extend((row, number, member.offset_data, min(member.size, 2**32 - 1)))
+        at, size = (REFUSED, 1) if refused(member) else (member.offset_data, min(member.size, 2**32 - 1))
+        self._found.extend((row, number, at, size))
         return None
 
     def records(self, left_out: Counter) -> np.ndarray:
@@ -177,10 +197,8 @@ def _elements(raw: bytes, captions: tuple[str, ...]) -> int:
     A broken json counts as one, so that it is drawn, found and reported.
     """
     try:
-        meta = limits.parse(raw)
+        meta = limits.record(raw)
     except ValueError:
-        return 1
-    if not isinstance(meta, dict):
         return 1
     regions = meta.get("regions")
     whole = any(meta.get(name) for name in captions)
@@ -200,9 +218,10 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
         lines = io.BufferedReader(hashed, UNPACK)
         if kind in tables.DELIMITERS:
             places, damage = tables.places(lines, tables.DELIMITERS[kind])
-            f.seek(0)
+            (at, size), places = places[:2] or (0, 0), places[2:]
+            f.seek(at)
             try:
-                columns = tables.first_row(f, tables.DELIMITERS[kind])
+                columns = tables.cells_of(limits.decode(f.read(min(size, limits.MAX_TEXT))), tables.DELIMITERS[kind])
             except ValueError as e:
                 raise ValueError(f"{path}: the header row: {e}") from None
         else:
@@ -236,23 +255,22 @@ def _lines(f) -> array:
 
 def gunzip(path: str | Path, out) -> str | None:
     """Unpacks a file into an open one, cut after the last whole line if it is damaged or a bomb; returns the damage."""
-    damage, whole = None, 0  # whole: bytes up to the end of the last whole line
+    whole = 0  # bytes up to the end of the last whole line
     with open(path, "rb") as f, gzip.GzipFile(fileobj=f) as packed:
-        while damage is None:
-            try:
-                data = packed.read1(UNPACK)  # not `read`: it loses what comes right before the damage
-            except EOFError:
-                damage = "cut off"
-            except (gzip.BadGzipFile, zlib.error) as e:
-                damage = str(e)
-            else:
-                if not data:
-                    return None
+        try:
+            while data := packed.read1(UNPACK):  # not `read`: it loses what comes right before the damage
                 if b"\n" in data:
                     whole = out.tell() + data.rindex(b"\n") + 1
                 out.write(data)
                 if out.tell() > max(limits.UNPACKED, limits.RATIO * f.tell()):
                     damage = f"unpacks to more than {limits.RATIO} times its size: taken for a decompression bomb"
+                    break
+            else:
+                return None
+        except EOFError:
+            damage = "cut off"
+        except (gzip.BadGzipFile, zlib.error) as e:
+            damage = str(e)
     out.seek(whole)
     out.truncate()
     return damage

@@ -17,7 +17,7 @@ class Sharded(StreamDataset):
     """What the datasets that read shards share.
 
     Args:
-        path: see ``paths.find``.
+        path: see ``paths.resolve``.
         sources: several, {name: {path, images, weight}}, instead of ``path``.
         shards: how they are gone through and fetched, see ShardBlock.
         train: whether its samples are trained on, or evaluated as they are.
@@ -34,22 +34,20 @@ class Sharded(StreamDataset):
         block = {"path": path, "images": images, "sources": sources and {n: vars(one) for n, one in sources.items()}}
         if found := self.check_source(block) or self.missing(block):
             raise ConfigError([f"data.{key}: {message}" for key, message in found])
-        self.train, self._how = train, shards or ShardBlock()
-        self._weights, self._shards, self._names, self._cache = [], [], [], None
-        for name, source in (sources or {"data": SourceBlock(path)}).items():
-            self._names.append(name)
+        self.train, self._how, self._shards, self._cache = train, shards or ShardBlock(), [], None
+        listed = sources or {"data": SourceBlock(path)}
+        self._names, self._weights = list(listed), [source.weight for source in listed.values()]
+        for name, source in listed.items():
             files = [file for one in _listed(source.path) for file in paths.resolve(one, self._reads())]
             if self._cache is None and any(map(paths.is_remote, files)):
                 self._cache = Cache(self._how)
             key = "data.path" if sources is None else f"data.sources.{name}.path"
             try:
-                opened = Shards(files, self._cache, ".tar" in self._reads(), source.images or images)
+                self._shards.append(Shards(files, self._cache, ".tar" in self._reads(), source.images or images))
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{key}: {error}") from None
-            if why := opened.why_empty():
+            if why := self._shards[-1].why_empty():
                 raise ConfigError(f"{key}: {why}")
-            self._shards.append(opened)
-            self._weights.append(source.weight)
 
     @classmethod
     def _reads(cls) -> tuple[str, ...]:
@@ -60,9 +58,8 @@ class Sharded(StreamDataset):
         several = block.get("sources")
         if (block.get("path") is None) == (several is None):
             return [("path", "give either `path` or `sources: {name: {path, weight}}`")]
-        if several is None or any(several.values()):
-            return []
-        return [("sources", "must be a mapping: {name: {path, weight}}")]
+        wrong = several is not None and not any(several.values())
+        return [("sources", "must be a mapping: {name: {path, weight}}")] if wrong else []
 
     @classmethod
     def missing(cls, block: dict) -> list[tuple[str, str]]:
@@ -72,13 +69,10 @@ class Sharded(StreamDataset):
             if not key.endswith("images"):
                 source = (block.get("sources") or {}).get(key.removeprefix("sources.").removesuffix(".path"), block)
                 images = source.get("images") or block.get("images")
-                line = kinds.problem(path, cls._reads(), cls.COLUMNS, cls.__name__, images)
+                found.append((key, kinds.problem(path, cls._reads(), cls.COLUMNS, cls.__name__, images)))
             elif not os.path.isdir(os.path.expanduser(path)):
-                line = f"{path}: no such folder; `images` names the one that has the pictures"
-            else:
-                line = None
-            found += [(key, line)] if line else []
-        return found
+                found.append((key, f"{path}: no such folder; `images` names the one that has the pictures"))
+        return [(key, line) for key, line in found if line]
 
     @classmethod
     def paths(cls, block: dict) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -32,11 +33,11 @@ class Shards:
 
     def __init__(self, files: list[str], cache: Cache | None = None, pictures: bool = False, images: str | None = None):
         self.files, self.damaged, self.left_out, self.dead = list(files), {}, {}, []
-        self._cache, self._pictures, self._indexes = cache, pictures, []
-        self._images = images and os.path.expanduser(images)
-        remote = cache.indexes([f for f in self.files if paths.is_remote(f)]) if cache else {}
-        for path in self.files:
-            found = remote[path] if path in remote else self._load(path)
+        self._cache, self._pictures, self._images = cache, pictures, images and os.path.expanduser(images)
+        self._remote, self._indexes, self._open = [paths.is_remote(f) for f in files], [], OrderedDict()
+        ahead = cache.indexes([f for f, remote in zip(files, self._remote) if remote]) if cache else {}
+        for shard, path in enumerate(self.files):
+            found = ahead[path] if path in ahead else self._load(shard)
             if isinstance(found, DeadShard):
                 self.dead.append(found)
                 found = _NOTHING
@@ -45,11 +46,12 @@ class Shards:
                 self.damaged[path] = f"{found.header['damage']}; {len(found)} samples before it are served"
             if found.header["left_out"]:
                 self.left_out[path] = found.header["left_out"]
+        self._tables = [i.header["kind"] in index.TABLES for i in self._indexes]
         self._ends = list(itertools.accumulate(map(len, self._indexes)))
-        self._open = OrderedDict()
 
-    def _load(self, path: str) -> index.Index:
-        return index.load(path, index.kind_of(path, self._pictures))
+    def _load(self, shard: int) -> index.Index:
+        path = self.files[shard]
+        return self._cache.index(path) if self._remote[shard] else index.load(path, index.kind_of(path, self._pictures))
 
     @property
     def digest(self) -> str | None:
@@ -73,22 +75,19 @@ class Shards:
 
     @property
     def remote(self) -> bool:
-        """Whether some file is remote."""
-        return any(map(paths.is_remote, self.files))
+        return any(self._remote)
 
     def samples_of(self, file: str) -> int:
         return sum(len(i) for f, i in zip(self.files, self._indexes) if f == file)
 
     def bytes_of_largest(self, n: int) -> int:
         """Bytes of the ``n`` largest remote shards."""
-        sizes = [max(i.header["size"], i.header["bytes"] or 0) for f, i in zip(self.files, self._indexes)
-                 if paths.is_remote(f) and len(i)]
+        sizes = [max(header["size"], header["bytes"] or 0) for _, header in self.ahead(range(len(self.files)))]
         return sum(sorted(sizes)[-n:])
 
-    def ahead(self, shards: list[int]) -> list[tuple[str, dict]]:
+    def ahead(self, shards: Iterable[int]) -> list[tuple[str, dict]]:
         """The remote ones of some files, by number, as ``Cache.ahead`` takes them."""
-        return [(self.files[s], self._indexes[s].header) for s in shards
-                if len(self._indexes[s]) and paths.is_remote(self.files[s])]
+        return [(self.files[s], self._indexes[s].header) for s in shards if self._remote[s] and len(self._indexes[s])]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -118,11 +117,9 @@ class Shards:
     def name(self, sample: int) -> str:
         """The sample's key in its tar, or its number in its file."""
         shard, row = self._find(sample)
-        record, what = self._record(shard, row), "row" if self._is_table(shard) else "text"
-        return record["key"].decode("utf-8", "replace") if "key" in record.dtype.names else f"{what} {row + 1}"
-
-    def _is_table(self, shard: int) -> bool:
-        return self._indexes[shard].header["kind"] in index.TABLES
+        if self._indexes[shard].header["kind"] == "tar":
+            return self._record(shard, row)["key"].decode("utf-8", "replace")
+        return f"{'row' if self._tables[shard] else 'text'} {row + 1}"
 
     def bad(self, kind: str, sample: int, detail: str) -> BadSample:
         return BadSample(kind, self.file(sample), f"{self.name(sample)}: {detail}")
@@ -137,22 +134,24 @@ class Shards:
             None where the sample has no such part.
         """
         shard, row = self._find(sample)
-        if part == "image" and self._is_table(shard):
-            return self.image(sample, self._row(sample).get("image"))
+        if part == "image" and self._tables[shard]:
+            return self.image(sample, self.meta(sample).get("image"))
         record = self._record(shard, row)
         at, size = record[part].tolist() if part in record.dtype.names else (0, 0)
         if not size:
             return None
         if at == scan.REFUSED:
             raise self.bad("refused member", sample, f"its {part} is a link, a device, or named so that it leads out of the tar")
-        if size > limits.largest(part):
-            raise self.bad("too large", sample, f"its {part} has {size:,} bytes, more than {limits.largest(part):,}")
+        if size > (most := limits.MAX_IMAGE if part == "image" else limits.MAX_TEXT):
+            raise self.bad("too large", sample, f"its {part} has {size:,} bytes, more than {most:,}")
+        path, header = self.files[shard], self._indexes[shard].header
         try:
-            data = self._bytes(shard, at, size)
-        except (OSError, OverflowError) as e:
+            data = self._cache.read(path, header, at, size) if self._remote[shard] else \
+                os.pread(self._descriptor(header["unpacked"] or path), size, at)
+            if len(data) != size:
+                raise EOFError(f"{size} bytes expected at {at}, {len(data)} found")
+        except (OSError, OverflowError, EOFError) as e:
             raise self.bad("unreadable shard", sample, str(e))
-        if len(data) != size:
-            raise self.bad("unreadable shard", sample, f"{size} bytes expected at {at}, {len(data)} found")
         return data
 
     def image(self, sample: int, name) -> bytes:
@@ -169,15 +168,24 @@ class Shards:
         Raises:
             BadSample: it is broken.
         """
-        if self._is_table(self._find(sample)[0]):
-            return self._row(sample)
+        shard = self._find(sample)[0]
+        if self._tables[shard]:
+            return self._row(shard, sample)
         raw = self.read(sample, "json")
-        meta = {} if raw is None else self._parse(raw, sample)
+        meta = {} if raw is None else self._made(limits.record, raw, "broken json", sample)
         if not tables.captions(meta):
             text = self.read(sample, "txt")
             if text is not None:
-                meta["caption"] = self._decode(text, sample)
+                meta["caption"] = self._made(limits.decode, text, "not utf-8", sample)
         return meta
+
+    def _row(self, shard: int, sample: int) -> dict:
+        """The row of a table; its picture is what its path below its folder says, where the row has no ``image_id``."""
+        header, bad = self._indexes[shard].header, lambda kind, detail: self.bad(kind, sample, detail)
+        row = tables.sample(self.read(sample, "text"), header["kind"], header["columns"], bad)
+        if row.get("image") and row.get("image_id") in (None, ""):
+            row["image_id"] = f"{self._root(shard)}/{row['image']}"
+        return row
 
     def text(self, sample: int) -> str:
         """The text of a line, or of a row.
@@ -185,42 +193,25 @@ class Shards:
         Raises:
             BadSample: it is not UTF-8 or not JSON, or has no text.
         """
-        if self._is_table(self._find(sample)[0]):
-            return next(iter(tables.captions(self._row(sample))), "")
-        line = self._decode(self.read(sample, "text"), sample)
-        if paths.ending(self.file(sample)).startswith(".txt"):
+        shard = self._find(sample)[0]
+        if self._tables[shard]:
+            return next(iter(tables.captions(self.meta(sample))), "")
+        line = self._made(limits.decode, self.read(sample, "text"), "not utf-8", sample)
+        if paths.ending(self.files[shard]).startswith(".txt"):
             return line.strip()
-        text = self._parse(line, sample).get("text")
+        text = self._made(limits.record, line, "broken json", sample).get("text")
         if not isinstance(text, str):
             raise self.bad("broken json", sample, 'the line has no "text": "..."')
         return text
 
-    def _row(self, sample: int) -> dict:
-        """The row of a table; its picture is what its whole path says, where the row has no ``image_id``."""
-        shard, bad = self._find(sample)[0], lambda kind, detail: self.bad(kind, sample, detail)
-        header = self._indexes[shard].header
-        row = tables.sample(self.read(sample, "text"), header["kind"], header["columns"], bad)
-        if row.get("image") and row.get("image_id") in (None, ""):
-            row["image_id"] = f"{self._root(shard)}/{row['image']}"
-        return row
+    def _made(self, make, raw: bytes | str, kind: str, sample: int):
+        try:
+            return make(raw)
+        except ValueError as e:
+            raise self.bad(kind, sample, str(e))
 
     def _root(self, shard: int) -> str:
         return os.path.abspath(self._images or os.path.dirname(self.files[shard]))
-
-    def _decode(self, raw: bytes, sample: int) -> str:
-        try:
-            return limits.decode(raw)
-        except ValueError as e:
-            raise self.bad("not utf-8", sample, str(e))
-
-    def _parse(self, raw: bytes | str, sample: int) -> dict:
-        try:
-            value = limits.parse(raw)
-        except ValueError as e:
-            raise self.bad("broken json", sample, str(e))
-        if not isinstance(value, dict):
-            raise self.bad("broken json", sample, f"an object is expected, not {type(value).__name__}")
-        return value
 
     def _find(self, sample: int) -> tuple[int, int]:
         shard = bisect.bisect_right(self._ends, sample)
@@ -232,33 +223,18 @@ class Shards:
         if found.records is not None:
             return found.records[row]
         try:
-            descriptor = self._descriptor(found.file)
+            raw = os.pread(self._descriptor(found.file), found.dtype.itemsize, found.start + row * found.dtype.itemsize)
         except FileNotFoundError:  # deleted meanwhile: it is made anew
-            path = self.files[shard]
-            found = self._indexes[shard] = self._cache.index(path) if paths.is_remote(path) else self._load(path)
+            self._indexes[shard] = self._load(shard)
             return self._record(shard, row)
-        raw = os.pread(descriptor, found.dtype.itemsize, found.start + row * found.dtype.itemsize)
         return np.frombuffer(raw, found.dtype)[0]
 
-    def _bytes(self, shard: int, at: int, size: int) -> bytes:
-        path, header = self.files[shard], self._indexes[shard].header
-        if not paths.is_remote(path):
-            return os.pread(self._descriptor(header["unpacked"] or path), size, at)
-        # Not kept open: what the cache deletes would go on taking room.
-        descriptor = self._cache.open(path, header)
-        try:
-            size = min(size, max(0, os.fstat(descriptor).st_size - at))  # a size comes from the server's index
-            return os.pread(descriptor, size, at)
-        finally:
-            os.close(descriptor)
-
     def _descriptor(self, file: str) -> int:
-        if file in self._open:
-            self._open.move_to_end(file)
-            return self._open[file]
-        if len(self._open) >= OPEN_FILES:
-            os.close(self._open.popitem(last=False)[1])
-        self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        if file not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        self._open.move_to_end(file)
         return self._open[file]
 
 

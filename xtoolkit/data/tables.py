@@ -55,26 +55,24 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
     Args:
         bad: (kind, detail) -> the BadSample to raise.
     """
+    wrong = "not utf-8"
     try:
         text = limits.decode(raw)
-    except ValueError as e:
-        raise bad("not utf-8", str(e))
-    try:
-        row = limits.parse(text) if kind == "jsonl" else cells_of(text, DELIMITERS[kind])
-    except ValueError as e:
-        raise bad("broken json" if kind == "jsonl" else "broken row", str(e))
-    if kind != "jsonl":
-        if len(row) != len(columns):
-            raise bad("broken row", f"{len(row)} cells, and the header row has {len(columns)}")
-        row = dict(zip(columns, row))
-    elif not isinstance(row, dict):
-        raise bad("broken json", f"an object is expected, not {type(row).__name__}")
-    try:
+        wrong = "broken json" if kind == "jsonl" else "broken row"
+        row = limits.record(text) if kind == "jsonl" else _cells(text, columns, DELIMITERS[kind])
+        wrong = "broken row"
         picture, captions = named(row, PICTURE), named(row, CAPTIONS)
     except ValueError as e:
-        raise bad("broken row", str(e))
+        raise bad(wrong, str(e))
     given = {key: value for key, value in row.items() if key not in PICTURE + CAPTIONS}
     return given | {name: row[key] for name, key in (("image", picture), ("captions", captions)) if key is not None}
+
+
+def _cells(text: str, columns: list[str], delimiter: str) -> dict:
+    cells = cells_of(text, delimiter)
+    if len(cells) != len(columns):
+        raise ValueError(f"{len(cells)} cells, and the header row has {len(columns)}")
+    return dict(zip(columns, cells))
 
 
 def picture(root: str, name, bad) -> bytes:
@@ -120,7 +118,7 @@ def no_caption(meta: dict) -> str:
 
 # ---- csv -------------------------------------------------------------------------------------------------------------
 def places(f, delimiter: str) -> tuple[array, str | None]:
-    """Where each record below the header row begins, and its bytes, one after the other; and the damage, if any.
+    """Where each record begins, and its bytes, one after the other, the header row first; and the damage, if any.
 
     The csv module itself goes through the file, so that a record ends where it ends for everybody.
     """
@@ -140,10 +138,10 @@ def places(f, delimiter: str) -> tuple[array, str | None]:
                 final, last = last, []
             at = end
     except csv.Error as e:
-        return found[2:], f"row at byte {at}: {e}"
+        return found, f"row at byte {at}: {e}"
     if found and _ends_inside_a_quote(final, delimiter):  # it has taken all rows behind it into one cell
-        return found[2:-2], f"row at byte {found[-2]}: a quote that is never closed"
-    return found[2:], None
+        return found[:-2], f"row at byte {found[-2]}: a quote that is never closed"
+    return found, None
 
 
 def _ends_inside_a_quote(record: list[str], delimiter: str) -> bool:
@@ -154,29 +152,29 @@ def _ends_inside_a_quote(record: list[str], delimiter: str) -> bool:
     return False
 
 
-def first_row(f, delimiter: str) -> list[str]:
-    """The cells of the first record of an open CSV or TSV; none of it beyond that is read. Raises ValueError."""
-    taken = []
-    lines = (taken.append(line) or line.decode("latin-1") for line in iter(lambda: f.readline(limits.MAX_TEXT), b""))
-    try:
-        next(filter(None, csv.reader(lines, delimiter=delimiter)), None)
-    except csv.Error as e:
-        raise ValueError(str(e)) from None
-    return cells_of(limits.decode(b"".join(taken).lstrip(b"\r\n")), delimiter)
+def first_rows(f, ending: str, count: int = 8) -> tuple[list | dict | None, list[str]]:
+    """The header row of an open CSV or TSV, or the first row of JSON Lines; and the pictures that the first rows name.
 
-
-def first_pictures(f, ending: str, rows: int = 8) -> list[str]:
-    """The pictures that the first rows of an open table name; what is broken names none."""
-    lines = iter(lambda: f.readline(limits.MAX_TEXT), b"")
+    Raises:
+        ValueError: the header row is broken. Of JSON Lines, as of all rows below, what is broken ends what is looked at.
+    """
+    lines, head, found = iter(lambda: f.readline(limits.MAX_TEXT), b""), None, []
+    if ending.startswith(".jsonl"):
+        rows = map(limits.parse, filter(bytes.strip, lines))
+    else:
+        cells = filter(None, csv.reader(map(limits.decode, lines), delimiter=DELIMITERS[ending[1:]]))
+        try:
+            head = next(cells, [])
+        except csv.Error as e:
+            raise ValueError(str(e)) from None
+        rows = (dict(zip(head, row)) for row in cells)
     try:
-        if ending.startswith(".jsonl"):
-            made = map(limits.parse, filter(bytes.strip, lines))
-        else:
-            made = csv.DictReader((line.decode("utf-8-sig", "replace") for line in lines), delimiter=DELIMITERS[ending[1:]])
-        found = [row.get(named(row, PICTURE)) for row in itertools.islice(made, rows) if isinstance(row, dict)]
+        for row in itertools.islice(rows, count):
+            head = row if head is None else head
+            found.append(row.get(named(row, PICTURE)) if isinstance(row, dict) else None)
     except (OSError, EOFError, ValueError, csv.Error, zlib.error):
-        return []
-    return [name for name in found if isinstance(name, str)]
+        pass
+    return head, [name for name in found if isinstance(name, str) and name]
 
 
 def cells_of(record: str, delimiter: str) -> list[str]:

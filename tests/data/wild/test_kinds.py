@@ -46,7 +46,7 @@ WRONG = {  # stream, name, bytes: what is said behind the file's name, {f} for i
     "tar.zst": (Pairs, "x.tar.zst", lambda tar: ZSTD, "it is a tar compressed by zstd, .*: `unzstd {f}`"),
     "gzip named tar": (Pairs, "x.tar", lambda tar: gzip.compress(tar),
                        "it is compressed by gzip, not a tar: `mv {f} {f}.gz` and `gunzip {f}.gz`"),
-    "html": (Pairs, "x.tar", lambda tar: HTML, "it is an HTML page, not a tar: download it again$"),
+    "html": (Pairs, "x.tar", lambda tar: HTML, "it is an HTML page, not a tar: the download failed: download it again$"),
     "lfs": (Pairs, "x.tar", lambda tar: LFS, "it is a git-lfs pointer, not the file itself, not a tar: `git lfs pull`"),
     "empty tar": (Pairs, "x.tar", lambda tar: b"", "it is empty, not a tar: make or download it again"),
     "texts for pairs": (Pairs, "x.jsonl", lambda tar: LINES, "the first row: it has no picture, one of image, .*, only text"),
@@ -64,7 +64,7 @@ WRONG = {  # stream, name, bytes: what is said behind the file's name, {f} for i
     "xz": (Text, "x.jsonl.xz", lambda tar: lzma.compress(LINES), "it is compressed by xz, and .*: `unxz {f}`"),
     "gzip named jsonl": (Text, "x.jsonl", lambda tar: gzip.compress(LINES), "it is compressed by gzip, not JSON Lines: `mv {f} {f}.gz`$"),
     "jsonl named gz": (Text, "x.jsonl.gz", lambda tar: LINES, "it is not compressed, not JSON Lines: `mv {f} .*x.jsonl`"),
-    "html for texts": (Text, "x.txt", lambda tar: HTML, "it is an HTML page, not text: download it again"),
+    "html for texts": (Text, "x.txt", lambda tar: HTML, "it is an HTML page, not text: the download failed: download it again"),
     "utf-16": (Text, "x.txt", lambda tar: "a dog\n".encode("utf-16"), "it is UTF-16, not text: `iconv -f utf-16 -t utf-8 {f} > .*x-utf8.txt`"),
     "utf-16 without mark": (Text, "x.jsonl", lambda tar: LINES.decode().encode("utf-16-le"), "it is UTF-16, not JSON Lines: `iconv"),
     "utf-16 table": (Pairs, "x.csv", lambda tar: "image,caption\n".encode("utf-16"), "it is UTF-16, not a CSV: `iconv"),
@@ -111,7 +111,7 @@ def test_many_files_are_one_line(tmp_path, tarred):
     for n in range(5):
         (tmp_path / f"{n}.tar").write_bytes(HTML if n > 1 else tarred)
     assert Pairs.missing({"path": str(tmp_path)}) == [
-        ("path", f"{tmp_path}/2.tar: it is an HTML page, not a tar: download it again (and so 2 more)")]
+        ("path", f"{tmp_path}/2.tar: it is an HTML page, not a tar: the download failed: download it again (and so 2 more)")]
 
 
 @pytest.mark.parametrize("name, packed", [("x.TAR", False), ("x.JSONL", False), ("x.Txt", False), ("x.txt.gz", True), ("X.JSONL.GZ", True),

@@ -260,7 +260,7 @@ def test_black_is_black_whatever_its_mode():
 @pytest.mark.parametrize("data, said", [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 7\n",
      "a git-lfs pointer, not the file itself: run `git lfs pull`"),
-    (b"<!DOCTYPE html><html>404", "of no format that Pillow reads: it is an HTML page: the download failed"),
+    (b"<!DOCTYPE html><html>404", "of no format that Pillow reads: it is an HTML page: the download failed: download it again"),
     (b"", "of no format that Pillow reads: it is empty"),
     (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "of no format that Pillow reads: it begins with b\"<svg"),
     (b"%PDF-1.7\n%", "of no format that Pillow reads: it begins with b'%PDF-1.7"),
