@@ -210,14 +210,14 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
     """The rows of a text file or table. No more than ``CHUNK`` bytes of lines are in memory, however long they are.
 
     Returns:
-        Records; ``damage``, ``columns`` of a CSV or TSV, and the ``digest`` of the content.
+        Records; ``columns`` of a CSV or TSV, and the ``digest`` of the content.
     """
-    columns = damage = None
+    columns = None
     with open(path, "rb") as f:
         hashed = _Hashed(f)
         lines = io.BufferedReader(hashed, UNPACK)
         if kind in tables.DELIMITERS:
-            places, damage = tables.places(lines, tables.DELIMITERS[kind])
+            places = tables.places(lines, tables.DELIMITERS[kind])
             (at, size), places = places[:2] or (0, 0), places[2:]
             f.seek(at)
             try:
@@ -236,7 +236,7 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
             sample["elements"] = _elements(raw, tables.CAPTIONS) if b'"regions"' in raw else 1
         if columns is not None:
             records["elements"] = 1
-    return records, {"damage": damage, "columns": columns, "digest": hashed.digest.hexdigest()}
+    return records, {"damage": None, "columns": columns, "digest": hashed.digest.hexdigest()}
 
 
 def _lines(f) -> array:

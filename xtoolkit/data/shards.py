@@ -180,7 +180,7 @@ class Shards:
         return meta
 
     def _row(self, shard: int, sample: int) -> dict:
-        """The row of a table; its picture is what its path below its folder says, where the row has no ``image_id``."""
+        """The row of a table; its picture is what its whole path says, where the row has no ``image_id``."""
         header, bad = self._indexes[shard].header, lambda kind, detail: self.bad(kind, sample, detail)
         row = tables.sample(self.read(sample, "text"), header["kind"], header["columns"], bad)
         if row.get("image") and row.get("image_id") in (None, ""):

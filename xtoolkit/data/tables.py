@@ -1,5 +1,6 @@
 """Tables of samples beside their pictures: what a row of JSON Lines, a CSV or a TSV holds, and where its picture is."""
 
+import codecs
 import csv
 import io
 import itertools
@@ -7,12 +8,15 @@ import os
 import stat
 import zlib
 from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 from xtoolkit.data import limits
 
 # The names that people give to the columns, or keys, that are read. A row has one of each.
 PICTURE = ("image", "file_name", "filepath", "path", "filename")
 CAPTIONS = ("captions", "caption", "text", "title")
+LONGEST = 1000  # lines of one record of a CSV
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 csv.field_size_limit(max(csv.field_size_limit(), limits.MAX_TEXT))  # else a text of 128 KiB ends the table
@@ -117,39 +121,54 @@ def no_caption(meta: dict) -> str:
 
 
 # ---- csv -------------------------------------------------------------------------------------------------------------
-def places(f, delimiter: str) -> tuple[array, str | None]:
-    """Where each record begins, and its bytes, one after the other, the header row first; and the damage, if any.
+def records(lines: Iterable[tuple], delimiter: str) -> Iterator[list[tuple]]:
+    """The lines of each record of a CSV or TSV, several where a quoted cell holds line breaks; empty ones are passed over.
 
-    The csv module itself goes through the file, so that a record ends where it ends for everybody.
+    A quote that is closed nowhere, or only rows later, would take all that lies between into one cell. So what cannot be one
+    record, by csv's strict rules, by ``LONGEST``, or since each line between its first and last is a row by itself, is a
+    record of its first line alone, which is then broken; the others are read as if it were not there.
+
+    Args:
+        lines: (anything, text) of each line, its end included.
     """
-    found, at, end, last = array("q"), 0, 0, []
+    behind, lines, width = deque(), iter(lines), 0
+    while (line := behind.popleft() if behind else next(lines, None)) is not None:
+        record, state = [line], _state(line[1], delimiter)
+        while state == "open" and len(record) < LONGEST and (more := behind.popleft() if behind else next(lines, None)):
+            record.append(more)
+            state = _state("".join(text for _, text in record), delimiter) if '"' in more[1] else state
+        rows = [len(cells_of(text, delimiter)) for _, text in record[1:-1] if '"' not in text] if len(record) > 3 else []
+        if len(record) > 1 and (state != "whole" or len(rows) == len(record) - 2 and set(rows) == {width}):
+            behind.extendleft(reversed(record[1:]))
+            record = record[:1]
+        if line[1].strip("\r\n"):
+            width = width or len(next(csv.reader([text for _, text in record], delimiter=delimiter)))
+            yield record
 
+
+def _state(record: str, delimiter: str) -> str:
+    """Whether the text of a record is ``whole``, still ``open``, or ``broken``."""
+    try:
+        if '"' in record:
+            cells_of(record, delimiter)
+        return "whole"
+    except ValueError as e:
+        return "open" if "unexpected end" in str(e) else "broken"
+
+
+def places(f, delimiter: str) -> array:
+    """Where each record begins, and its bytes, one after the other, the header row first."""
     def lines():
-        nonlocal end, last
+        at = 0
         while line := f.readline(limits.MAX_TEXT):
-            end += len(line)
-            last.append(line.decode("latin-1"))  # quotes and delimiters are the same bytes in UTF-8
-            yield last[-1]
+            mark = len(codecs.BOM_UTF8) if not at and line.startswith(codecs.BOM_UTF8) else 0
+            yield at + mark, line[mark:].decode("latin-1")  # quotes and delimiters are the same bytes in UTF-8
+            at += len(line)
 
-    try:
-        for cells in csv.reader(lines(), delimiter=delimiter):
-            if cells:
-                found.extend((at, end - at))
-                final, last = last, []
-            at = end
-    except csv.Error as e:
-        return found, f"row at byte {at}: {e}"
-    if found and _ends_inside_a_quote(final, delimiter):  # it has taken all rows behind it into one cell
-        return found[:-2], f"row at byte {found[-2]}: a quote that is never closed"
-    return found, None
-
-
-def _ends_inside_a_quote(record: list[str], delimiter: str) -> bool:
-    try:
-        list(csv.reader(record, delimiter=delimiter, strict=True))
-    except csv.Error as e:
-        return "unexpected end" in str(e)
-    return False
+    found = array("q")
+    for record in records(lines(), delimiter):
+        found.extend((record[0][0], sum(len(text) for _, text in record)))
+    return found
 
 
 def first_rows(f, ending: str, count: int = 8) -> tuple[list | dict | None, list[str]]:
@@ -180,6 +199,6 @@ def first_rows(f, ending: str, count: int = 8) -> tuple[list | dict | None, list
 def cells_of(record: str, delimiter: str) -> list[str]:
     """The cells of one record of a CSV or TSV. Raises ValueError."""
     try:
-        return next(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter), [])
+        return next(csv.reader(io.StringIO(record, newline="\n"), delimiter=delimiter, strict=True), [])
     except csv.Error as e:
         raise ValueError(str(e)) from None
