@@ -10,7 +10,7 @@ from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare.official import BadFile, Report
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.tars import Names, members, packed
-from xtoolkit.prepare.writer import Draft, Inside, Options
+from xtoolkit.prepare.writer import Draft, Options
 
 
 def convert(images: Path, options: Options, prefix: str = "train") -> Report:
@@ -37,7 +37,7 @@ def convert(images: Path, options: Options, prefix: str = "train") -> Report:
 
 
 def _draft(root, tars, name, tar, at, prefix):
-    where, source = (name, root / name) if tar < 0 else (f"{tars[tar].name}: {name}", Inside(tars[tar], at))
+    where, source = (name, root / name) if tar < 0 else (f"{tars[tar].name}: {name}", (tars[tar], at))
     return Draft(prefix, None, source, {"image_id": identity(name), "file": name}, where)
 
 

@@ -21,12 +21,13 @@ class Span:
 
     @classmethod
     def whole(cls, path) -> "Span":
-        """All of a file. Raises BadFile where it is not there."""
+        """All of a file, or of the files of a folder. Raises BadFile where it is not there."""
         try:
-            stat = Path(path).stat()
+            stat, folder = Path(path).stat(), Path(path).is_dir()
+            size = sum(file.stat().st_size for file in Path(path).iterdir()) if folder else stat.st_size
         except OSError as error:
             raise BadFile(f"{path}: {error.strerror}") from None
-        return cls(str(path), stat.st_size, stat.st_mtime_ns)
+        return cls(str(path), size, stat.st_mtime_ns)
 
     @property
     def bytes(self) -> int:

@@ -3,7 +3,9 @@
 import tarfile
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
+from xtoolkit.data import limits
 from xtoolkit.prepare.official import BadRecord, Report, outside
 
 UNPACK = {".tar.gz": "gunzip", ".tgz": "tar xzf", ".tar.xz": "unxz", ".tar.bz2": "bunzip2", ".tar.zst": "unzstd", ".zip": "unzip"}
@@ -43,6 +45,22 @@ def members(raw, end: int, place: str, report: Report) -> Iterator[tarfile.TarIn
         raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         report.bad(f"{place}: broken after {member.name if member else 'its beginning'}: {error}")
+
+
+def content(tar: Path, at: int, where: str) -> bytes:
+    """The file in a tar whose header is at a place."""
+    try:
+        with tar.open("rb") as raw:
+            raw.seek(at)
+            with tarfile.open(fileobj=raw, mode="r:") as inside:
+                member = inside.next()
+                if member is None or not member.isreg():
+                    raise tarfile.ReadError("no file there: the tar has changed")
+                if member.size > limits.MAX_IMAGE:
+                    raise tarfile.ReadError(f"{member.size:,} bytes, more than {limits.MAX_IMAGE:,}")
+                return inside.extractfile(member).read()
+    except (OSError, tarfile.TarError) as error:
+        raise BadRecord(f"{where}: {tar}: cannot be read at byte {at}: {error}") from None
 
 
 def _filled(raw, start: int, end: int) -> int | None:
