@@ -11,7 +11,7 @@ from xtoolkit.data import limits
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.official import BadFile, BadRecord, Report
 from xtoolkit.prepare.records import each
-from xtoolkit.prepare.spans import Span
+from xtoolkit.prepare.spans import Span, together
 
 OBJECTS = (".jsonl", ".json", ".ndjson")  # one a line
 TABLES = (".csv", ".tsv")
@@ -22,9 +22,10 @@ def kind(path: str | Path) -> str:
     return Path(str(path).lower().removesuffix(".gz")).suffix
 
 
-def cuttable(path: Path) -> bool:
-    """Whether pieces of a file can be read: not of one that is packed, nor where a row may have several lines."""
-    return path.suffix != ".gz" and kind(path) not in TABLES
+def grouped(inputs: list) -> list[tuple]:
+    """The spans of each job. A file that is packed, or where a row may have several lines, is not cut."""
+    wholes = [(Span.whole(path), Path(path).suffix != ".gz" and kind(path) not in TABLES) for path in inputs]
+    return together(span for whole, cuttable in wholes for span in (whole.cut() if cuttable else [whole]))
 
 
 def records(span: Span, report: Report, columns: tuple = ()):

@@ -22,12 +22,10 @@ def convert(refs: Path, instances: Path, images: Path, options: Options, names: 
     Args:
         refs: ``refs(unc).p``, ``refs(umd).p`` or ``refs(google).p``, or the same list as JSON.
         instances: ``instances.json`` beside it.
-        images: the folder of COCO's ``train2014`` pictures (or of ``train2014`` and ``val2014``).
         names: split -> prefix of its shards; a split not in it is left out. None: each split under its own name.
 
     Raises:
-        BadRecord: names the file and the ref; a pickle that holds more than plain values is refused.
-        BadFile: the file has no such split.
+        BadFile: the file has no such split; a pickle that holds more than plain values is refused.
     """
     report, refs, instances = Report(options.skip_bad), Path(refs), Path(instances)
     grouped = _grouped(refs, names, report)

@@ -36,9 +36,6 @@ def once(target: Path, make: Callable, is_whole: Callable = Path.is_dir) -> Path
 
     It is made beside ``target`` and renamed when all is written: the folder is whole or it is not there, and what a
     killed process leaves is swept away by the next one.
-
-    Raises:
-        PermissionError: it cannot be written there.
     """
     if is_whole(target):
         return target

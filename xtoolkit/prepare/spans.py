@@ -39,12 +39,6 @@ class Span:
         return [*pieces, replace(self, start=last)]
 
 
-def grouped(inputs: list, cuttable: Callable) -> list[tuple]:
-    """The spans of each job; ``cuttable`` tells whether a path can be read from any place."""
-    wholes = [Span.whole(path) for path in inputs]
-    return together(span for whole in wholes for span in (whole.cut() if cuttable(Path(whole.path)) else [whole]))
-
-
 def together(items, size: Callable = lambda span: span.bytes) -> list[tuple]:
     """Neighbours until ``SPAN`` bytes are together: it depends on the sizes of the files only."""
     jobs, waiting, filled = [], [], 0

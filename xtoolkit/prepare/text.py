@@ -1,11 +1,10 @@
 """Plain text: lines, paragraphs, and a field of JSON Lines, CSV or Parquet, also gzipped -> JSON Lines shards."""
 
 from xtoolkit.data import limits
-from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, lines, records
+from xtoolkit.prepare.lines import OBJECTS, TABLES, grouped, kind, lines, records
 from xtoolkit.prepare.official import Report, field
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run
-from xtoolkit.prepare.spans import grouped
 from xtoolkit.prepare.writer import LinePart, Options
 
 SHARD_SIZE = 100_000  # lines
@@ -16,16 +15,12 @@ def convert(inputs: list, options: Options, prefix: str = "train", key: str = "t
     """Writes one line a text: ``{"text": ...}``, as raw as it is but for white space at its ends.
 
     Args:
-        inputs: files, read one after the other. ``.jsonl`` and ``.json`` have an object a line (C4: ``.json.gz``),
-            ``.parquet``, ``.csv`` and ``.tsv`` a column; everything else is text.
-        prefix: of the shards.
+        inputs: ``.jsonl`` and ``.json`` have an object a line (C4: ``.json.gz``), ``.parquet``, ``.csv`` and ``.tsv`` a
+            column; everything else is text.
         key: the key of the text in JSON Lines, the column of a table.
         paragraphs: a text ends at an empty line (books, Wikipedia) rather than at the end of each line.
-
-    Raises:
-        BadRecord: names the file and the line.
     """
-    jobs = [Job(prefix, LinePart, write_texts, (spans, key, paragraphs)) for spans in grouped(inputs, cuttable)]
+    jobs = [Job(prefix, LinePart, write_texts, (spans, key, paragraphs)) for spans in grouped(inputs)]
     return run(f"text-{prefix}", jobs, options, Report(options.skip_bad), len(jobs))
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from xtoolkit.prepare.official import Report, clean, field, fit
+from xtoolkit.prepare.official import Report, clean, cleaned, field, fit
 from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements, join
@@ -17,14 +17,9 @@ def convert(image_data: Path, regions: Path, images: Path, options: Options, obj
     Args:
         image_data: ``image_data.json``: size, and the COCO id of the half of the pictures that COCO has too.
         regions: ``region_descriptions.json``.
-        images: the folder of ``VG_100K`` and ``VG_100K_2``, or of the pictures themselves.
         objects: ``objects.json``; None leaves objects out.
         attributes: ``attributes.json``: words that the reader may put before an object's name.
-        exclude: COCO ids to leave out: the val and test pictures of the benchmarks to come.
-        prefix: of the shards.
-
-    Raises:
-        BadRecord: names the file, the image and the region or object.
+        exclude: COCO ids to leave out.
     """
     report = Report(options.skip_bad)
     pictures = {image: found for image, *found in _by_image(Path(image_data), _picture, report)}
@@ -88,7 +83,7 @@ def _described(region, where, size, report):
 def _named(thing, where, words, size, report):
     box = [field(thing, name, int | float, where) for name in ("x", "y", "w", "h")]
     names, number = field(thing, "names", list[str], where), field(thing, "object_id", int | None, where)
-    box, names = fit(box, size, where, report), _clean(names, where, report)
+    box, names = fit(box, size, where, report), cleaned(names, where, report)
     if not box or not names:
         return None
     region = {"box": box, "caption": names[0] if len(names) == 1 else names}
@@ -98,8 +93,4 @@ def _named(thing, where, words, size, report):
 def _words(thing, where, report):
     """(object id, its attributes, each once)."""
     words = field(thing, "attributes", list[str] | None, where) or ()  # an object without any may say null
-    return field(thing, "object_id", int, where), list(dict.fromkeys(_clean(words, where, report)))
-
-
-def _clean(words, where, report) -> list:
-    return [word for word in (clean(word, where, report) for word in words) if word]
+    return field(thing, "object_id", int, where), list(dict.fromkeys(cleaned(words, where, report)))

@@ -61,11 +61,7 @@ class Part:
     """What one job writes: files of at most ``shard_size`` samples, and a report.
 
     Nothing of it depends on other jobs, so any process may write it, and equal input gives equal bytes. Files are
-    on the disk, not only in its cache, when the with block ends.
-
-    Attributes:
-        report: counts what is written and left out.
-        files: {name: its samples, bytes and sha256} of each file, in order.
+    on the disk, not only in its cache, when the with block ends; ``files`` has the samples, bytes and sha256 of each.
     """
 
     suffix = ""
@@ -120,7 +116,6 @@ class TarPart(Part):
         super()._close()
 
     def write(self, key: str | None, ending: str, data: bytes, info: dict, size: tuple):
-        """Adds one sample: the picture's bytes and the object of its json."""
         file, place = self.next()
         key = key or f"{file:05d}{place:04d}"
         for name, content in ((f"{key}.{ending}", data), (f"{key}.json", dumps(info))):
