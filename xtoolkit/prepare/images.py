@@ -65,8 +65,8 @@ def _search(place: str, name: str, found: Names, tars: list, report: Report, abo
     try:
         with tar.open("rb") as raw:
             inside = _in_tar(raw, name.removesuffix(".tar"), tar.stat().st_size, tar.name, report)
-            for member, at in sorted(inside.items()):
-                found.add(member, len(tars) - 1, at)
+        for member, at in sorted(inside.items()):
+            found.add(member, len(tars) - 1, at)
     except OSError as error:
         raise BadFile(f"{place}: {error.strerror}") from None
 

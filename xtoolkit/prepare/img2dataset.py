@@ -96,7 +96,7 @@ def _in_files(path, report):
     samples = {}
     try:
         with nullcontext() if path.is_dir() else path.open("rb") as tar:
-            for name, size, place in _members(path, tar, report) if tar else _files(path):
+            for name, size, place in _listed(path, tar, report):
                 key, dot, ending = name.rpartition(".")
                 key, ending = (key, ending.lower()) if dot and "/" not in ending else (name, "")
                 if ending in samples.setdefault(key, {}):
@@ -110,13 +110,14 @@ def _in_files(path, report):
         raise BadFile(f"{path}: {error.strerror or error}") from None
 
 
-def _members(path, tar, report):
-    return ((found.name, found.size, found.offset_data) for found in members(tar, path.stat().st_size, path.name, report))
-
-
-def _files(path):
-    return ((file.name, file.stat().st_size, file) for file in sorted(path.iterdir())
-            if file.suffix[1:].lower() in READ and file.is_file())
+def _listed(path, tar, report):
+    """(name, size, place) of each file of a tar; where it is none, of a folder."""
+    if tar is None:
+        yield from ((file.name, file.stat().st_size, file) for file in sorted(path.iterdir())
+                    if file.suffix[1:].lower() in READ and file.is_file())
+    else:
+        for found in members(tar, path.stat().st_size, path.name, report):
+            yield found.name, found.size, found.offset_data
 
 
 def _content(tar, size, place) -> bytes:

@@ -26,11 +26,7 @@ class BadFile(BadRecord):
 
 
 class Report:
-    """What a conversion wrote and what it left out: counts, and the first case of each kind.
-
-    Args:
-        skip_bad: count wrong records and go on; otherwise the first one ends the conversion.
-    """
+    """What a conversion wrote and what it left out: counts, and the first case of each kind."""
 
     def __init__(self, skip_bad: bool = False):
         self.skip_bad = skip_bad
@@ -180,18 +176,15 @@ def fit(box, size: tuple, where: str, report: Report) -> list | None:
 def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str, bytes, tuple]:
     """The bytes of a picture as they are, its file ending by content, and its width and height from its header.
 
-    Args:
-        verify: decode it to its last row, which finds one that is cut off and takes ten times as long.
-
-    Raises:
-        BadRecord: no such file, not a picture, or one so large that no reader takes it.
+    ``verify`` decodes it to its last row, which finds one that is cut off and takes ten times as long.
     """
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    given = isinstance(source, bytes)
+    name = "the picture" if given else source
     try:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        size = len(source) if given else source.stat().st_size
         if size > limits.MAX_IMAGE:
             raise BadRecord(f"{where}: {name}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if given else source.read_bytes()
     except OSError as error:
         raise BadRecord(f"{where}: {name}: {error.strerror}") from None
     try:

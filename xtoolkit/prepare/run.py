@@ -56,9 +56,7 @@ def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total
     from equal records and options and its files are whole. The pictures themselves are not looked at: where they were
     replaced, remove the folder. At the end ``prepared-LABEL.json`` says what was written, left out, changed and seen.
 
-    Args:
-        report: what the making of the jobs counts; those of the jobs are added, in order.
-        total: how many jobs there are, for the progress, if that is known before they are made.
+    ``report`` is what the making of the jobs counts; ``total`` their number, where it is known before they are made.
 
     Raises:
         BadRecord: of the first job, in order, that has one.

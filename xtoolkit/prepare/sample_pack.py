@@ -87,12 +87,11 @@ def _unpack(about: dict, folder: Path) -> None:
 
 
 def _official_names(pack: Path) -> None:
-    """Adds what the official releases have and the archive would hold twice.
+    """Adds what the official releases have and the archive would hold twice: hard links where the file system has them.
 
     ``refcoco+/refs(unc).p`` is REFER's pickle (protocol 2, as Python 2 wrote it) of ``refs(unc).json``;
     ``vg/VG_100K/ID.jpg`` are COCO's pictures under Visual Genome's names; NLVR2 finds its pictures by ``identifier``,
-    such as ``dev-0-0-img0.png`` (a JPEG here: readers go by content). They are hard links where the file system has
-    them, copies elsewhere.
+    such as ``dev-0-0-img0.png`` (a JPEG here: readers go by content).
     """
     refs = json.loads((pack / "refcoco+" / "refs(unc).json").read_bytes())
     (pack / "refcoco+" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))

@@ -23,12 +23,10 @@ def convert(image_data: Path, regions: Path, images: Path, options: Options, obj
     """
     report = Report(options.skip_bad)
     pictures = {image: found for image, *found in _by_image(Path(image_data), _picture, report)}
-    files = {"regions": regions, "objects": objects, "attributes": attributes}
-    files = {name: Path(path) for name, path in files.items() if path is not None}
-    joined = join({name: _by_image(path, lambda record, where: (_image_id(record, where), record), report)
-                   for name, path in files.items()})
+    files = (("regions", regions), ("objects", objects), ("attributes", attributes))
+    files = {name: Path(path) for name, path in files if path is not None}
     finder = Finder(images, ("VG_100K", "VG_100K_2"))
-    drafts = _drafts(joined, pictures, {name: path.name for name, path in files.items()}, finder, exclude, prefix, report)
+    drafts = _drafts(files, pictures, finder, exclude, prefix, report)
     return write_pictures(f"vg-{prefix}", drafts, options, report)
 
 
@@ -47,10 +45,13 @@ def _image_id(record, where) -> int:
     return field(record, "image_id" if isinstance(record, dict) and "image_id" in record else "id", int, where)
 
 
-def _drafts(joined, pictures, files, finder, exclude, prefix, report):
-    for image, records in joined:
+def _drafts(files, pictures, finder, exclude, prefix, report):
+    def with_id(record, where):
+        return _image_id(record, where), record
+
+    for image, records in join({name: _by_image(path, with_id, report) for name, path in files.items()}):
         if image not in pictures:
-            report.bad(f"{', '.join(files[name] for name in records)}: image {image} is not in image_data.json")
+            report.bad(f"{', '.join(files[name].name for name in records)}: image {image} is not in image_data.json")
             continue
         size, coco = pictures[image]
         if coco in exclude:
@@ -60,7 +61,7 @@ def _drafts(joined, pictures, files, finder, exclude, prefix, report):
         def inside(name, kind, parse):
             if name not in records:
                 return ()
-            return nested(records[name], name, f"{files[name]}: image {image}", kind, parse, report, f"{kind}_id")
+            return nested(records[name], name, f"{files[name].name}: image {image}", kind, parse, report, f"{kind}_id")
 
         words = dict(inside("attributes", "object", partial(_words, report=report)))
         found = [*inside("regions", "region", partial(_described, size=size, report=report)),
