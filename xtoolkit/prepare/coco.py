@@ -22,13 +22,9 @@ def convert(annotations: Path, images: Path, options: Options, names: dict | Non
         annotations: ``dataset_coco.json`` of Karpathy's ``caption_datasets.zip``; ``dataset_flickr30k.json``, which has
             the same structure without ``cocoid`` and ``filepath``; or COCO's own ``captions_train2017.json``. In that one
             captions come in any order, so all are held: about 150 bytes each, 90 MB for ``train2017``.
-        images: the folder of ``train2014`` and ``val2014``, or of the pictures.
         names: split -> prefix of its shards; a split not in it is left out. None: each split under its own name. COCO's
             own files hold the split of their name, and ``train`` where it says none.
-        exclude: COCO ids to leave out of the train split (pictures of other benchmarks' test splits).
-
-    Raises:
-        BadRecord: names the file and the image.
+        exclude: COCO ids to leave out of the train split.
     """
     report, annotations = Report(options.skip_bad), Path(annotations)
     label = "-".join(["coco", *(names or {}).values()])
@@ -49,11 +45,10 @@ def _karpathy(annotations, finder, names, exclude, report):
         if split not in names:
             return None
         if split == "train" and coco in exclude:
-            report.leave_out("excluded pictures", where)
-            return None
-        captions = [clean(field(sentence, "raw", str, f"{where}: sentence {n}"), f"{where}: sentence {n}", report)
-                    for n, sentence in enumerate(field(record, "sentences", list, where))]
-        captions = [caption for caption in captions if caption]
+            return report.leave_out("excluded pictures", where)
+        said = ((field(sentence, "raw", str, f"{where}: sentence {n}"), f"{where}: sentence {n}")
+                for n, sentence in enumerate(field(record, "sentences", list, where)))
+        captions = [caption for text, place in said if (caption := clean(text, place, report))]
         if not captions:
             raise BadRecord(f"{where}: no captions")
         stem = Path(filename).stem

@@ -10,7 +10,7 @@ from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare.official import BadFile, Report
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.tars import Names, members, packed
-from xtoolkit.prepare.writer import Draft, Inside, Options
+from xtoolkit.prepare.writer import Draft, Options
 
 
 def convert(images: Path, options: Options, prefix: str = "train") -> Report:
@@ -19,12 +19,8 @@ def convert(images: Path, options: Options, prefix: str = "train") -> Report:
     Tars are read where they lie: ``n01440764.tar``, and tars inside a tar, count as folders of that name, so the
     release gives the same shards whether it was unpacked or not. Names are held as bytes, 40 or so a picture.
 
-    Args:
-        images: the folder, or one tar, searched to the bottom for the endings of pictures (``.jpg``, ``.PNG``, ``.gif``, ...).
-        prefix: of the shards.
-
     Raises:
-        BadRecord: names the picture; also where there is none, and where a tar is compressed or damaged.
+        BadRecord: also where there is no picture, and where a tar is compressed or damaged.
     """
     report, images = Report(options.skip_bad), Path(images)
     found, tars = Names(), []
@@ -32,13 +28,13 @@ def convert(images: Path, options: Options, prefix: str = "train") -> Report:
     if not len(found):
         raise BadFile(f"{images}: no .jpg, .png or other picture in it, and no tar of them")
     order = np.random.RandomState(0).permutation(len(found))  # this generator's draws never change
-    drafts = (_draft(images, tars, *found[int(n)], prefix) for n in order)
+
+    def draft(name, tar, at):
+        where, source = (name, images / name) if tar < 0 else (f"{tars[tar].name}: {name}", (tars[tar], at))
+        return Draft(prefix, None, source, {"image_id": identity(name), "file": name}, where)
+
+    drafts = (draft(*found[int(n)]) for n in order)
     return write_pictures(f"images-{prefix}", drafts, options, report, -(-len(found) // options.shard_size))
-
-
-def _draft(root, tars, name, tar, at, prefix):
-    where, source = (name, root / name) if tar < 0 else (f"{tars[tar].name}: {name}", Inside(tars[tar], at))
-    return Draft(prefix, None, source, {"image_id": identity(name), "file": name}, where)
 
 
 def identity(name: str) -> str:
@@ -69,8 +65,8 @@ def _search(place: str, name: str, found: Names, tars: list, report: Report, abo
     try:
         with tar.open("rb") as raw:
             inside = _in_tar(raw, name.removesuffix(".tar"), tar.stat().st_size, tar.name, report)
-            for member, at in sorted(inside.items()):
-                found.add(member, len(tars) - 1, at)
+        for member, at in sorted(inside.items()):
+            found.add(member, len(tars) - 1, at)
     except OSError as error:
         raise BadFile(f"{place}: {error.strerror}") from None
 

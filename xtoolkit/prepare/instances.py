@@ -23,18 +23,11 @@ def convert(annotations: Path, images: Path, options: Options, exclude: frozense
 
     Args:
         annotations: ``instances_train2014.json``, Objects365's ``zhiyuan_objv2_train.json``, or a file like them.
-        images: the folder of its ``file_name``. Objects365 says ``images/v1/patch8/NAME.jpg``, and its archives unpack
-            to ``patch8/NAME.jpg``: folders in front that are not there are passed over.
         exclude: COCO ids to leave out.
-        prefix: of the shards.
-
-    Raises:
-        BadRecord: names the file and the annotation.
     """
     report, annotations = Report(options.skip_bad), Path(annotations)
     names = dict(_categories(annotations, report))
-    boxes = _Boxes(annotations, names, report)
-    found = _drafts(annotations, Finder(images, YEARS), names, boxes, exclude, prefix, report)
+    found = _drafts(annotations, Finder(images, YEARS), names, exclude, prefix, report)
     return write_pictures(f"objects-{prefix}", found, options, report)
 
 
@@ -49,50 +42,35 @@ def _categories(annotations, report):
                 unique="category")
 
 
-class _Boxes:
-    """All boxes of a file, in arrays: Python's objects would take ten times the room."""
+def _boxes(annotations, names, report):
+    """Rows of (image, category, annotation id) in the order of their images, and their boxes: arrays, for Python's objects
+    would take ten times the room."""
+    rows, boxes, position = array("q"), array("d"), itertools.count()
 
-    def __init__(self, annotations, names, report):
-        rows, boxes, position = array("q"), array("d"), itertools.count()
+    def parse(record, where):
+        index, number = next(position), field(record, "id", int | None, where)
+        image, category = field(record, "image_id", int, where), field(record, "category_id", int, where)
+        box = field(record, "bbox", list, where)
+        if category not in names:
+            raise BadRecord(f"{where}: category {category} is not in the list of categories")
+        if not is_box(box):
+            raise BadRecord(f"{where}: box {str(box)[:60]} is not four numbers x, y, w, h")
+        if record.get("iscrowd") not in (None, 0, 1):
+            raise BadRecord(f"{where}: `iscrowd` is {str(record['iscrowd'])[:60]!r}, neither 0 nor 1")
+        if record.get("iscrowd"):
+            return report.leave_out("boxes around crowds", where)
+        return (image, category, index if number is None else number), box
 
-        def parse(record, where):
-            index, number = next(position), field(record, "id", int | None, where)
-            image, category = field(record, "image_id", int, where), field(record, "category_id", int, where)
-            box = field(record, "bbox", list, where)
-            if category not in names:
-                raise BadRecord(f"{where}: category {category} is not in the list of categories")
-            if not is_box(box):
-                raise BadRecord(f"{where}: box {str(box)[:60]} is not four numbers x, y, w, h")
-            if record.get("iscrowd") not in (None, 0, 1):
-                raise BadRecord(f"{where}: `iscrowd` is {str(record['iscrowd'])[:60]!r}, neither 0 nor 1")
-            if record.get("iscrowd"):
-                return report.leave_out("boxes around crowds", where)
-            return (image, category, index if number is None else number), box
-
-        found = elements(annotations, "annotations")
-        for row, box in each(found, f"{annotations.name}: annotation", parse, report, "id"):
-            rows.extend(row)
-            boxes.extend(box)
-        rows = np.asarray(rows).reshape(-1, 3)
-        order = np.argsort(rows[:, 0], kind="stable")
-        self.rows, self.boxes = rows[order], np.asarray(boxes).reshape(-1, 4)[order]
-
-    def strangers(self, known: set):
-        """(annotation id, image) of the first box of each picture that is not known."""
-        for first in np.unique(self.rows[:, 0], return_index=True)[1]:
-            image, _, number = self.rows[first].tolist()
-            if image not in known:
-                yield number, image
-
-    def of(self, image: int):
-        """(category, annotation id, box) of a picture's boxes, in the order of the file."""
-        for row in range(*np.searchsorted(self.rows[:, 0], [image, image + 1])):
-            box = [int(v) if v.is_integer() else v for v in self.boxes[row].tolist()]
-            yield *self.rows[row, 1:].tolist(), box
+    for row, box in each(elements(annotations, "annotations"), f"{annotations.name}: annotation", parse, report, "id"):
+        rows.extend(row)
+        boxes.extend(box)
+    rows = np.asarray(rows).reshape(-1, 3)
+    order = np.argsort(rows[:, 0], kind="stable")
+    return rows[order], np.asarray(boxes).reshape(-1, 4)[order]
 
 
-def _drafts(annotations, finder, names, boxes, exclude, prefix, report):
-    file, known = annotations.name, set()
+def _drafts(annotations, finder, names, exclude, prefix, report):
+    file, known, (rows, boxes) = annotations.name, set(), _boxes(annotations, names, report)
 
     def draft(record, where):
         image, *size = (field(record, key, int, where) for key in ("id", "width", "height"))
@@ -102,7 +80,9 @@ def _drafts(annotations, finder, names, boxes, exclude, prefix, report):
         if coco in exclude:
             return report.leave_out("excluded pictures", where)
         regions = []
-        for category, number, box in boxes.of(image):
+        for row in range(*np.searchsorted(rows[:, 0], [image, image + 1])):
+            _, category, number = rows[row].tolist()
+            box = [int(v) if v.is_integer() else v for v in boxes[row].tolist()]
             box = fit(box, size, f"{file}: annotation {number}", report)
             if box and names[category]:
                 regions.append({"box": box, "caption": names[category]})
@@ -115,5 +95,7 @@ def _drafts(annotations, finder, names, boxes, exclude, prefix, report):
     found = elements(annotations, "images")
     for _, made in each(found, f"{file}: images: record", draft, report, unique="image"):
         yield made
-    for number, image in boxes.strangers(known):
-        report.bad(f"{file}: annotation {number}: image {image} is not in the list of images")
+    for first in np.unique(rows[:, 0], return_index=True)[1]:
+        image, _, number = rows[first].tolist()
+        if image not in known:
+            report.bad(f"{file}: annotation {number}: image {image} is not in the list of images")

@@ -1,17 +1,16 @@
 """Lines of text and rows of tables, one in memory at a time: plain text, JSON Lines, CSV, also gzipped; Parquet."""
 
-import csv
 import gzip
 import itertools
 import json
 import zlib
 from pathlib import Path
 
-from xtoolkit.data import limits
+from xtoolkit.data import limits, tables
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.official import BadFile, BadRecord, Report
 from xtoolkit.prepare.records import each
-from xtoolkit.prepare.spans import Span
+from xtoolkit.prepare.spans import Span, together
 
 OBJECTS = (".jsonl", ".json", ".ndjson")  # one a line
 TABLES = (".csv", ".tsv")
@@ -22,9 +21,10 @@ def kind(path: str | Path) -> str:
     return Path(str(path).lower().removesuffix(".gz")).suffix
 
 
-def cuttable(path: Path) -> bool:
-    """Whether pieces of a file can be read: not of one that is packed, nor where a row may have several lines."""
-    return path.suffix != ".gz" and kind(path) not in TABLES
+def grouped(inputs: list) -> list[tuple]:
+    """The spans of each job. A file that is packed, or where a row may have several lines, is not cut."""
+    wholes = [(Span.whole(path), Path(path).suffix != ".gz" and kind(path) not in TABLES) for path in inputs]
+    return together(span for whole, cuttable in wholes for span in (whole.cut() if cuttable else [whole]))
 
 
 def records(span: Span, report: Report, columns: tuple = ()):
@@ -58,23 +58,14 @@ def _value(line, where):
 
 def rows(path: Path, report: Report):
     """(where, cells) of a CSV file; an empty row is passed over. Its delimiter is what its first line has most of."""
-    begun = where = None
-
-    def texts():
-        nonlocal begun, where
-        for where, text, _ in lines(Span(str(path), 0, 0), report):
-            begun = begun or where
-            yield text
-
-    found = texts()
-    first = next(found, "")
-    try:
-        for cells in csv.reader(itertools.chain([first], found), delimiter=max(",\t;", key=first.count), strict=True):
-            place, begun = begun, None
-            if cells:
-                yield place, cells
-    except csv.Error as error:
-        raise BadFile(f"{begun or where}: broken CSV: {error}") from None
+    found = ((where, text) for where, text, _ in lines(Span(str(path), 0, 0), report))
+    first = next(found, ("", ""))
+    delimiter = max(",\t;", key=first[1].count)
+    for record in tables.records(itertools.chain([first], found), delimiter):
+        try:
+            yield record[0][0], tables.cells_of("".join(text for _, text in record), delimiter)
+        except ValueError as error:
+            report.bad(f"{record[0][0]}: broken CSV: {error}")
 
 
 def lines(span: Span, report: Report, behind: bool = False):

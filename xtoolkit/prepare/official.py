@@ -26,11 +26,7 @@ class BadFile(BadRecord):
 
 
 class Report:
-    """What a conversion wrote and what it left out: counts, and the first case of each kind.
-
-    Args:
-        skip_bad: count wrong records and go on; otherwise the first one ends the conversion.
-    """
+    """What a conversion wrote and what it left out: counts, and the first case of each kind."""
 
     def __init__(self, skip_bad: bool = False):
         self.skip_bad = skip_bad
@@ -61,16 +57,16 @@ class Report:
 
     def add(self, other: dict):
         """Adds what ``as_dict`` gave, of a later part of the work: first cases stay the first."""
-        for mine, counts in ((self.written, other["written"]), (self.bins, other["bins"])):
-            for name, found in counts.items():
-                mine[name].update(found)
-        for mine, kinds in ((self.left_out, other["left_out"]), (self.changed, other["changed"])):
-            for kind, (count, case) in kinds.items():
-                mine.setdefault(kind, [0, case])[0] += count
+        for mine in ("written", "bins"):
+            for name, found in other[mine].items():
+                getattr(self, mine)[name].update(found)
+        for mine in ("left_out", "changed"):
+            for kind, (count, case) in other[mine].items():
+                getattr(self, mine).setdefault(kind, [0, case])[0] += count
 
     def as_dict(self) -> dict:
         """Everything counted, as JSON has it and ``add`` takes it."""
-        return {"written": self.written, "left_out": self.left_out, "changed": self.changed, "bins": self.bins}
+        return {name: getattr(self, name) for name in ("written", "left_out", "changed", "bins")}
 
     def __str__(self):
         lines = [f"{prefix}: " + ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
@@ -143,6 +139,11 @@ def clean(text, where: str, report: Report) -> str | None:
     return text or None
 
 
+def cleaned(texts: Iterable, where: str, report: Report) -> list[str]:
+    """The captions that ``clean`` leaves."""
+    return [text for text in (clean(text, where, report) for text in texts) if text]
+
+
 def is_box(box) -> bool:
     """Whether a value is four numbers that can be pixels of a picture."""
     return isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 1e9 for v in box)
@@ -152,10 +153,7 @@ def fit(box, size: tuple, where: str, report: Report) -> list | None:
     """A box clipped to its picture; None where nothing of it remains.
 
     Official boxes reach over the edge by a pixel or lie beside the picture now and then: that is counted, not fatal.
-
-    Args:
-        box: x, y, w, h in pixels.
-        size: width and height of the picture.
+    ``box`` is x, y, w, h in pixels, ``size`` width and height of the picture.
     """
     if not is_box(box):
         report.bad(f"{where}: box {_short(box)} is not four numbers x, y, w, h")
@@ -178,18 +176,15 @@ def fit(box, size: tuple, where: str, report: Report) -> list | None:
 def picture(source: Path | bytes, where: str, verify: bool = False) -> tuple[str, bytes, tuple]:
     """The bytes of a picture as they are, its file ending by content, and its width and height from its header.
 
-    Args:
-        verify: decode it to its last row, which finds one that is cut off and takes ten times as long.
-
-    Raises:
-        BadRecord: no such file, not a picture, or one so large that no reader takes it.
+    ``verify`` decodes it to its last row, which finds one that is cut off and takes ten times as long.
     """
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    given = isinstance(source, bytes)
+    name = "the picture" if given else source
     try:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        size = len(source) if given else source.stat().st_size
         if size > limits.MAX_IMAGE:
             raise BadRecord(f"{where}: {name}: {size:,} bytes, more than {limits.MAX_IMAGE:,}")
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if given else source.read_bytes()
     except OSError as error:
         raise BadRecord(f"{where}: {name}: {error.strerror}") from None
     try:

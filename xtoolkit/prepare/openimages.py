@@ -27,11 +27,6 @@ def convert(boxes: Path, classes: Path, images: Path, options: Options, prefix: 
     Args:
         boxes: ``oidv6-train-annotations-bbox.csv``, or the file of another split or version.
         classes: ``class-descriptions-boxable.csv``, of any version: since the seventh it has a heading.
-        images: the folder of the pictures, of ``train``, or of ``train_0`` to ``train_f`` as the archives unpack.
-        prefix: of the shards.
-
-    Raises:
-        BadRecord: names the file and the line.
     """
     report, boxes, classes = Report(options.skip_bad), Path(boxes), Path(classes)
     found = _drafts(boxes, dict(_classes(classes, report)), classes.name, Finder(images, FOLDERS), prefix, report)

@@ -35,14 +35,7 @@ def names(path: Path) -> list[str]:
 
 
 def rows(span: Span, wanted: tuple, optional: tuple = ()):
-    """The rows of the row groups that begin in a span of a Parquet file.
-
-    Args:
-        wanted: columns that it must have.
-        optional: columns that are read where it has them.
-
-    Yields:
-        (int, dict): row from 0, and its values under the names of the columns.
+    """(row from 0, its values by column) of the row groups that begin in a span; ``optional`` columns may be missing.
 
     Raises:
         BadFile: pyarrow is not installed; not a Parquet file, or one that is cut off; a column is missing.

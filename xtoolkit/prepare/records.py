@@ -43,11 +43,7 @@ def nested(record, key: str, where: str, kind: str, parse: Callable, report: Rep
 
 
 def held_out(found: Iterable, place: str, parse: Callable, number: str = "") -> frozenset:
-    """The ids that ``parse`` gives for what no pretraining may show.
-
-    Raises:
-        BadFile: a record is wrong: nothing of such a list may be passed over.
-    """
+    """The ids that ``parse`` gives for what no pretraining may show. Raises BadFile where a record is wrong."""
     try:
         return frozenset(each(found, place, parse, Report(), number))
     except BadRecord as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xtoolkit.prepare import records
 from xtoolkit.prepare.coco import YEARS
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, fit
+from xtoolkit.prepare.official import BadFile, Report, clean, field, fit
 from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
@@ -22,12 +22,10 @@ def convert(refs: Path, instances: Path, images: Path, options: Options, names: 
     Args:
         refs: ``refs(unc).p``, ``refs(umd).p`` or ``refs(google).p``, or the same list as JSON.
         instances: ``instances.json`` beside it.
-        images: the folder of COCO's ``train2014`` pictures (or of ``train2014`` and ``val2014``).
         names: split -> prefix of its shards; a split not in it is left out. None: each split under its own name.
 
     Raises:
-        BadRecord: names the file and the ref; a pickle that holds more than plain values is refused.
-        BadFile: the file has no such split.
+        BadFile: the file has no such split; a pickle that holds more than plain values is refused.
     """
     report, refs, instances = Report(options.skip_bad), Path(refs), Path(instances)
     grouped = _grouped(refs, names, report)
@@ -117,14 +115,13 @@ def load(path: Path):
     if path.suffix == ".json":
         return elements(path)
     try:
-        with path.open("rb") as file:
-            found = _Plain(file, path.name).load()
+        with path.open("rb") as file:  # Python 2 wrote the release: its strings are bytes
+            found = _Plain(file, encoding="utf-8", errors="replace").load()
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
-            MemoryError) as error:
-        if isinstance(error, BadRecord):
-            raise
+    except BadFile as error:
+        raise BadFile(f"{path.name}: {error}") from None
+    except Exception as error:  # pickle raises whatever it meets in a damaged file
         raise BadFile(f"{path.name}: not a whole pickle ({type(error).__name__}: {error})") from None
     if not isinstance(found, list):
         raise BadFile(f"{path.name}: expected a list of refs, found a {type(found).__name__}")
@@ -134,10 +131,6 @@ def load(path: Path):
 class _Plain(pickle.Unpickler):
     """Loads lists, dicts, strings and numbers only: a pickle that names anything else could run code."""
 
-    def __init__(self, file, name):
-        super().__init__(file, encoding="utf-8", errors="replace")  # Python 2 wrote the release: its strings are bytes
-        self.name = name
-
     def find_class(self, module, name):
-        raise BadFile(f"{self.name}: refused: it names `{module}.{name}`, and a REFER file holds only lists, dicts, "
-                        "strings and numbers; get the file from its official source")
+        raise BadFile(f"refused: it names `{module}.{name}`, and a REFER file holds only lists, dicts, strings and numbers; "
+                      "get the file from its official source")

@@ -37,13 +37,9 @@ class WorkerDied(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One part of a conversion.
+    """One part of a conversion: ``work(payload, part)``, a function of a module, writes shards of a prefix by a ``part``.
 
-    Attributes:
-        prefix: of its shards.
-        part: the class that writes them.
-        work: ``work(payload, part)``, a function of a module.
-        payload: all that it depends on but for ``Options``; its ``repr`` tells whether the job was done before.
+    ``payload`` is all that it depends on but for ``Options``; its ``repr`` tells whether the job was done before.
     """
 
     prefix: str
@@ -60,10 +56,7 @@ def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total
     from equal records and options and its files are whole. The pictures themselves are not looked at: where they were
     replaced, remove the folder. At the end ``prepared-LABEL.json`` says what was written, left out, changed and seen.
 
-    Args:
-        label: names the conversion among those of one folder.
-        report: what the making of the jobs counts; those of the jobs are added, in order.
-        total: how many jobs there are, for the progress, if that is known before they are made.
+    ``report`` is what the making of the jobs counts; ``total`` their number, where it is known before they are made.
 
     Raises:
         BadRecord: of the first job, in order, that has one.
@@ -92,18 +85,16 @@ def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total
 def write_pictures(label: str, drafts: Iterable[Draft], options: Options, report: Report,
                    total: int | None = None) -> Report:
     """``run`` over drafts, a job a shard."""
-    return run(label, _shards(drafts, options), options, report, total)
+    def shards():
+        waiting = {}
+        for draft in drafts:
+            batch = waiting.setdefault(draft.prefix, [])
+            batch.append(draft)
+            if len(batch) == options.shard_size:
+                yield Job(draft.prefix, TarPart, write_drafts, waiting.pop(draft.prefix))
+        yield from (Job(prefix, TarPart, write_drafts, batch) for prefix, batch in waiting.items())
 
-
-def _shards(drafts, options):
-    """The drafts of a prefix in their order, ``shard_size`` at a time."""
-    waiting = {}
-    for draft in drafts:
-        batch = waiting.setdefault(draft.prefix, [])
-        batch.append(draft)
-        if len(batch) == options.shard_size:
-            yield Job(draft.prefix, TarPart, write_drafts, waiting.pop(draft.prefix))
-    yield from (Job(prefix, TarPart, write_drafts, batch) for prefix, batch in waiting.items())
+    return run(label, shards(), options, report, total)
 
 
 def _begun(jobs, options, folder, submit):
@@ -112,7 +103,9 @@ def _begun(jobs, options, folder, submit):
     try:
         for job in jobs:
             if folder is not None and job.prefix not in numbers:
-                _check_free(folder.parent, job)
+                out, suffix = folder.parent / job.prefix, job.part.suffix
+                if there := glob.glob(f"{glob.escape(str(out))}-[0-9]*.{suffix}"):
+                    raise FileExistsError(f"{min(there)} is there already: remove {out}-*.{suffix} or give another --out")
             yield submit(_do, job, numbers[job.prefix], options, folder)
             numbers[job.prefix] += 1
     except BadRecord as error:
@@ -209,12 +202,6 @@ def _staging(label: str, out: Path | None):
         finally:
             if not any(folder.glob("*.json")):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_free(out: Path, job: Job):
-    if there := glob.glob(f"{glob.escape(str(out / job.prefix))}-[0-9]*.{job.part.suffix}"):
-        raise FileExistsError(f"{min(there)} is there already: remove {out / job.prefix}-*.{job.part.suffix} or give "
-                              "another --out")
 
 
 def _finish(folder: Path, label: str, files: dict, report: Report):

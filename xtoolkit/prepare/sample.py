@@ -17,11 +17,7 @@ ALIASES = {"images": ("pairs", "web")}  # the image-only stream reads pictures a
 
 
 def resolve(path: str) -> list[str]:
-    """The files of one part of the sample pack, unpacked and prepared if they are not yet; the folder of its tokenizer.
-
-    Raises:
-        FileNotFoundError: with the line of ``problem``.
-    """
+    """``prepare`` of a path. Raises FileNotFoundError with the line of ``problem``."""
     if trouble := problem(path):
         raise FileNotFoundError(trouble)
     return prepare(sample_pack.ensure_sample_pack(), path.rpartition("/")[2])
@@ -44,15 +40,7 @@ paths.SCHEMES[SCHEME] = paths.Scheme(resolve, problem)
 
 
 def prepare(pack: Path, name: str) -> list[str]:
-    """Prepares one part of an unpacked pack, once and whole, whoever else asks at the same time.
-
-    Args:
-        pack: the folder with ``coco``, ``vg``, ``refcoco+``, ``web``, ``text`` and ``tokenizer``.
-        name: one of ``PARTS``.
-
-    Returns:
-        The files, sorted; for the tokenizer its folder.
-    """
+    """The files, sorted, of one part of an unpacked pack, prepared once and whole; for the tokenizer its folder."""
     if name == "tokenizer":
         return [str(pack / "tokenizer")]
     if name in ALIASES:

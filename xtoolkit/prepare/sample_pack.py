@@ -36,9 +36,6 @@ def once(target: Path, make: Callable, is_whole: Callable = Path.is_dir) -> Path
 
     It is made beside ``target`` and renamed when all is written: the folder is whole or it is not there, and what a
     killed process leaves is swept away by the next one.
-
-    Raises:
-        PermissionError: it cannot be written there.
     """
     if is_whole(target):
         return target
@@ -90,12 +87,11 @@ def _unpack(about: dict, folder: Path) -> None:
 
 
 def _official_names(pack: Path) -> None:
-    """Adds what the official releases have and the archive would hold twice.
+    """Adds what the official releases have and the archive would hold twice: hard links where the file system has them.
 
     ``refcoco+/refs(unc).p`` is REFER's pickle (protocol 2, as Python 2 wrote it) of ``refs(unc).json``;
     ``vg/VG_100K/ID.jpg`` are COCO's pictures under Visual Genome's names; NLVR2 finds its pictures by ``identifier``,
-    such as ``dev-0-0-img0.png`` (a JPEG here: readers go by content). They are hard links where the file system has
-    them, copies elsewhere.
+    such as ``dev-0-0-img0.png`` (a JPEG here: readers go by content).
     """
     refs = json.loads((pack / "refcoco+" / "refs(unc).json").read_bytes())
     (pack / "refcoco+" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))

@@ -21,12 +21,13 @@ class Span:
 
     @classmethod
     def whole(cls, path) -> "Span":
-        """All of a file. Raises BadFile where it is not there."""
+        """All of a file, or of the files of a folder. Raises BadFile where it is not there."""
         try:
-            stat = Path(path).stat()
+            stat, folder = Path(path).stat(), Path(path).is_dir()
+            size = sum(file.stat().st_size for file in Path(path).iterdir()) if folder else stat.st_size
         except OSError as error:
             raise BadFile(f"{path}: {error.strerror}") from None
-        return cls(str(path), stat.st_size, stat.st_mtime_ns)
+        return cls(str(path), size, stat.st_mtime_ns)
 
     @property
     def bytes(self) -> int:
@@ -36,12 +37,6 @@ class Span:
         last = max(self.size - 1, 0) // SPAN * SPAN
         pieces = [replace(self, start=start, end=start + SPAN) for start in range(0, last, SPAN)]
         return [*pieces, replace(self, start=last)]
-
-
-def grouped(inputs: list, cuttable: Callable) -> list[tuple]:
-    """The spans of each job; ``cuttable`` tells whether a path can be read from any place."""
-    wholes = [Span.whole(path) for path in inputs]
-    return together(span for whole in wholes for span in (whole.cut() if cuttable(Path(whole.path)) else [whole]))
 
 
 def together(items, size: Callable = lambda span: span.bytes) -> list[tuple]:

@@ -11,13 +11,7 @@ CHUNK = 1 << 20
 
 
 def elements(path: Path, key: str | None = None):
-    """The records of a JSON list, one by one: the file is never in memory as a whole.
-
-    Args:
-        path: a JSON file that is a list, or an object with the list under ``key``.
-
-    Yields:
-        (int, object): position and record.
+    """(position, record) of a JSON list, or of the list under ``key`` of an object: the file is never in memory whole.
 
     Raises:
         BadFile: broken or truncated JSON, with the record's position and the place in the file; a file of another kind.
@@ -39,9 +33,8 @@ class _Scanner:
         self.decode = json.JSONDecoder().raw_decode
 
     def records(self, key):
-        opening = self.peek()
-        if opening != ("[" if key is None else "{"):
-            wanted = "a list of records" if key is None else f"an object with the list `{key}`"
+        begins, wanted = ("[", "a list of records") if key is None else ("{", f"an object with the list `{key}`")
+        if (opening := self.peek()) != begins:
             seen = limits.looks(self.text[:512].encode(), f"found {opening!r} at its beginning")
             raise BadFile(f"{self.name}: expected {wanted}, {seen}")
         if key is not None:
@@ -129,13 +122,9 @@ class _Scanner:
 
 
 def join(sources: dict):
-    """Records of several files that have the same id, together; constant memory where the files have one order.
+    """(id, {name: record}) of the records of several files, {name: iterator of (id, record)}, that have the same id.
 
-    Args:
-        sources: name -> iterator of (id, record).
-
-    Yields:
-        (id, dict): name -> record, of the files that have the id; those that lack in one file come last.
+    Memory is constant where the files have one order; those that lack in one file come last.
     """
     waiting, live = {}, dict(sources)
     while live:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from xtoolkit.data import tables
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, records
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, field, picture
+from xtoolkit.prepare.lines import OBJECTS, TABLES, grouped, kind, records
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, cleaned, field, picture
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run, write_pictures
-from xtoolkit.prepare.spans import Span, grouped
+from xtoolkit.prepare.spans import Span
 from xtoolkit.prepare.writer import Draft, Options, TarPart
 
 # The usual names of the columns. A table must have one of each, or be told which is meant.
@@ -21,7 +21,7 @@ METADATA = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"
 
 @dataclass(frozen=True)
 class Table:
-    """How rows are read: the names of two columns, and the folder of the pictures; None: the folder of the table."""
+    """How rows are read: the names of two columns; None: a usual one. The folder of the pictures; None: the table's."""
 
     image: str | None = None
     text: str | None = None
@@ -36,11 +36,6 @@ def convert(inputs: list, options: Options, prefix: str = "train", table: Table 
 
     Args:
         inputs: ``.csv``, ``.tsv``, ``.jsonl``, the same gzipped, or ``.parquet``; not Parquet and others together.
-        prefix: of the shards.
-        table: a column that is None is the one with a usual name.
-
-    Raises:
-        BadRecord: names the table and the line, or the row of Parquet.
     """
     report, inputs = Report(options.skip_bad), [Path(path) for path in inputs]
     packed = [path for path in inputs if kind(path) == ".parquet"]
@@ -50,7 +45,7 @@ def convert(inputs: list, options: Options, prefix: str = "train", table: Table 
         if packed and path not in packed:
             raise BadFile(f"{path}: prepare Parquet and other tables one after the other, with another --name")
     if packed:
-        jobs = [Job(prefix, TarPart, write_rows, (spans, table)) for spans in grouped(inputs, cuttable)]
+        jobs = [Job(prefix, TarPart, write_rows, (spans, table)) for spans in grouped(inputs)]
         return run(f"table-{prefix}", jobs, options, report, len(jobs))
     drafts = (draft for path in inputs for draft in _drafts(path, table, prefix, report))
     return write_pictures(f"table-{prefix}", drafts, options, report)
@@ -96,22 +91,23 @@ def write_rows(payload: tuple, part: TarPart):
             pass
 
 
-def _columns(file: str, names: list, table: Table) -> tuple[str, str]:
+def _columns(file: str, names: list, table: Table) -> list[str]:
     """The columns of pictures and of captions. Raises BadFile unless there is one of each."""
-    return _column(file, names, table.image, IMAGE, "image"), _column(file, names, table.text, TEXT, "text")
-
-
-def _column(file, names, given, usual, what) -> str:
-    fitting = [name for name in ([given] if given else usual) if name in names]
-    if len(fitting) == 1:
-        return fitting[0]
-    trouble = f"several columns may be meant, {', '.join(fitting)}" if fitting else f"no column {given or ', '.join(usual)}"
-    raise BadFile(f"{file}: {trouble}; it has {', '.join(map(str, names))[:200] or 'none'}: name one with --{what}-column")
+    found = []
+    for what, given, usual in (("image", table.image, IMAGE), ("text", table.text, TEXT)):
+        fitting = [name for name in ([given] if given else usual) if name in names]
+        if len(fitting) != 1:
+            trouble = f"no column {given or ', '.join(usual)}"
+            if fitting:
+                trouble = f"several columns may be meant, {', '.join(fitting)}"
+            has = ", ".join(map(str, names))[:200] or "none"
+            raise BadFile(f"{file}: {trouble}; it has {has}: name one with --{what}-column")
+        found += fitting
+    return found
 
 
 def _captions(value, where, report) -> list:
-    found = value if isinstance(value, list) else [value]
-    return [caption for caption in (clean(text, where, report) for text in found) if caption]
+    return cleaned(value if isinstance(value, list) else [value], where, report)
 
 
 def _file(name: str, root: Path, where: str) -> Path:

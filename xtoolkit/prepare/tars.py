@@ -3,7 +3,9 @@
 import tarfile
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
+from xtoolkit.data import limits, scan
 from xtoolkit.prepare.official import BadRecord, Report, outside
 
 UNPACK = {".tar.gz": "gunzip", ".tgz": "tar xzf", ".tar.xz": "unxz", ".tar.bz2": "bunzip2", ".tar.zst": "unzstd", ".zip": "unzip"}
@@ -20,39 +22,31 @@ def members(raw, end: int, place: str, report: Report) -> Iterator[tarfile.TarIn
 
     A link, a device, a name that leads out and whatever is broken are wrong records; what was before them is kept.
     """
-    member, start = None, raw.tell()
+    member = None
     try:
-        while start is not None:
-            raw.seek(start)
-            with tarfile.open(fileobj=raw, mode="r:") as tar:
-                while (found := tar.next()) is not None:
-                    member = found
-                    tar.members.clear()  # else it holds them all
-                    if member.offset_data + member.size > end:
-                        raise tarfile.ReadError("cut off inside it")
-                    if tar.offset <= member.offset:
-                        raise tarfile.ReadError("its size is below 0")
-                    if outside(member):
-                        report.bad(f"{place}: {member.name}: refused: a link, a device, or a name that leads out of the tar")
-                    elif member.isreg():
-                        yield member
-            start = _filled(raw, tar.offset, end)  # tarfile takes what it cannot read for the end, which is zeros
-            if start == tar.offset:
-                raise tarfile.ReadError(f"no header at byte {start}")
-    except BadRecord:
-        raise
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        for member in scan.members(raw, end):
+            if scan.refused(member):
+                report.bad(f"{place}: {member.name}: refused: a link, a device, sparse, or a name that leads out of the tar")
+            else:
+                yield member
+    except tarfile.TarError as error:
         report.bad(f"{place}: broken after {member.name if member else 'its beginning'}: {error}")
 
 
-def _filled(raw, start: int, end: int) -> int | None:
-    """The first block from ``start`` on that is not of zeros."""
-    raw.seek(start)
-    while data := raw.read(min(tarfile.RECORDSIZE, end - start)):
-        if rest := data.lstrip(b"\0"):
-            return start + (len(data) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
-        start += len(data)
-    return None
+def content(tar: Path, at: int, where: str) -> bytes:
+    """The file in a tar whose header is at a place."""
+    try:
+        with tar.open("rb") as raw:
+            raw.seek(at)
+            with tarfile.open(fileobj=raw, mode="r:") as inside:
+                member = inside.next()
+                if member is None or not member.isreg():
+                    raise tarfile.ReadError("no file there: the tar has changed")
+                if member.size > limits.MAX_IMAGE:
+                    raise tarfile.ReadError(f"{member.size:,} bytes, more than {limits.MAX_IMAGE:,}")
+                return inside.extractfile(member).read()
+    except (OSError, tarfile.TarError) as error:
+        raise BadRecord(f"{where}: {tar}: cannot be read at byte {at}: {error}") from None
 
 
 class Names:

@@ -1,25 +1,13 @@
 """Plain text: lines, paragraphs, and a field of JSON Lines, CSV or Parquet, also gzipped -> JSON Lines shards."""
 
-from dataclasses import dataclass
-
 from xtoolkit.data import limits
-from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, lines, records
+from xtoolkit.prepare.lines import OBJECTS, TABLES, grouped, kind, lines, records
 from xtoolkit.prepare.official import Report, field
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run
-from xtoolkit.prepare.spans import grouped
 from xtoolkit.prepare.writer import LinePart, Options
 
 SHARD_SIZE = 100_000  # lines
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What one job reads, and how."""
-
-    spans: tuple
-    key: str
-    paragraphs: bool
 
 
 def convert(inputs: list, options: Options, prefix: str = "train", key: str = "text",
@@ -27,35 +15,31 @@ def convert(inputs: list, options: Options, prefix: str = "train", key: str = "t
     """Writes one line a text: ``{"text": ...}``, as raw as it is but for white space at its ends.
 
     Args:
-        inputs: files, read one after the other. ``.jsonl`` and ``.json`` have an object a line (C4: ``.json.gz``),
-            ``.parquet``, ``.csv`` and ``.tsv`` a column; everything else is text.
-        prefix: of the shards.
+        inputs: ``.jsonl`` and ``.json`` have an object a line (C4: ``.json.gz``), ``.parquet``, ``.csv`` and ``.tsv`` a
+            column; everything else is text.
         key: the key of the text in JSON Lines, the column of a table.
         paragraphs: a text ends at an empty line (books, Wikipedia) rather than at the end of each line.
-
-    Raises:
-        BadRecord: names the file and the line.
     """
-    jobs = [Job(prefix, LinePart, write_texts, Texts(spans, key, paragraphs)) for spans in grouped(inputs, cuttable)]
+    jobs = [Job(prefix, LinePart, write_texts, (spans, key, paragraphs)) for spans in grouped(inputs)]
     return run(f"text-{prefix}", jobs, options, Report(options.skip_bad), len(jobs))
 
 
-def write_texts(payload: Texts, part: LinePart):
+def write_texts(payload: tuple, part: LinePart):
     """The work of one job."""
-    for span in payload.spans:
-        for where, text in _texts(span, payload, part.report):
-            text = text.strip()
-            if text:
+    spans, key, paragraphs = payload
+    for span in spans:
+        for where, text in _texts(span, key, paragraphs, part.report):
+            if text := text.strip():
                 part.write(text)
             else:
                 part.report.leave_out("empty texts", where)
 
 
-def _texts(span, payload, report):
+def _texts(span, key, paragraphs, report):
     if kind(span.path) in (*OBJECTS, *TABLES, ".parquet"):
-        found = records(span, report, (payload.key,))
-        yield from each(found, "", lambda record, where: (where, field(record, payload.key, str, where)), report)
-    elif payload.paragraphs:
+        found = records(span, report, (key,))
+        yield from each(found, "", lambda record, where: (where, field(record, key, str, where)), report)
+    elif paragraphs:
         yield from _paragraphs(span, report)
     else:
         yield from ((where, text) for where, text, _ in lines(span, report))

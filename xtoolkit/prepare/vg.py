@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from xtoolkit.prepare.official import Report, clean, field, fit
+from xtoolkit.prepare.official import Report, clean, cleaned, field, fit
 from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements, join
@@ -17,23 +17,16 @@ def convert(image_data: Path, regions: Path, images: Path, options: Options, obj
     Args:
         image_data: ``image_data.json``: size, and the COCO id of the half of the pictures that COCO has too.
         regions: ``region_descriptions.json``.
-        images: the folder of ``VG_100K`` and ``VG_100K_2``, or of the pictures themselves.
         objects: ``objects.json``; None leaves objects out.
         attributes: ``attributes.json``: words that the reader may put before an object's name.
-        exclude: COCO ids to leave out: the val and test pictures of the benchmarks to come.
-        prefix: of the shards.
-
-    Raises:
-        BadRecord: names the file, the image and the region or object.
+        exclude: COCO ids to leave out.
     """
     report = Report(options.skip_bad)
     pictures = {image: found for image, *found in _by_image(Path(image_data), _picture, report)}
-    files = {"regions": regions, "objects": objects, "attributes": attributes}
-    files = {name: Path(path) for name, path in files.items() if path is not None}
-    joined = join({name: _by_image(path, lambda record, where: (_image_id(record, where), record), report)
-                   for name, path in files.items()})
+    files = (("regions", regions), ("objects", objects), ("attributes", attributes))
+    files = {name: Path(path) for name, path in files if path is not None}
     finder = Finder(images, ("VG_100K", "VG_100K_2"))
-    drafts = _drafts(joined, pictures, {name: path.name for name, path in files.items()}, finder, exclude, prefix, report)
+    drafts = _drafts(files, pictures, finder, exclude, prefix, report)
     return write_pictures(f"vg-{prefix}", drafts, options, report)
 
 
@@ -52,10 +45,13 @@ def _image_id(record, where) -> int:
     return field(record, "image_id" if isinstance(record, dict) and "image_id" in record else "id", int, where)
 
 
-def _drafts(joined, pictures, files, finder, exclude, prefix, report):
-    for image, records in joined:
+def _drafts(files, pictures, finder, exclude, prefix, report):
+    def with_id(record, where):
+        return _image_id(record, where), record
+
+    for image, records in join({name: _by_image(path, with_id, report) for name, path in files.items()}):
         if image not in pictures:
-            report.bad(f"{', '.join(files[name] for name in records)}: image {image} is not in image_data.json")
+            report.bad(f"{', '.join(files[name].name for name in records)}: image {image} is not in image_data.json")
             continue
         size, coco = pictures[image]
         if coco in exclude:
@@ -65,7 +61,7 @@ def _drafts(joined, pictures, files, finder, exclude, prefix, report):
         def inside(name, kind, parse):
             if name not in records:
                 return ()
-            return nested(records[name], name, f"{files[name]}: image {image}", kind, parse, report, f"{kind}_id")
+            return nested(records[name], name, f"{files[name].name}: image {image}", kind, parse, report, f"{kind}_id")
 
         words = dict(inside("attributes", "object", partial(_words, report=report)))
         found = [*inside("regions", "region", partial(_described, size=size, report=report)),
@@ -88,7 +84,7 @@ def _described(region, where, size, report):
 def _named(thing, where, words, size, report):
     box = [field(thing, name, int | float, where) for name in ("x", "y", "w", "h")]
     names, number = field(thing, "names", list[str], where), field(thing, "object_id", int | None, where)
-    box, names = fit(box, size, where, report), _clean(names, where, report)
+    box, names = fit(box, size, where, report), cleaned(names, where, report)
     if not box or not names:
         return None
     region = {"box": box, "caption": names[0] if len(names) == 1 else names}
@@ -98,8 +94,4 @@ def _named(thing, where, words, size, report):
 def _words(thing, where, report):
     """(object id, its attributes, each once)."""
     words = field(thing, "attributes", list[str] | None, where) or ()  # an object without any may say null
-    return field(thing, "object_id", int, where), list(dict.fromkeys(_clean(words, where, report)))
-
-
-def _clean(words, where, report) -> list:
-    return [word for word in (clean(word, where, report) for word in words) if word]
+    return field(thing, "object_id", int, where), list(dict.fromkeys(cleaned(words, where, report)))

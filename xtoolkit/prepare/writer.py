@@ -8,9 +8,9 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtoolkit.data import limits
 from xtoolkit.prepare import stats
 from xtoolkit.prepare.official import BadRecord, Report, fit, picture
+from xtoolkit.prepare.tars import content
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,13 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """A picture in a tar that is not unpacked: the place of its header."""
-
-    tar: Path
-    at: int
-
-
-@dataclass(frozen=True)
 class Draft:
     """A sample whose picture is still to be read.
 
     Attributes:
         prefix: the shards that it belongs to: ``prefix-00000.tar``.
         key: its name in the shard; None numbers it.
-        picture: the file.
+        picture: the file, or a tar and the place of its header in it.
         info: its ``.json``; without an ``image_id`` it gets one by what the picture's file holds.
         where: file and record, for messages.
         size: width and height that the annotations say; None where they say none.
@@ -58,7 +50,7 @@ class Draft:
 
     prefix: str
     key: str | None
-    picture: Path | Inside
+    picture: Path | tuple[Path, int]
     info: dict
     where: str
     size: tuple | None = None
@@ -69,11 +61,7 @@ class Part:
     """What one job writes: files of at most ``shard_size`` samples, and a report.
 
     Nothing of it depends on other jobs, so any process may write it, and equal input gives equal bytes. Files are
-    on the disk, not only in its cache, when the with block ends.
-
-    Attributes:
-        report: counts what is written and left out.
-        files: {name: its samples, bytes and sha256} of each file, in order.
+    on the disk, not only in its cache, when the with block ends; ``files`` has the samples, bytes and sha256 of each.
     """
 
     suffix = ""
@@ -128,7 +116,6 @@ class TarPart(Part):
         super()._close()
 
     def write(self, key: str | None, ending: str, data: bytes, info: dict, size: tuple):
-        """Adds one sample: the picture's bytes and the object of its json."""
         file, place = self.next()
         key = key or f"{file:05d}{place:04d}"
         for name, content in ((f"{key}.{ending}", data), (f"{key}.json", dumps(info))):
@@ -162,7 +149,8 @@ def write_drafts(drafts: list, part: TarPart):
     """
     for draft in drafts:
         try:
-            ending, data, size = picture(_source(draft), draft.where, part.options.verify)
+            source = content(*draft.picture, draft.where) if isinstance(draft.picture, tuple) else draft.picture
+            ending, data, size = picture(source, draft.where, part.options.verify)
             if draft.size is not None and tuple(draft.size) != size:
                 raise BadRecord(f"{draft.where}: the picture {draft.picture} is {size[0]}x{size[1]}, its annotations "
                                 f"are for {draft.size[0]}x{draft.size[1]}: the boxes would not fit")
@@ -175,24 +163,6 @@ def write_drafts(drafts: list, part: TarPart):
             continue
         known = {} if "image_id" in info else {"image_id": hashlib.sha256(data).hexdigest()[:16]}
         part.write(draft.key, ending, data, known | info, size)
-
-
-def _source(draft: Draft) -> Path | bytes:
-    if not isinstance(draft.picture, Inside):
-        return draft.picture
-    tar, at = draft.picture.tar, draft.picture.at
-    try:
-        with open(tar, "rb") as raw:
-            raw.seek(at)
-            with tarfile.open(fileobj=raw, mode="r:") as inside:
-                member = inside.next()
-                if member is None or not member.isreg():
-                    raise tarfile.ReadError("no file there: the tar has changed")
-                if member.size > limits.MAX_IMAGE:
-                    raise tarfile.ReadError(f"{member.size:,} bytes, more than {limits.MAX_IMAGE:,}")
-                return inside.extractfile(member).read()
-    except (OSError, tarfile.TarError) as error:
-        raise BadRecord(f"{draft.where}: {tar}: cannot be read at byte {at}: {error}") from None
 
 
 def _in_pixels(info: dict, size: tuple, report: Report) -> dict:
