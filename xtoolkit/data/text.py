@@ -225,7 +225,10 @@ def text_field(ids: list, pad: int, masks: list | None = None) -> TextField:
 
 
 def _padded(rows, pad: int) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(row) for row in rows], True, pad)
+    padded = np.full((len(rows), max(map(len, rows))), pad, np.int64)  # torch's pad_sequence takes ten times as long
+    for row, tokens in enumerate(rows):
+        padded[row, :len(tokens)] = tokens
+    return torch.from_numpy(padded)
 
 
 def says_side(texts) -> bool:
