@@ -16,9 +16,6 @@ from xtoolkit.data.process import ImageProcessor, TextProcessor
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Count
 
 
-STRIP = 997  # pictures until they come again
-
-
 class Synthetic(StreamDataset):
     """Noise for pictures, random words for texts: those that it is given a processor of.
 
@@ -33,7 +30,7 @@ class Synthetic(StreamDataset):
             raise ConfigError(f"data.min_tokens: must be at most `tokens` {text.max_tokens}, not {min_tokens}")
         if images is not None:
             # A picture is a window of one strip of noise: drawing each anew would cost more than a real one.
-            self._noise = torch.randn(3, images.size, images.size + STRIP, generator=torch.Generator().manual_seed(0))
+            self._noise = torch.randn(3, images.size, images.size + 997, generator=torch.Generator().manual_seed(0))
 
     @classmethod
     def max_length(cls, block: dict) -> int | None:
@@ -44,21 +41,20 @@ class Synthetic(StreamDataset):
         return [self._size]
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        image, texts = None, []
-        if self.images is not None:
-            left = sample % STRIP
-            image = self.images.item(self._noise[:, :, left:left + self.images.size], f"synthetic:{sample}", rng)
-        if self._processor is not None:
-            count, first = rows if self.train else self._each, sample * self._each
-            texts = [self._text(number, rng) for number in range(first, first + count)]
-        return items.Item(image, texts)
+        numbers = range(sample * self._each, sample * self._each + (rows if self.train else self._each))
+        image = None if self.images is None else self._image(sample, rng)
+        return items.Item(image, [] if self._processor is None else [self._text(number, rng) for number in numbers])
 
     def _text(self, number: int, rng: random.Random) -> items.Text:
         tokenizer, words, most = self._processor.tokenizer, random.Random(number), self._processor.max_tokens
-        inside = (most if self._least is None else words.randint(self._least, most)) - 2
-        drawn = [tokenizer.plain[words.randrange(len(tokenizer.plain))] for _ in range(inside)]
+        length = most if self._least is None else words.randint(self._least, most)
+        drawn = [tokenizer.plain[words.randrange(len(tokenizer.plain))] for _ in range(length - 2)]
         ids = np.array([tokenizer.bos, *drawn, tokenizer.eos], np.int64)
-        return self._processor.masked(ids, np.array([-1, *[1] * inside, -1], np.int8), rng)
+        return self._processor.masked(ids, np.array([-1, *[1] * (length - 2), -1], np.int8), rng)
+
+    def _image(self, sample: int, rng: random.Random) -> items.Image:
+        left = sample % 997
+        return self.images.item(self._noise[:, :, left:left + self.images.size], f"synthetic:{sample}", rng)
 
 
 @DATASET_REGISTRY.register
@@ -132,9 +128,10 @@ class SyntheticRegions(Synthetic):
         return Order(seed, stream, batch_size, self.sizes, [1.0], elements=[np.full(self._size, self._each)])
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        item, boxes = super().load(source, sample, rows, rng), []
-        for _ in item.texts:
-            w, h = rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.6)
-            box = (rng.uniform(w / 2, 1 - w / 2), rng.uniform(h / 2, 1 - h / 2), w, h)
-            boxes.append(items.Box(box, regions.box_patches(box, self.images.side), True, stable_key(sample, *box)))
-        return replace(item, boxes=boxes)
+        item = super().load(source, sample, rows, rng)
+        return replace(item, boxes=[self._box(sample, rng) for _ in item.texts])
+
+    def _box(self, sample: int, rng: random.Random) -> items.Box:
+        w, h = rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.6)
+        box = (rng.uniform(w / 2, 1 - w / 2), rng.uniform(h / 2, 1 - h / 2), w, h)
+        return items.Box(box, regions.box_patches(box, self.images.side), True, stable_key(sample, *box))
