@@ -371,3 +371,17 @@ def test_an_empty_stream_is_named(tmp_path, tokenizer):
     (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(ConfigError, match="data.path: .*x.tar: no sample is left of it: no tar: invalid header"):
         Loader("pairs", Pairs(tokenizer, **SIZES, path=str(tmp_path / "x.tar")), 4, 1, 0)
+
+
+def test_a_visit_that_failed_is_made_again_and_not_the_next_one(datasets, monkeypatch):
+    data = datasets["pairs"]
+    loader, expected = Loader("pairs", data, 8, 1, 0), [Loader("pairs", data, 8, 1, 0).at(visit) for visit in range(2)]
+
+    def fails(*sample):
+        raise RuntimeError("a dataset's own mistake")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "load", fails)
+        with pytest.raises(RuntimeError, match="own mistake"):
+            loader.at(0)
+    assert [same(loader.at(visit), expected[visit]) for visit in range(2)] == [True, True]

@@ -19,7 +19,8 @@ class StreamDataset(abc.ABC):
     """Samples of one or several sources, numbered, and how each becomes rows of a batch.
 
     A subclass declares FIELDS, takes its YAML keys in ``__init__``, and defines ``sizes`` and ``load``; all else has a
-    default.
+    default. Of its classmethods ``max_length``, ``rows_each`` and ``example`` get the YAML block with the defaults of the
+    signature filled in, the others as it is written.
 
     Attributes:
         FIELDS: the fields of its batches, by the names that ``$name`` reads.
@@ -31,6 +32,11 @@ class StreamDataset(abc.ABC):
         train: augment, and one text a picture; else pictures as they are, with all their texts.
         told: whether it was said what its files have that is no part of a sample.
         images: what makes its pictures, if they are made so; ``pictures`` and ``figures`` then need no more.
+        damaged: {file: what is wrong with it}, found when it was indexed.
+        left_out: {file: {reason: number}} of what lies in a file and is no part of a sample.
+        digests: {source: digest of what it holds}; None where that is not known. A run goes on only with the same.
+        shard_count: files that it reads, dead ones included.
+        dead: the remote shards of which nothing is known, not even how many samples they have.
     """
 
     FIELDS: dict[str, type[Field]]
@@ -38,14 +44,15 @@ class StreamDataset(abc.ABC):
     GIVEN = ("tokenizer", "image_size", "patch_size", "views", "train")
     train, told = True, False
     images: ImageProcessor | None = None
+    damaged: dict[str, str] = {}
+    left_out: dict[str, dict[str, int]] = {}
+    digests: dict[str, str | None] = {}
+    shard_count = 0
+    dead: list[DeadShard] = []
 
     @classmethod
     def check(cls, block: dict, views: frozenset = frozenset()) -> list[tuple[str, str]]:
-        """Mistakes of a `data` block that its signature cannot find: (dotted key within the block, what is wrong).
-
-        Args:
-            views: the marks that are read of this stream.
-        """
+        """Mistakes of a `data` block that its signature cannot find: (dotted key within the block, what is wrong)."""
         found = cls.check_source(block)
         for mark, name in cls.MARKS.items():
             if mark in views and block.get(name) is None:
@@ -70,20 +77,12 @@ class StreamDataset(abc.ABC):
 
     @classmethod
     def max_length(cls, block: dict) -> int | None:
-        """Tokens of its longest text; None without texts.
-
-        Args:
-            block: the YAML block with the defaults of the signature filled in.
-        """
+        """Tokens of its longest text; None without texts."""
         return block.get("max_tokens")
 
     @classmethod
     def rows_each(cls, block: dict) -> int:
-        """Rows of one picture at most, where its rows are regions.
-
-        Args:
-            block: the YAML block with the defaults of the signature filled in.
-        """
+        """Rows of one picture at most, where its rows are regions."""
         return 1
 
     @classmethod
@@ -91,7 +90,6 @@ class StreamDataset(abc.ABC):
         """A batch of the shapes that training has, on the meta device, for the plan; it opens no file.
 
         Args:
-            block: the YAML block with the defaults of the signature filled in.
             rows: rows asked for; on a region stream pictures, each with ``rows_each`` rows.
             sizes: ``image_size`` and ``patch_size`` of the encoder that reads pictures; empty if none does.
             views: the marks that are read of it.
@@ -107,34 +105,9 @@ class StreamDataset(abc.ABC):
     def sizes(self) -> list[int]:
         """Samples of each source."""
 
-    @property
-    def damaged(self) -> dict[str, str]:
-        """{file: what is wrong with it}, found when it was indexed."""
-        return {}
-
-    @property
-    def left_out(self) -> dict[str, dict[str, int]]:
-        """{file: {reason: number}} of what lies in a file and is no part of a sample."""
-        return {}
-
-    @property
-    def digests(self) -> dict[str, str | None]:
-        """{source: digest of what it holds}; None where that is not known. A run goes on only with the same."""
-        return {}
-
     def place(self, source: int, sample: int) -> str:
         """Where a sample lies, for a person who looks for it."""
         return f"sample {sample}"
-
-    @property
-    def shard_count(self) -> int:
-        """Files that it reads, dead ones included."""
-        return 0
-
-    @property
-    def dead(self) -> list[DeadShard]:
-        """The remote shards of which nothing is known, not even how many samples they have."""
-        return []
 
     def samples_of(self, file: str) -> int:
         """Samples of one file."""

@@ -13,9 +13,8 @@ from xtoolkit.batch import ImageField
 from xtoolkit.data import items, limits, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Std
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, ENDINGS, Augment, Mean, Std
 from xtoolkit.data.process import ImageProcessor
-from xtoolkit.data.images import ENDINGS
 from xtoolkit.fields import LabelField
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Range
 
@@ -74,9 +73,7 @@ class ImageFolder(StreamDataset):
     Args:
         path: a folder of a folder a class; what is no picture by its ending is left out.
         classes: null: the folders, sorted; else as LabelledImages has them, and the folders must be these and no others.
-        augment: {crop_scale, flip, randaugment}, see Augment.
-        mean: of the channels, in [0, 1]; CLIP's by default.
-        std: of the channels.
+        others: augment: mean: std: as Images has them.
     """
 
     FIELDS = {"image": ImageField, "label": LabelField}

@@ -1,6 +1,5 @@
 """The datasets of the four streams: texts, pictures, pairs and regions, read from shards."""
 
-import os
 import random
 from typing import Annotated
 
@@ -15,8 +14,8 @@ from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, 
 from xtoolkit.data.masking import ImageMask, TextMask
 from xtoolkit.data.order import Order
 from xtoolkit.data.process import ImageProcessor, TextProcessor
+from xtoolkit.data.records import Record
 from xtoolkit.data.sharded import Sharded
-from xtoolkit.data.shards import Shards
 from xtoolkit.data.text import says_side
 from xtoolkit.registry import DATASET_REGISTRY, Count, Range
 
@@ -56,18 +55,7 @@ class Text(Sharded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         shards = self._shards[source]
-        bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        return items.Item(texts=[self._text(shards.text(sample), rng, bad)])
-
-
-def _data(shards: Shards, sample: int) -> bytes:
-    return shards.read(sample, "image") or b""
-
-
-def _name(shards: Shards, sample: int, meta: dict) -> str:
-    """The picture's ``image_id``, else its shard and key."""
-    given = meta.get("image_id")
-    return str(given) if given is not None else f"{os.path.basename(shards.file(sample))}:{shards.name(sample)}"
+        return items.Item(texts=[self._text(shards.text(sample), rng, Record(shards, sample).bad)])
 
 
 @DATASET_REGISTRY.register
@@ -99,9 +87,8 @@ class Images(Sharded):
         self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        shards = self._shards[source]
-        bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        return items.Item(self.images(_data(shards, sample), _name(shards, sample, {}), rng, bad))
+        record = Record(self._shards[source], sample)
+        return items.Item(self.images(record.data, record.place, rng, record.bad))
 
 
 @DATASET_REGISTRY.register
@@ -113,16 +100,10 @@ class Pairs(Sharded):
     Args:
         path: tars in the layout of img2dataset (captions from `captions` or `caption` of the json, else from the .txt), or
             tables, .jsonl, .csv or .tsv, with a picture and a caption a row.
-        images: the folder of the pictures that a table names; by default that of the table.
-        sources: several, {name: {path, images, weight}}, instead of `path`.
-        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         max_tokens: longest caption, its two specials counted; what is longer is cut.
         clean: lower case, no punctuation (X-FM's release); false: as it is.
         mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
-        image_mask: {patches, min_block}, see ImageMask.
-        augment: {crop_scale, flip, randaugment}, see Augment.
-        mean: of the channels, in [0, 1]; CLIP's by default.
-        std: of the channels.
+        others: sources: images: shards: image_mask: augment: mean: std: as Images has them.
     """
 
     FIELDS = {"image": ImageField, "text": TextField}
@@ -140,18 +121,13 @@ class Pairs(Sharded):
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        shards, dropped = self._shards[source], []
-        bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        meta = shards.meta(sample)
-        captions = tables.captions(meta)
-        if not captions:
-            raise bad("empty caption", tables.no_caption(meta))
+        record, dropped = Record(self._shards[source], sample), []
+        captions = record.captions()
         if self.train:
-            texts = [self._text(rng.choice(captions), rng, bad)]
+            texts = [self._text(rng.choice(captions), rng, record.bad)]
         else:
-            texts = _each(captions, lambda caption: self._text(caption, rng, bad), dropped)
-        image = self.images(_data(shards, sample), _name(shards, sample, meta), rng, bad, captions)
-        return items.Item(image, texts, dropped=dropped)
+            texts = _each(captions, lambda caption: self._text(caption, rng, record.bad), dropped)
+        return items.Item(self.images(record.data, record.name, rng, record.bad, captions), texts, dropped=dropped)
 
 
 def _each(values, make, dropped: list, most: int | None = None) -> list:
@@ -185,16 +161,9 @@ class Regions(Sharded):
 
     Args:
         path: tars whose json has `regions: [{box: [x, y, w, h], caption, attributes}]`, or .jsonl with such rows.
-        images: the folder of the pictures that a table names; by default that of the table.
-        sources: several, {name: {path, images, weight}}, instead of `path`.
-        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
-        max_tokens: longest caption, its two specials counted; what is longer is cut.
         max_per_image: most rows of one picture in a batch.
-        clean: lower case, no punctuation (X-FM's release); false: as it is.
-        mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
-        augment: {crop, flip, randaugment}, see RegionAugment.
-        mean: of the channels, in [0, 1]; CLIP's by default.
-        std: of the channels.
+        augment: {crop, least, flip, randaugment}, see RegionAugment.
+        others: sources: images: shards: max_tokens: clean: mask: mean: std: as Pairs has them.
     """
 
     FIELDS = {"image": ImageField, "text": TextField, "region": RegionField}
@@ -207,7 +176,7 @@ class Regions(Sharded):
                  mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
         super().__init__(path, sources, shards, train, images)
         self.images = ImageProcessor(image_size, patch_size, mean, std)
-        self._augment = (augment or RegionAugment()) if train else None
+        self._augment = (augment or RegionAugment()) if train else RegionAugment(crop=False, flip=0.0, randaugment=None)
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
         self._max = max_per_image
 
@@ -221,11 +190,9 @@ class Regions(Sharded):
                      shuffles=self._shuffles(batch_size))
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        shards = self._shards[source]
-        bad = lambda kind, detail: shards.bad(kind, sample, detail)
-        meta, picture = shards.meta(sample), LazyImage(_data(shards, sample), bad)
-        name, whole = _name(shards, sample, meta), tables.captions(meta)
-        elements = _elements(meta)
+        record, how = Record(self._shards[source], sample), self._augment
+        whole, elements = tables.captions(record.meta), _elements(record.meta)
+        picture = LazyImage(record.data, record.bad)
         said = [caption for _, captions in elements for caption in captions] + whole
         if self.train:
             elements += [(None, whole)] if whole else []
@@ -234,25 +201,23 @@ class Regions(Sharded):
             elements = [(box, [caption]) for box, captions in elements for caption in captions]
             rows = len(elements)
         if not elements:
-            raise bad("no region", "its json has no `regions` with a box and a caption")
-        dropped = []
-        drawn = _each(elements, lambda e: self._element(e, picture, name, bad, rng), dropped, rows)
-        flip, crop = False, (0, 0, picture.width, picture.height)
-        if self._augment is not None:
-            drawn.sort(key=lambda d: d[2] is None)  # the crop is made around a box, if there is one
-            if self._augment.crop:
-                crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng, self._augment.least)
-            flip = rng.random() < self._augment.flip and not says_side(said)
+            raise record.bad("no region", "its json has no `regions` with a box and a caption")
+        dropped, crop = [], (0, 0, picture.width, picture.height)
+        drawn = _each(elements, lambda element: self._element(element, picture, record.bad, rng), dropped, rows)
+        drawn.sort(key=lambda d: d[2] is None)  # the crop is made around a box, if there is one
+        if how.crop:
+            crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng, how.least)
+        flip = rng.random() < how.flip and not says_side(said)
         image = picture.resized(crop, self.images.size)
         image = mirror(image) if flip else image
-        if self._augment is not None and self._augment.randaugment is not None:
-            image = rand_augment(image, self._augment.randaugment, False, rng)
-        boxes = [self._box(pixels, given, crop, flip, name) for _, pixels, given in drawn]
-        told = {} if self.train else {"source": self._names[source], "biggest": _biggest(meta, drawn, picture)}
-        shown = self.images.item(self.images.normalize(image), name, rng)
+        if how.randaugment is not None:
+            image = rand_augment(image, how.randaugment, False, rng)
+        boxes = [self._box(pixels, given, crop, flip, record.name) for _, pixels, given in drawn]
+        told = {} if self.train else {"source": self._names[source], "biggest": _biggest(record.meta, drawn, picture)}
+        shown = self.images.item(self.images.normalize(image), record.name, rng)
         return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, told)
 
-    def _element(self, element, picture: LazyImage, name: str, bad, rng: random.Random):
+    def _element(self, element, picture: LazyImage, bad, rng: random.Random):
         """Text; box in pixels (left, top, right, bottom); the box as it was given, None for the whole picture."""
         given, captions = element
         pixels = (0.0, 0.0, float(picture.width), float(picture.height))
@@ -263,11 +228,9 @@ class Regions(Sharded):
         return self._text(rng.choice(captions), rng, bad), pixels, given
 
     def _box(self, pixels, given, crop, flip: bool, name: str) -> items.Box:
-        side = self.images.side
-        if given is None:
-            return items.Box(regions.WHOLE, regions.box_patches(regions.WHOLE, side), False, stable_key(name, "whole"))
-        box = regions.in_crop(pixels, crop, flip)
-        return items.Box(box, regions.box_patches(box, side), True, stable_key(name, *map(float, given)))
+        box = regions.WHOLE if given is None else regions.in_crop(pixels, crop, flip)
+        key = stable_key(name, "whole") if given is None else stable_key(name, *map(float, given))
+        return items.Box(box, regions.box_patches(box, self.images.side), given is not None, key)
 
 
 def _elements(meta: dict) -> list[tuple[list, list[str]]]:

@@ -11,10 +11,10 @@ from xtoolkit.registry import arguments
 def shapes(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: int | None) -> Batch:
     """The batch of ``StreamDataset.example`` for a dataset of texts, pictures, regions, and fields that make their own.
 
-    A class of fields makes its own with a classmethod ``example(rows)``, which may ask by name for ``block`` and ``sizes`` too;
-    None: the stream does not have it. A stream of which no encoder reads pictures
-    has neither them nor regions. Of a text that is masked, the block of that mark says how many tokens at most, with a
-    method ``most(length)``; without one every token counts.
+    A class of fields makes its own with a classmethod ``example(rows)``, which may ask by name for ``block`` and
+    ``sizes`` too; None: the stream does not have it. A stream of which no encoder reads pictures has neither them nor
+    regions. Of a text that is masked, the block of that mark says how many tokens at most, with a method
+    ``most(length)``; without one every token counts.
 
     Raises:
         TypeError: a field of the dataset is none of these.

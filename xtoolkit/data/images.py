@@ -81,7 +81,7 @@ class LazyImage:
     def __init__(self, data: bytes | Image.Image, bad):
         self._bad = bad
         try:
-            self._image = _open(data) if isinstance(data, bytes) else data
+            self._image = Image.open(io.BytesIO(data), formats=list(FORMATS)) if isinstance(data, bytes) else data
             if self._image is data:
                 data.load()  # all of it: a JPEG that is still unread would be decoded smaller, for its owner too
         except UnidentifiedImageError:  # its own words are the address of an object
@@ -104,25 +104,13 @@ class LazyImage:
             if image.format == "JPEG":
                 image.draft("RGB", (math.ceil(self.width * size / max(1, right - left)),
                                     math.ceil(self.height * size / max(1, bottom - top))))
-            image = _rgb(image)
+            if image.mode != "RGB" or "transparency" in image.info:
+                image = _rgb(image)
             x, y = image.width / self.width, image.height / self.height
             fitted = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
             return image.resize((size, size), Image.Resampling.BICUBIC, box=fitted)
         except Exception as e:
             raise self._bad("corrupt image", str(e) or repr(e))
-
-
-def _open(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=list(FORMATS))
-    colour = image.info.get("transparency")
-    if image.format == "PNG" and image.tile and colour is not None:
-        # It is in the depth of the file, and Pillow compares it so with pixels that it has brought to 8 bits.
-        raw = image.tile[0][3]
-        if raw in ("L;2", "L;4"):
-            image.info["transparency"] = colour * (85 if raw == "L;2" else 17)
-        elif raw == "RGB;16B":
-            image.info["transparency"] = tuple(value >> 8 for value in colour)
-    return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -133,6 +121,13 @@ def _rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         raise ValueError("mode F, numbers without a range: make them levels of 0 to 255 first, of mode L or RGB")
+    if image.format == "PNG" and image.tile and (colour := image.info.get("transparency")) is not None:
+        # It is in the depth of the file, and Pillow compares it so with pixels that it has brought to 8 bits.
+        raw = image.tile[0][3]
+        if raw in ("L;2", "L;4"):
+            image.info["transparency"] = colour * (85 if raw == "L;2" else 17)
+        elif raw == "RGB;16B":
+            image.info["transparency"] = tuple(value >> 8 for value in colour)
     if image.mode.startswith("I"):
         image = _high_byte(image)
     elif image.mode in ("La", "RGBa"):
@@ -140,7 +135,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB") if image.mode != "RGB" else image
+    return image.convert("RGB")
 
 
 def _high_byte(image: Image.Image) -> Image.Image:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, ImageField, TextField, stable_key
-from xtoolkit.data import items, tables
+from xtoolkit.data import items
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.classes import Classes
 from xtoolkit.data.datasets import Length
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Std
 from xtoolkit.data.masking import TextMask
 from xtoolkit.data.process import ImageProcessor, TextProcessor
-from xtoolkit.data.records import Recorded
+from xtoolkit.data.records import Record, Recorded
 from xtoolkit.fields import AnswerField, LabelField, VideoField
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Count
 
@@ -38,12 +38,10 @@ class LabelledText(Recorded):
 
     Args:
         path: .jsonl, {"text", "second_text", "label"} a line; also `sentence` or `sentence1`, and `sentence2`.
-        sources: several, {name: {path, weight}}, instead of `path`.
-        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
         classes: their names in order, how many, or a path, see ``class_names``; null: `label` is a target of regression.
         sentences: 2: a pair of texts a record.
         max_tokens: longest text or pair, specials counted; what is longer is cut, of a pair the longer text first.
-        clean: clean as captions are.
+        others: sources: shards: clean: as Text has them.
     """
 
     FIELDS = {"text": TextField, "label": LabelField}
@@ -57,7 +55,7 @@ class LabelledText(Recorded):
         self._text, self._sentences = TextProcessor(tokenizer, max_tokens, clean), sentences
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        record = self._record(source, sample)
+        record = Record(self._shards[source], sample)
         texts, make = [record.text("sentence", "sentence1", "text")], self._text
         if self._sentences == 2:
             texts, make = [*texts, record.text("second_text", "sentence2")], self._text.pair
@@ -72,13 +70,8 @@ class LabelledImages(Recorded):
 
     Args:
         path: tars whose json has `label`; or .jsonl, {"image", "label"} a line.
-        sources: several, {name: {path, weight}}, instead of `path`.
-        images: folder that the names of pictures are in; by default the folder of the file that names them.
-        shards: {window, cache, cache_gb, timeout, retries, backoff}, see ShardBlock.
-        classes: their names in order, how many, or a path, see ``class_names``; null: `label` is a target of regression.
-        augment: {crop_scale, flip, randaugment}, see Augment.
-        mean: of the channels, in [0, 1]; CLIP's by default.
-        std: of the channels.
+        classes: as LabelledText has them.
+        others: sources: images: shards: augment: mean: std: as Images has them.
     """
 
     FIELDS = {"image": ImageField, "label": LabelField}
@@ -90,7 +83,7 @@ class LabelledImages(Recorded):
         self.images = _pictures(image_size, patch_size, mean, std, augment, train)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        record = self._record(source, sample)
+        record = Record(self._shards[source], sample)
         return self._item(record, self._image(record, *record.picture(), rng), [], label=self._label(record))
 
 
@@ -102,10 +95,8 @@ class LabelledPairs(Recorded):
 
     Args:
         path: .jsonl, {"image", "sentence", "label"} a line; or tars whose json has the last two. `sentence` may be `text`.
-        max_tokens: longest text, its two specials counted; what is longer is cut.
-        clean: lower case, no punctuation (X-FM's release); false: as it is.
-        augment: {crop_scale, flip, randaugment}, see Augment; a picture whose text says left or right is not mirrored.
-        others: sources: images: shards: classes: mean: std: as LabelledImages has them.
+        classes: as LabelledText has them.
+        others: sources: images: shards: max_tokens: clean: augment: mean: std: as Pairs has them.
     """
 
     FIELDS = {"image": ImageField, "text": TextField, "label": LabelField}
@@ -119,7 +110,7 @@ class LabelledPairs(Recorded):
         self._text = TextProcessor(tokenizer, max_tokens, clean)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        record = self._record(source, sample)
+        record = Record(self._shards[source], sample)
         said = record.text("sentence", "text")
         image = lambda place: self._image(record, *record.picture(place), rng, [said])
         fields = {"label": self._label(record)} | ({"second": image(1)} if "second" in self.FIELDS else {})
@@ -154,7 +145,7 @@ class Questions(Recorded):
         answer_tokens: longest answer, likewise.
         clean: the questions as captions are; answers stay as they are.
         augment: {crop_scale, flip, randaugment}, see Augment; not mirrored where question or answer says left or right.
-        others: sources: images: shards: mean: std: as LabelledImages has them.
+        others: sources: images: shards: mean: std: as Images has them.
     """
 
     FIELDS = {"image": ImageField, "text": TextField, "answers": AnswerField}
@@ -168,7 +159,7 @@ class Questions(Recorded):
         self._text, self._answer = TextProcessor(tokenizer, max_tokens, clean), TextProcessor(tokenizer, answer_tokens)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        record = self._record(source, sample)
+        record = Record(self._shards[source], sample)
         asked, answers = record.text("question", "text"), record.answers()
         if self.train and not answers:
             raise record.bad("no answer", "it has no `answers` and no `answer`")
@@ -186,9 +177,8 @@ class Videos(Recorded):
     Args:
         path: .jsonl, {"frames": [name, ...], "captions": [...]} a line, or `caption`; `video_id` is optional.
         frames: how many are taken, one of each of as many equal parts: any of it in training, else the middle one.
-        mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
         augment: {crop_scale, flip, randaugment}, see Augment; the same for all frames of a video.
-        others: sources: images: shards: max_tokens: clean: mean: std: as LabelledPairs has them.
+        others: sources: images: shards: max_tokens: clean: mask: mean: std: as Pairs has them.
     """
 
     FIELDS = {"video": VideoField, "text": TextField}
@@ -203,10 +193,8 @@ class Videos(Recorded):
         self._text, self._frames = TextProcessor(tokenizer, max_tokens, clean, mask, views), frames
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        record = self._record(source, sample)
-        captions = tables.captions(record.meta)
-        if not captions:
-            raise record.bad("empty caption", tables.no_caption(record.meta))
+        record = Record(self._shards[source], sample)
+        captions = record.captions()
         texts = [self._text(text, rng, record.bad) for text in ([rng.choice(captions)] if self.train else captions)]
         names, state, shown = record.frames(self._frames, rng if self.train else None), rng.getstate(), []
         for name in names:

@@ -168,25 +168,24 @@ class Loader:
         Raises:
             BadDataError: too many samples are bad; or the stream ``contrasts`` and a part of the batch shows one picture.
         """
-        begin = time.perf_counter()
-        made = self._fetch(visit * self._parts + part)
+        begin, number = time.perf_counter(), visit * self._parts + part
+        if number != self._next:
+            self._start(number)
+        self._next = None  # were it to fail, the next call would start anew
+        made, self._next = next(self._running), number + 1
         self.wait_s += time.perf_counter() - begin
         due = self._tally.add(made.read, made.bad) or made.error is not None
         if due if self._ranks is None else self._ranks.agree(int(due)):
             self._tally.judge(self._ranks, made.error if made.batch is not None else f"{made.error}. {self._tally.complaint()}")
         return made.batch
 
-    def _fetch(self, number: int) -> _Result:
-        if self._workers == 0:
-            return self._made[number]
-        if self._running is None or number != self._next:
-            self._ahead.start = number
-            if self._loader is None:
-                self._loader = _data_loader(self._made, self._ahead, self._workers, self._pin)
-                atexit.register(self.close)  # workers ignore SIGTERM: Python must not wait for them at its end
-            self._running = iter(self._loader)
-        self._next = number + 1
-        return next(self._running)
+    def _start(self, number: int) -> None:
+        """Makes what comes from ``number`` on, with the workers that there are already."""
+        self._ahead.start = number
+        if self._workers and self._loader is None:
+            self._loader = _data_loader(self._made, self._ahead, self._workers, self._pin)
+            atexit.register(self.close)  # workers ignore SIGTERM: Python must not wait for them at its end
+        self._running = iter(self._loader) if self._workers else map(self._made.__getitem__, self._ahead)
 
     def report(self) -> dict:
         """Samples read and bad ones so far: ``{"read": n, "bad": {kind: n}, "worst_shard": path or None}``."""

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import accumulate
 
 import numpy as np
 
@@ -43,11 +44,10 @@ def shares(position: int, weights: list[int]) -> list[int]:
     Each count grows by at most one a draw, so that the draws of a source between two positions are a range.
     """
     left, rest, counts = position, sum(weights), []
-    for weight in weights[:-1]:
-        taken = left * weight // rest
-        counts.append(taken)
-        left, rest = left - taken, rest - weight
-    return counts + [left]
+    for weight in weights:
+        counts.append(left * weight // rest)
+        left, rest = left - counts[-1], rest - weight
+    return counts
 
 
 class Order:
@@ -96,11 +96,8 @@ class Order:
         else:
             picks = self._picks(visit, visit + 1)
         random.Random(self._key("rows", visit)).shuffle(picks)
-        slots, row = [], 0
-        for source, sample, rows, epoch in picks:
-            slots.append(Slot(row, source, sample, rows, epoch))
-            row += rows
-        return slots
+        first_rows = accumulate((rows for _, _, rows, _ in picks), initial=0)
+        return [Slot(row, *pick) for row, pick in zip(first_rows, picks)]
 
     def reserve(self, visit: int, slot: Slot, attempt: int) -> int:
         """The sample of the same source that takes the place of a bad one: of a hundred draws the first with rows."""

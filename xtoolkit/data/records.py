@@ -4,8 +4,9 @@ import math
 import os
 import random
 from collections import Counter
+from functools import cached_property
 
-from xtoolkit.data import items, kinds
+from xtoolkit.data import items, kinds, tables
 from xtoolkit.data.classes import Classes, class_names, class_paths, missing_classes
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.sharded import Sharded
@@ -21,20 +22,36 @@ class Record:
     Args:
         shards: where it lies.
         sample: its number there.
-
-    Attributes:
-        meta: all of it, as ``Shards.meta``.
     """
 
     def __init__(self, shards: Shards, sample: int):
-        self._shards, self._sample, self.meta = shards, sample, shards.meta(sample)
+        self._shards, self._sample = shards, sample
+
+    @cached_property
+    def meta(self) -> dict:
+        """All of it, as ``Shards.meta``."""
+        return self._shards.meta(self._sample)
+
+    @property
+    def place(self) -> str:
+        """Its file and its key or number in it."""
+        return f"{os.path.basename(self._shards.file(self._sample))}:{self._shards.name(self._sample)}"
 
     @property
     def name(self) -> str:
-        """``image_id``, else its file and its key or number in it."""
+        """``image_id``, else its place."""
         given = self.meta.get("image_id")
-        place = f"{os.path.basename(self._shards.file(self._sample))}:{self._shards.name(self._sample)}"
-        return place if given is None else str(given)
+        return self.place if given is None else str(given)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the sample's own picture; empty where it has none."""
+        return self._shards.read(self._sample, "image") or b""
+
+    def captions(self) -> list[str]:
+        if not (found := tables.captions(self.meta)):
+            raise self.bad("empty caption", tables.no_caption(self.meta))
+        return found
 
     def bad(self, kind: str, detail: str) -> BadSample:
         return self._shards.bad(kind, self._sample, detail)
@@ -62,8 +79,7 @@ class Record:
             raise self.bad("missing picture", "it names no second one: `images: [first, second]`, or `second`")
         if name is not None:
             return self.file(name), str(name)
-        data = self._shards.read(self._sample, "image")
-        if data is None:
+        if not (data := self.data):
             raise self.bad("missing picture", "it has none")
         return data, self.name
 
@@ -140,9 +156,6 @@ class Recorded(Sharded):
     @classmethod
     def missing(cls, block: dict) -> list[tuple[str, str]]:
         return super().missing(block | {"classes": None}) + missing_classes(block)
-
-    def _record(self, source: int, sample: int) -> Record:
-        return Record(self._shards[source], sample)
 
     def _label(self, record: Record) -> int | float:
         """The number of the record's class, or its target. Not training, one that is null, and kept secret, is -1, or NaN."""
