@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xtoolkit.data import limits, scan
-from xtoolkit.prepare.official import BadRecord, Report, outside
+from xtoolkit.prepare.official import BadRecord, Report
 
 UNPACK = {".tar.gz": "gunzip", ".tgz": "tar xzf", ".tar.xz": "unxz", ".tar.bz2": "bunzip2", ".tar.zst": "unzstd", ".zip": "unzip"}
 
