@@ -57,7 +57,7 @@ HINTS = (
 )
 
 
-def find(path: str, reads: tuple[str, ...] | None = None) -> tuple[list[str], str | None]:
+def find(path: str, reads: tuple[str, ...] | None = None, hints: bool = True) -> tuple[list[str], str | None]:
     """The files that a path names, sorted, each once; and one line that says what is missing and what prepares it, if so.
 
     Args:
@@ -65,20 +65,21 @@ def find(path: str, reads: tuple[str, ...] | None = None) -> tuple[list[str], st
             ``{00000..00042}`` or ``{a,b}``; ``sample://picturebook/NAME``, which is unpacked and prepared on first use (the
             tokenizer of a pack resolves to its folder); a URL or ``pipe:COMMAND``, of which only the braces are expanded.
         reads: the endings that are looked for in a folder; None: all.
+        hints: say which command prepares what is missing.
     """
     if scheme := _scheme(path):
         trouble = scheme.problem(path)
         return ([], trouble) if trouble else (scheme.resolve(path), None)
-    return _remote(path) if is_remote(path) else _find(path, reads)
+    return _remote(path) if is_remote(path) else _find(path, reads, hints)
 
 
-def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
+def resolve(path: str, reads: tuple[str, ...] | None = None, hints: bool = True) -> list[str]:
     """As ``find``.
 
     Raises:
         FileNotFoundError: with the line that says what is missing.
     """
-    files, trouble = find(path, reads)
+    files, trouble = find(path, reads, hints)
     if trouble:
         raise FileNotFoundError(trouble)
     return files
@@ -150,7 +151,7 @@ def _choices(inner: str, pattern: str) -> list[str]:
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
 
 
-def _find(path: str, reads: tuple[str, ...] | None) -> tuple[list[str], str | None]:
+def _find(path: str, reads: tuple[str, ...] | None, hints: bool) -> tuple[list[str], str | None]:
     """The files of a path on disk, and what is wrong where there is something wrong."""
     if not path.strip():
         return [], "empty path"
@@ -158,23 +159,23 @@ def _find(path: str, reads: tuple[str, ...] | None) -> tuple[list[str], str | No
         names = expand_braces(os.path.expanduser(path))
     except ValueError as error:
         return [], str(error)
-    files, missing = [], []
+    files, missing, mend = [], [], lambda name: f"; {hint(name)}" if hints else ""
     for name in names:
         if os.path.isdir(name):
             found = _in_folder(name, reads)
             if not found:
                 wanted = ", ".join(reads or ENDINGS + TABLES)
-                return [], f"{name}: the folder has no *{wanted.replace(' ', ' *')} in it; {hint(name)}"
+                return [], f"{name}: the folder has no *{wanted.replace(' ', ' *')} in it{mend(name)}"
         else:
             found = [name] if os.path.exists(name) else _glob(name)
         files += found
         if not found:
             missing.append(name)
     if missing and len(names) > 1:
-        return [], (f"{path}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}; "
-                    f"{hint(missing[0])}")
+        return [], (f"{path}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}"
+                    f"{mend(missing[0])}")
     if missing:
-        return [], f"{path}: no such file; {hint(path)}"
+        return [], f"{path}: no such file{mend(path)}"
     return sorted(set(files)), None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from xtoolkit.data import limits
 from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture, unread
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.spans import Span, together
@@ -138,7 +138,7 @@ def _in_tar(span, report):
                         files[ending] = raw.read(size) if ending in READ else b""
                 yield key, files
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror or error}") from None
+        raise unread(path, error) from None
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xtoolkit.prepare import records
 from xtoolkit.prepare.coco import YEARS
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, fit
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, fit, unread
 from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
@@ -120,7 +120,7 @@ def load(path: Path):
         with path.open("rb") as file:
             found = _Plain(file, path.name).load()
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
+        raise unread(path, error) from None
     except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
             MemoryError) as error:
         if isinstance(error, BadRecord):

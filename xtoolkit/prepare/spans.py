@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadFile
+from xtoolkit.prepare.official import BadFile, unread
 
 SPAN = 1 << 27  # bytes that one job reads
 
@@ -25,7 +25,7 @@ class Span:
         try:
             stat = Path(path).stat()
         except OSError as error:
-            raise BadFile(f"{path}: {error.strerror}") from None
+            raise unread(path, error) from None
         return cls(str(path), stat.st_size, stat.st_mtime_ns)
 
     @property

@@ -9,7 +9,7 @@ from xtoolkit.data import tables
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.images import identity
 from xtoolkit.prepare.lines import OBJECTS, TABLES, cuttable, kind, records
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, field, picture
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, clean, field, picture, pictures_folder
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run, write_pictures
 from xtoolkit.prepare.spans import Span, grouped
@@ -44,6 +44,8 @@ def convert(inputs: list, options: Options, prefix: str = "train", table: Table 
         BadRecord: names the table and the line, or the row of Parquet.
     """
     report, inputs = Report(options.skip_bad), [Path(path) for path in inputs]
+    if table.root is not None:
+        pictures_folder(table.root)
     packed = [path for path in inputs if kind(path) == ".parquet"]
     for path in inputs:
         if kind(path) not in (*OBJECTS, *TABLES, ".parquet"):
