@@ -144,8 +144,8 @@ def test_base_mistakes_are_named(write):
     with pytest.raises(ConfigError, match=r"a.yaml:1: `_BASE_` nothing.yaml: no such file"):
         load(write("a.yaml", "_BASE_: nothing.yaml\n"))
     write("base.yaml", "x: 1\n")
-    with pytest.raises(ConfigError, match=r"`_BASE_` ../.*/bsae.yaml: .*; did you mean `../.*/base.yaml`"):
-        load(path := write("a.yaml", "_BASE_: ../FOLDER/bsae.yaml\n".replace("FOLDER", os.path.basename(os.path.dirname(write("b.yaml", ""))))))
+    with pytest.raises(ConfigError, match=r"`_BASE_` bsae.yaml: .*; did you mean `base.yaml`"):
+        load(write("a.yaml", "_BASE_: bsae.yaml\n"))
     write("c.yaml", "_BASE_: d.yaml\n")
     with pytest.raises(ConfigError, match="leads back to this file"):
         load(write("d.yaml", "_BASE_: c.yaml\n"))
