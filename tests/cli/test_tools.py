@@ -62,6 +62,22 @@ def test_list_prints_every_component_with_its_keys(capsys):
     assert "its head lm_logits" in out and "xfm/tiny.yaml" in out
 
 
+def test_list_has_straight_columns_and_the_values_of_yaml(capsys):
+    assert tool("list_components").main(["datasets"]) == 0
+    blocks = capsys.readouterr().out.split("\n\n")[1:]
+    assert not re.search("default (None|False|True)", "".join(blocks)) and "default null" in "".join(blocks)
+    keys = re.compile(r" {4,8}(?! )(?=\S+ +.*; (?:required|default))\S+ +")
+    for block in blocks:
+        assert len({found.end() for line in block.splitlines()[2:] if (found := keys.match(line))}) <= 1, block
+
+
+@pytest.mark.parametrize("kind, said", [("recipe", "did you mean `recipes`?"), ("ITC", "one of the losses: xtoolkit list losses")])
+def test_a_kind_that_is_none_is_answered_with_the_nearest(kind, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        tool("list_components").main([kind])
+    assert said in capsys.readouterr().err
+
+
 def test_list_says_which_moments_a_hook_defines(capsys):
     tool("list_components").main(["hooks"])
     assert re.search(r"^    defines: .*after_backward", capsys.readouterr().out, re.M)
@@ -136,7 +152,7 @@ def test_a_recipe_inherits_from_those_of_the_toolkit(tmp_path, monkeypatch):
     found = recipes.read("mine.yaml", missing_files=False)
     assert found.train.steps == 7 and found.tokenizer == "sample://picturebook/tokenizer"
     (tmp_path / "mine.yaml").write_text("_BASE_: xfm/tyni.yaml\n")
-    with pytest.raises(ConfigError, match="mine.yaml:1: `_BASE_` xfm/tyni.yaml: no such file"):
+    with pytest.raises(ConfigError, match="mine.yaml:1: `_BASE_` xfm/tyni.yaml: no such file .*did you mean `xfm/tiny.yaml`"):
         recipes.read("mine.yaml", missing_files=False)
 
 

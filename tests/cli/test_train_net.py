@@ -50,7 +50,7 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     assert "go on from its last checkpoint with --resume" in answer.err and answer.out == "", "answered after the plan"
     assert run(*SMALL, f"train.output={output}", "train.steps=2", "train.seed=7", "--resume") == 2
     answer = capsys.readouterr()
-    assert "train.seed: was 42, is 7" in answer.err and answer.out == ""
+    assert answer.err.startswith("1 problem, ") and "train.seed: was 42, is 7" in answer.err and answer.out == ""
     assert run(*SMALL, f"train.output={output}", "train.steps=4", "--resume") == 0
     out = capsys.readouterr().out
     assert f"weights: those of the checkpoint {output}/checkpoints/step_00000002" in out and "drawn from" not in out

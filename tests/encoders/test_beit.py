@@ -238,6 +238,24 @@ def test_fc_norm_may_be_missing_only_from_a_pretraining_checkpoint(tmp_path):
         BEiTv2(**SMALL, image_size=12, init=str(tmp_path / "no_norm.pt")).load_init()
 
 
+def test_a_name_on_the_hub_of_transformers_beit_is_read_from_the_cache(tmp_path, monkeypatch):
+    from transformers import BeitConfig, BeitModel
+
+    model = BeitModel(BeitConfig(
+        hidden_size=SMALL["width"], num_hidden_layers=SMALL["layers"], num_attention_heads=SMALL["heads"], image_size=12,
+        intermediate_size=4 * SMALL["width"], patch_size=SMALL["patch_size"], use_relative_position_bias=True,
+        use_mask_token=True, layer_scale_init_value=0.1))
+    folder = tmp_path / "models--org--beit"
+    model.save_pretrained(folder / "snapshots" / ("0" * 40))
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: pytest.fail("the network is asked"))
+    loaded = BEiTv2(**SMALL, image_size=12, init="org/beit")
+    loaded.load_init()
+    assert torch.equal(loaded.cls_token, model.embeddings.cls_token)
+
+
 def test_an_unreachable_name_says_what_to_fetch_and_where_to_put_it():
     with pytest.raises(WeightsError, match="hf download timm/beitv2_base_patch16_224.in1k_ft_in22k"):
         BEiTv2(**SMALL, image_size=12, init="beitv2_base_patch16_224.in1k_ft_in22k").load_init()

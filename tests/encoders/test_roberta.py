@@ -98,15 +98,19 @@ def test_weights_without_an_output_layer_do_not_fit_a_model_with_one(oracle, tmp
         bare.load_init()
 
 
-def test_a_model_on_the_hub_goes_through_its_cache(oracle, tmp_path):
-    """What a hub name does, on a folder in its layout: names judged as strictly as from a file."""
-    from xtoolkit.encoders.roberta import _download
-
-    oracle.save_pretrained(tmp_path / "hub")
-    state = _download(str(tmp_path / "hub"))
-    assert torch.equal(state["lm_head.dense.weight"], oracle.lm_head.dense.weight)
-    oracle.roberta.save_pretrained(tmp_path / "bare")
-    assert not any(k.startswith("lm_head.dense") for k in _download(str(tmp_path / "bare")))
+def test_a_model_on_the_hub_goes_through_its_cache(oracle, tmp_path, monkeypatch):
+    """What a hub name does, on a cache in its layout and without a network: names judged as strictly as from a file."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: pytest.fail("the network is asked"))
+    for name, model in (("whole", oracle), ("bare", oracle.roberta)):
+        folder = tmp_path / f"models--org--{name}"
+        model.save_pretrained(folder / "snapshots" / ("0" * 40))
+        (folder / "refs").mkdir()
+        (folder / "refs/main").write_text("0" * 40)
+        loaded = RoBERTa(**SMALL, init=f"org/{name}")
+        loaded.load_init()
+        words = loaded.roberta.embeddings.word_embeddings.weight
+        assert torch.equal(words, oracle.roberta.embeddings.word_embeddings.weight)
 
 
 def test_other_sizes_are_listed(oracle, tmp_path):

@@ -1,5 +1,6 @@
 """Tars, folders and text through their converters; streamed JSON; the parts of the sample pack; the command."""
 
+import re
 import gzip
 import json
 import os
@@ -245,3 +246,35 @@ def test_the_tool_says_what_it_did_and_what_is_wrong(tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
     assert prepare_data.main(["text", "--input", str(tmp_path / "none*.txt"), "--out", str(tmp_path / "t")]) == 2
     assert "no such file" in capsys.readouterr().err
+    assert prepare_data.main(["img2dataset", "--shards", str(tmp_path / "cc3m/none.tar")]) == 2
+    assert capsys.readouterr().err == f"xtoolkit prepare: {tmp_path}/cc3m/none.tar: no such file\n", "no hint at the command itself"
+    for picture in pictures.rglob("*.jpg"):
+        picture.write_bytes(b"junk")
+    command[-1] = str(tmp_path / "nothing")
+    assert prepare_data.main([*command, "--skip-bad"]) == 1 and "nothing was written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source, files", [
+    ("coco", ["annotations", "images"]), ("coco-objects", ["annotations", "images"]), ("openimages", ["boxes", "classes", "images"]),
+    ("vg", ["image-data", "regions", "images"]), ("refcoco", ["refs", "instances", "images"]), ("images", ["images"]),
+    ("table", ["input"]), ("text", ["input"]), ("img2dataset", ["shards"])])
+def test_missing_files_are_mistakes_of_the_caller_in_every_source(source, files, tmp_path, capsys):
+    from xtoolkit.cli import prepare
+
+    missing = [word for file in files for word in (f"--{file}", str(tmp_path / "gone.json"))]
+    assert prepare.main([source, *missing, "--out", str(tmp_path / "out"), "--skip-bad"]) == 2
+    assert re.fullmatch("xtoolkit prepare: .*gone.json: (no|No) such .*\n", capsys.readouterr().err)
+
+
+def test_a_folder_of_pictures_that_is_none_is_told_at_once(tmp_path, capsys):
+    from xtoolkit.cli import prepare
+
+    annotations, _ = karpathy(tmp_path)
+    (tmp_path / "t.csv").write_text("image,text\n1.jpg,one\n")
+    packed = put(tmp_path / "n.tar.gz", b"1") or tmp_path / "n.tar.gz"
+    for source in (["coco", "--annotations", str(annotations)], ["table", "--input", str(tmp_path / "t.csv")]):
+        for place, said in (("gone", "gone: no such folder"), ("t.csv", "t.csv: not a folder")):
+            command = [*source, "--images", str(tmp_path / place), "--out", str(tmp_path / "out"), "--skip-bad"]
+            assert prepare.main(command) == 2 and said in capsys.readouterr().err
+    assert prepare.main(["images", "--images", str(packed), "--out", str(tmp_path / "out")]) == 1
+    assert "n.tar.gz: a compressed archive cannot be read at any place: unpack it" in capsys.readouterr().err

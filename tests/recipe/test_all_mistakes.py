@@ -94,7 +94,7 @@ def words(lines):
      ["write `losses: {name: weight}`", "unknown key `siz` of Tones; did you mean `size`?"]),
     (["optim.lr=-1", "optim.lr_mult.ptch=1", "optim.warmup=100"],
      ["`lr` of Optim must be a number above 0, not -1", "`lr_mult` names neither an encoder nor a loss: `ptch`; did you mean `pitch`?",
-      "100 steps are more than the run's 40; below 1 it is a share of all steps, e.g. 0.1"]),
+      "`optim.warmup`: 100 steps are more than the run's 40; below 1 it is a share of all steps, e.g. 0.1"]),
     (["optim.lr=-1", "optim.warmup=.inf"],
      ["`optim.warmup` must be a finite number, not inf", "`lr` of Optim must be a number above 0, not -1"]),
     (["evaluate.pitches.evry=4"], ["unknown key `evry` of Pitches; did you mean `every`?"]),

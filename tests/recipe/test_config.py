@@ -43,7 +43,7 @@ def test_the_dump_reads_back_to_the_same_values(write):
 def test_duplicate_keys_and_bad_yaml_give_file_and_line(write):
     with pytest.raises(ConfigError, match=r"a.yaml:3: duplicate key `x` \(first at .*a.yaml:1\)"):
         load(write("a.yaml", "x: 1\ny: 2\nx: 3\n"))
-    with pytest.raises(ConfigError, match=r"b.yaml:2: not YAML"):
+    with pytest.raises(ConfigError, match=r"b.yaml:1: not YAML: .* \(in line 2\)"):
         load(write("b.yaml", "x: [1\ny: 2\n"))
     with pytest.raises(ConfigError, match="no such file|cannot be read"):
         load("/nowhere/x.yaml")
@@ -143,6 +143,9 @@ def test_what_a_file_removes_another_can_bring_back(write):
 def test_base_mistakes_are_named(write):
     with pytest.raises(ConfigError, match=r"a.yaml:1: `_BASE_` nothing.yaml: no such file"):
         load(write("a.yaml", "_BASE_: nothing.yaml\n"))
+    write("base.yaml", "x: 1\n")
+    with pytest.raises(ConfigError, match=r"`_BASE_` bsae.yaml: .*; did you mean `base.yaml`"):
+        load(write("a.yaml", "_BASE_: bsae.yaml\n"))
     write("c.yaml", "_BASE_: d.yaml\n")
     with pytest.raises(ConfigError, match="leads back to this file"):
         load(write("d.yaml", "_BASE_: c.yaml\n"))

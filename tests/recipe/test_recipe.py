@@ -91,6 +91,7 @@ def test_base_on_a_bare_machine_says_what_is_missing_and_what_prepares_it(tmp_pa
 
 @pytest.mark.parametrize("text, expected", [
     ("optmi: {lr: 1}", "mine.yaml:2: unknown key `optmi` of the recipe; did you mean `optim`?"),
+    ("steps: 3", "mine.yaml:2: unknown key `steps` of the recipe; did you mean `train.steps`?"),
     ("train: {step: 3}", "mine.yaml:2: unknown key `step` of Train; did you mean `steps`?"),
     ("optim: {lr_mult: {fusoin: 2}}", "names neither an encoder nor a loss: `fusoin`; did you mean `fusion`?"),
     ("losses: {itc: {sim: smi}}", "mine.yaml:2: `itc` reads unknown encoder `smi`; did you mean `sim`?"),
@@ -152,18 +153,26 @@ def test_a_teacher_may_stand_above_its_student(tmp_path):
     assert found.reached.index("vision") < found.reached.index("teacher")
 
 
+def test_a_missing_tokenizer_is_not_answered_with_null(tmp_path):
+    found = problems(tmp_path, "tokenizer: weights/nope", base=TINY, files=True)
+    assert found == ["mine.yaml:2: weights/nope: no such file; name a folder with tokenizer.json, a hub's, or "
+                     "sample://picturebook/tokenizer"]
+
+
 def test_a_plugin_that_fails_to_import_is_named(tmp_path):
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     found = problems(tmp_path, "plugins: [broken.py]")
-    assert found == ["mine.yaml:2: plugin broken.py fails to import: ModuleNotFoundError: No module named 'nothing_of_this_name'"]
+    assert found == ["mine.yaml:2: plugin broken.py fails to import: ModuleNotFoundError: No module named 'nothing_of_this_name'; "
+                     "names that it may register are not checked"]
 
 
 def test_a_plugin_that_is_missing_hides_no_other_mistake(tmp_path):
     """Names that it would have registered are no mistakes of their own."""
     found = problems(tmp_path, "plugins: [gone.py, no_such_module]\nlosses: {mine: {type: OnlyThere, key: 1}}\n"
                                "encoders: {text: {widht: 3, inputs: {text: $theirs}}}\nstreams: {text: {losses: {mine: 1}}}")
-    assert found == ["mine.yaml:2: plugin gone.py: no such file",
-                     "mine.yaml:2: plugin no_such_module: no such file, and no module of this name is installed",
+    assert found == ["mine.yaml:2: plugin gone.py: no such file; names that it may register are not checked",
+                     "mine.yaml:2: plugin no_such_module: no such file, and no module of this name is installed; "
+                     "names that it may register are not checked",
                      "mine.yaml:4: unknown key `widht` of RoBERTa; did you mean `width`?"]
 
 

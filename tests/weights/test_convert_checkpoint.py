@@ -242,7 +242,7 @@ def test_places_that_cannot_be_read_or_written_are_told(tmp_path, config, capsys
     assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "there.safetensors").read_bytes() == b"precious"
     assert convert("--config", config, "--from", "xfm", tmp_path / "none.th", tmp_path / "a.safetensors") == 2
-    assert "none.th: no such file or folder" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("none.th: no such file or folder\n"), "no key of a recipe is to be corrected"
     assert convert("--config", config, "--from", "xfm", tmp_path / "xfm.safetensors", tmp_path / "a.onnx") == 2
     assert "end the output's name with .safetensors" in capsys.readouterr().err
     assert convert("--config", config, "--to", "hf", tmp_path / "xfm.safetensors", tmp_path / "hf") == 2

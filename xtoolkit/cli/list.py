@@ -2,12 +2,13 @@
 what it reads, and what it is."""
 
 import inspect
+import json
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.recipe.problems import tell
 from xtoolkit.registry import (
-    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nested, schema,
+    DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, nearest, nested, schema,
 )
 
 KINDS = {"encoders": ENCODER_REGISTRY, "losses": LOSS_REGISTRY, "tasks": TASK_REGISTRY, "datasets": DATASET_REGISTRY,
@@ -43,31 +44,33 @@ def reads(kind: str, cls) -> str:
     return "needs: " + (", ".join(needs) or "nothing")
 
 
-def row(key, indent: int) -> str:
-    """One key: its type and default."""
-    default = "required" if key.required else f"default {key.default!r}"
-    return f"{'':{indent}}{key.name:<{20 - indent}} {key.type_name}; {default}"
+def row(key, indent: int, width: int) -> str:
+    """One key: its type and default, as YAML writes it, in a column ``width`` wide."""
+    default = "required" if key.required else f"default {json.dumps(key.default, default=repr)}"
+    return f"{'':{indent}}{key.name:<{width - indent}} {key.type_name}; {default}"
 
 
 def describe(kind: str, name: str, cls) -> str:
     """One component as text."""
     first = inspect.cleandoc(cls.__doc__ or "(no docstring)").split("\n")[0]  # its own, not what it inherits
-    rows = [f"{name}: {first}", f"    {reads(kind, cls)}"]
+    keys = []
     for key in schema(cls).values():
-        rows.append(row(key, 4))
         block = nested(key.type)
-        rows += [row(inner, 8) for inner in schema(block).values()] if block else []
-    return "\n".join(rows)
+        keys += [(key, 4), *((inner, 8) for inner in (schema(block).values() if block else ()))]
+    width = max([20, *(len(key.name) + indent for key, indent in keys)])
+    return "\n".join([f"{name}: {first}", f"    {reads(kind, cls)}", *(row(key, indent, width) for key, indent in keys)])
 
 
 @command
 def main(argv=None) -> int:
     parser = make_parser("list", __doc__)
-    parser.add_argument("kind", nargs="?", choices=["recipes", *KINDS], help="only this kind")
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"only this kind: {', '.join(('recipes', *KINDS))}")
     parser.add_argument("--plugins", nargs="*", default=[], metavar="P", help="plugins to import too: paths or modules")
     args = parser.parse_args(argv)
     if args.kind in (None, "recipes"):
-        print("RECIPES\n\n" + "\n".join(f"{name:<20} {recipes.find(name)}" for name in recipes.names()) + "\n")
+        names = recipes.names()
+        width = max([20, *map(len, names)])
+        print("RECIPES\n\n" + "\n".join(f"{name:<{width}} {recipes.find(name)}" for name in names) + "\n")
     if args.kind == "recipes":
         return 0
     from xtoolkit.recipe.plugins import import_components, import_plugins
@@ -75,6 +78,10 @@ def main(argv=None) -> int:
     import_components()
     if problems := import_plugins(args.plugins, "--plugins")[1]:
         raise ConfigError(problems)
+    if args.kind not in (None, *KINDS):
+        owner = next((kind for kind, registry in KINDS.items() if args.kind in registry.names()), None)
+        parser.error(f"`{args.kind}` is no kind" + (f"; it is one of the {owner}: xtoolkit list {owner}" if owner
+                                                   else nearest(args.kind, ("recipes", *KINDS))))
     for kind in [args.kind] if args.kind else KINDS:
         print(f"{kind.upper()}\n")
         for name in KINDS[kind].names():

@@ -9,7 +9,7 @@ from pathlib import Path
 from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.data import paths
 from xtoolkit.prepare import coco, images, img2dataset, instances, openimages, refcoco, sample, table, text, vg
-from xtoolkit.prepare.official import BadFile, BadRecord
+from xtoolkit.prepare.official import BadFile, BadRecord, MissingFile
 from xtoolkit.prepare.run import WorkerDied
 from xtoolkit.prepare.writer import Options
 from xtoolkit.report.prepared import write_summary
@@ -164,7 +164,7 @@ def run_refcoco(args):
 
 def run_img2dataset(args):
     shards = [file for pattern in args.shards
-              for file in ([pattern] if Path(pattern).is_dir() else paths.resolve(pattern))]
+              for file in ([pattern] if Path(pattern).is_dir() else paths.resolve(pattern, hints=False))]
     return img2dataset.convert(shards, _options(args), args.name)
 
 
@@ -186,7 +186,7 @@ def _files(inputs: list, *wanted: str) -> list[str]:
     files = []
     for place in inputs:
         inside = ([str(p) for p in sorted(Path(place).glob(pattern))] for pattern in wanted) if Path(place).is_dir() else ()
-        files += next(filter(None, inside), None) or paths.resolve(place)
+        files += next(filter(None, inside), None) or paths.resolve(place, hints=False)
     return files
 
 
@@ -199,18 +199,20 @@ def run_sample(args):
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     try:
-        print(args.run(args))
-        if args.source != "sample" and args.out:
+        print(report := args.run(args))
+        if args.source == "sample":
+            return 0
+        if args.out:
             print(f"see {write_summary(args.out)}")
+        return 0 if report.written else 1
     except BadRecord as error:
         can_skip = args.source != "sample" and not isinstance(error, BadFile)
         again = " (`--skip-bad` counts wrong records and goes on)" if can_skip else ""
         print(f"xtoolkit prepare: {error}{again}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, MissingFile) else 1
     except (OSError, WorkerDied) as error:
         print(f"xtoolkit prepare: {error}", file=sys.stderr)
         return 2 if isinstance(error, FileNotFoundError) else 1
     except KeyboardInterrupt:
         print("xtoolkit prepare: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    return 0

@@ -51,7 +51,7 @@ HINTS = (
 )
 
 
-def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
+def resolve(path: str, reads: tuple[str, ...] | None = None, hints: bool = True) -> list[str]:
     """The files that a path names, sorted, each once.
 
     Args:
@@ -59,6 +59,7 @@ def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
             ``{00000..00042}`` or ``{a,b}``; ``sample://picturebook/NAME``, which is unpacked and prepared on first use (the
             tokenizer of a pack resolves to its folder); a URL or ``pipe:COMMAND``, of which only the braces are expanded.
         reads: the endings that are looked for in a folder; None: all.
+        hints: say which command prepares what is missing.
 
     Raises:
         FileNotFoundError: one line that says what is missing, and what prepares it.
@@ -75,13 +76,14 @@ def resolve(path: str, reads: tuple[str, ...] | None = None) -> list[str]:
         if trouble := next(filter(None, map(_malformed, names)), None):
             raise FileNotFoundError(trouble)
         return sorted(set(names))
-    found = {name: _on_disk(name, reads) for name in names}
+    mend = lambda name: f"; {_hint(name)}" if hints else ""
+    found = {name: _on_disk(name, reads, mend) for name in names}
     missing = [name for name in names if not found[name]]
     if missing and len(names) > 1:
-        raise FileNotFoundError(f"{path}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}; "
-                                f"{_hint(missing[0])}")
+        raise FileNotFoundError(f"{path}: {len(missing)} of {len(names)} files are missing, the first is {missing[0]}"
+                                f"{mend(missing[0])}")
     if missing:
-        raise FileNotFoundError(f"{path}: no such file; {_hint(path)}")
+        raise FileNotFoundError(f"{path}: no such file{mend(path)}")
     return sorted({file for files in found.values() for file in files})
 
 
@@ -145,7 +147,7 @@ def _choices(inner: str, pattern: str) -> list[str]:
     return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
 
 
-def _on_disk(name: str, reads: tuple[str, ...] | None) -> list[str]:
+def _on_disk(name: str, reads: tuple[str, ...] | None, mend) -> list[str]:
     """The files of a name without braces; of a folder those of the first of KINDS that it has, in any case and not hidden."""
     if not os.path.isdir(name):
         return [name] if os.path.exists(name) else \
@@ -155,7 +157,7 @@ def _on_disk(name: str, reads: tuple[str, ...] | None) -> list[str]:
         files = [os.path.join(name, n) for n in names if any(fnmatch.fnmatchcase(n.lower(), p) for p in patterns)]
         if found := list(filter(os.path.isfile, files)):
             return found
-    raise FileNotFoundError(f"{name}: the folder has no *{', *'.join(reads or ENDINGS + TABLES)} in it; {_hint(name)}")
+    raise FileNotFoundError(f"{name}: the folder has no *{', *'.join(reads or ENDINGS + TABLES)} in it{mend(name)}")
 
 
 def _hint(path: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from xtoolkit.batch import TextField, stable_key
 from xtoolkit.data import limits, paths
 from xtoolkit.registry import ConfigError
+from xtoolkit.weights.hub import cached_first
 
 # The specials by their part, as RoBERTa-like and BERT-like tokenizers spell them.
 SPECIALS = {"bos": ("<s>", "[CLS]"), "eos": ("</s>", "[SEP]"), "pad": ("<pad>", "[PAD]"), "mask": ("<mask>", "[MASK]")}
@@ -131,7 +132,7 @@ def _from_hub(name: str):
         cached = [file for file in (try_to_load_from_cache(name, file) for file in _FILES) if isinstance(file, str)]
         if cached:
             _in_folder(os.path.dirname(cached[0]))  # transformers reads damaged files into other ids without a word
-        loaded = AutoTokenizer.from_pretrained(name)
+        loaded = cached_first(lambda local: AutoTokenizer.from_pretrained(name, local_files_only=local))
     except ConfigError:
         raise
     except Exception as e:  # its own, tokenizers' and the hub's, which have no class in common

@@ -18,7 +18,7 @@ from xtoolkit.weights.beit import TABLE, from_hugging_face, relative_position_in
 from xtoolkit.encoders.positions import grid_positions
 from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
-from xtoolkit.weights.hub import is_path
+from xtoolkit.weights.hub import fetched, is_path
 from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive
 
 EPS = 1e-6
@@ -246,16 +246,18 @@ class Block(nn.Module):
 
 
 def _download(name):
-    """The weights that timm knows as ``name``."""
-    import timm
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    if not timm.is_model(name) and not name.startswith("hf-hub:"):
-        raise WeightsError(f"init `{name}` is neither a file or folder here nor a model that timm knows; "
-                           "`python -c \"import timm; print(timm.list_pretrained('beit*'))\"` lists its names")
+    """The tensors of a model on the hub, or of one that timm names, from the hub's cache where they are there."""
+    repository = name.removeprefix("hf-hub:")
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except (OSError, RuntimeError, HfHubHTTPError, LocalEntryNotFoundError) as error:  # RuntimeError: an unknown tag
+        if "/" not in repository:
+            import timm
+            repository = timm.models.get_pretrained_cfg(name, allow_unregistered=False).hf_hub_id
+        return read_weights(fetched(repository))
+    except RuntimeError as error:
+        raise WeightsError(f"init `{name}` is neither a file or folder here, a name on the hub (ORGANISATION/NAME) nor a model "
+                           f"that timm knows ({error}); `python -c \"import timm; print(timm.list_pretrained('beit*'))\"` lists "
+                           "its names") from error
+    except OSError as error:
         raise WeightsError(f"init `{name}` cannot be downloaded ({type(error).__name__}: {error}); on a machine with "
-                           f"access run `hf download timm/{name} model.safetensors --local-dir DIR`, copy DIR here, "
+                           f"access run `hf download {repository} model.safetensors --local-dir DIR`, copy DIR here, "
                            "and set `init: DIR/model.safetensors`") from error

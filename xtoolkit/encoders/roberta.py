@@ -14,7 +14,7 @@ from xtoolkit.batch import TextField
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
-from xtoolkit.weights.hub import is_path
+from xtoolkit.weights.hub import fetched, is_path
 from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive, Range
 
 NO_OUTPUT = ("these weights have no output layer, which MLM reads: take those of a RobertaForMaskedLM, or leave MLM out of the "
@@ -157,18 +157,10 @@ class TiedHead:
 
 
 def _download(name):
-    """The weights of a model on the hub, with names as in ``RobertaForMaskedLM``."""
-    from transformers import RobertaForMaskedLM
-
+    """The tensors of a model on the hub, from its cache where they are there."""
     try:
-        model, found = RobertaForMaskedLM.from_pretrained(name, output_loading_info=True)
+        return read_weights(fetched(name))
     except OSError as error:
         raise WeightsError(f"init `{name}` cannot be loaded from the hub ({error}); on a machine with access run "
                            f"`hf download {name} config.json model.safetensors --local-dir DIR`, copy DIR here, and "
-                           "set `init: DIR`"
-                           ) from error
-    absent = set(found["missing_keys"])
-    state = {k: v for k, v in model.state_dict().items() if k not in absent}
-    # from_pretrained leaves out what it does not know; named here so that the strict load judges it too.
-    state.update({k: model.lm_head.bias.new_empty(0) for k in found["unexpected_keys"]})
-    return state
+                           "set `init: DIR`") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xtoolkit.data.images import ENDINGS
-from xtoolkit.prepare.official import BadFile, Report
+from xtoolkit.prepare.official import BadFile, Report, unread
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.tars import Names, members, packed
 from xtoolkit.prepare.writer import Draft, Options
@@ -23,6 +23,8 @@ def convert(images: Path, options: Options, prefix: str = "train") -> Report:
         BadRecord: also where there is no picture, and where a tar is compressed or damaged.
     """
     report, images = Report(options.skip_bad), Path(images)
+    if images.is_file() and (trouble := packed(images)):
+        raise BadFile(trouble)
     found, tars = Names(), []
     _search(str(images), "", found, tars, report)
     if not len(found):
@@ -68,7 +70,7 @@ def _search(place: str, name: str, found: Names, tars: list, report: Report, abo
         for member, at in sorted(inside.items()):
             found.add(member, len(tars) - 1, at)
     except OSError as error:
-        raise BadFile(f"{place}: {error.strerror}") from None
+        raise unread(place, error) from None
 
 
 def _is_picture(name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from xtoolkit.data import limits
 from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture, unread
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.spans import Span, together
@@ -107,7 +107,7 @@ def _in_files(path, report):
                             for ending, (size, place) in files.items()
                             if _fits(size, ending, f"{path.name}: {key}", report)}
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror or error}") from None
+        raise unread(path, error) from None
 
 
 def _listed(path, tar, report):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xtoolkit.data import limits, tables
 from xtoolkit.prepare import parquet
-from xtoolkit.prepare.official import BadFile, BadRecord, Report
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, unread
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.spans import Span, together
 
@@ -98,7 +98,7 @@ def lines(span: Span, report: Report, behind: bool = False):
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         report.bad(f"{path.name}: broken after line {number}: {error}")
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
+        raise unread(path, error) from None
 
 
 def _whole(file, packed):

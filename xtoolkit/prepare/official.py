@@ -25,6 +25,25 @@ class BadFile(BadRecord):
     """A file of which nothing more can be read: no record to skip."""
 
 
+class MissingFile(BadFile):
+    """A file or folder that is not there: a mistake of the caller's."""
+
+
+def unread(path, error: OSError) -> BadFile:
+    """What to raise where a file cannot be read."""
+    kind = MissingFile if isinstance(error, FileNotFoundError) else BadFile
+    return kind(f"{path}: {error.strerror or error}")
+
+
+def pictures_folder(path) -> Path:
+    """The folder of pictures that was named. Raises MissingFile where it is none, before a picture is looked for in it."""
+    path = Path(path)
+    if not path.is_dir():
+        raise MissingFile(f"{path}: not a folder; name the one that holds the pictures, unpacked" if path.exists()
+                          else f"{path}: no such folder; name the one that holds the pictures")
+    return path
+
+
 class Report:
     """What a conversion wrote and what it left out: counts, and the first case of each kind."""
 

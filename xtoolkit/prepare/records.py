@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, field
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, field, pictures_folder
 
 
 def each(found: Iterable, place: str, parse: Callable, report: Report, number: str = "", unique: str = "") -> Iterator:
@@ -65,7 +65,7 @@ class Finder:
     """
 
     def __init__(self, root: Path, folders: Iterable[str] = ()):
-        self.root = Path(root)
+        self.root = pictures_folder(root)
         self.places = [self.root, *(self.root / name for name in folders if (self.root / name).is_dir())]
         self.last = self.root, 0
 

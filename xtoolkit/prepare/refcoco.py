@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xtoolkit.prepare import records
 from xtoolkit.prepare.coco import YEARS
-from xtoolkit.prepare.official import BadFile, Report, clean, field, fit
+from xtoolkit.prepare.official import BadFile, Report, clean, field, fit, unread
 from xtoolkit.prepare.records import Finder, each, nested
 from xtoolkit.prepare.run import write_pictures
 from xtoolkit.prepare.streaming import elements
@@ -118,7 +118,7 @@ def load(path: Path):
         with path.open("rb") as file:  # Python 2 wrote the release: its strings are bytes
             found = _Plain(file, encoding="utf-8", errors="replace").load()
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
+        raise unread(path, error) from None
     except BadFile as error:
         raise BadFile(f"{path.name}: {error}") from None
     except Exception as error:  # pickle raises whatever it meets in a damaged file

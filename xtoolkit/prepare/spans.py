@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xtoolkit.prepare.official import BadFile
+from xtoolkit.prepare.official import BadFile, unread
 
 SPAN = 1 << 27  # bytes that one job reads
 
@@ -26,7 +26,7 @@ class Span:
             stat, folder = Path(path).stat(), Path(path).is_dir()
             size = sum(file.stat().st_size for file in Path(path).iterdir()) if folder else stat.st_size
         except OSError as error:
-            raise BadFile(f"{path}: {error.strerror}") from None
+            raise unread(path, error) from None
         return cls(str(path), size, stat.st_mtime_ns)
 
     @property

@@ -5,7 +5,7 @@ from collections import deque
 from pathlib import Path
 
 from xtoolkit.data import limits
-from xtoolkit.prepare.official import BadFile
+from xtoolkit.prepare.official import BadFile, unread
 
 CHUNK = 1 << 20
 
@@ -21,7 +21,7 @@ def elements(path: Path, key: str | None = None):
         with path.open(encoding="utf-8-sig") as file:
             yield from _Scanner(file, path.name).records(key)
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from None
+        raise unread(path, error) from None
 
 
 class _Scanner:

@@ -8,7 +8,7 @@ from pathlib import Path
 from xtoolkit.data import tables
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.lines import OBJECTS, TABLES, grouped, kind, records
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, cleaned, field, picture
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, cleaned, field, picture, pictures_folder
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run, write_pictures
 from xtoolkit.prepare.spans import Span
@@ -38,6 +38,8 @@ def convert(inputs: list, options: Options, prefix: str = "train", table: Table 
         inputs: ``.csv``, ``.tsv``, ``.jsonl``, the same gzipped, or ``.parquet``; not Parquet and others together.
     """
     report, inputs = Report(options.skip_bad), [Path(path) for path in inputs]
+    if table.root is not None:
+        pictures_folder(table.root)
     packed = [path for path in inputs if kind(path) == ".parquet"]
     for path in inputs:
         if kind(path) not in (*OBJECTS, *TABLES, ".parquet"):

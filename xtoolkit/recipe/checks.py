@@ -38,8 +38,8 @@ class Checker:
 
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
-        self.found.problems += unknown_keys(self.data, TOP, self.where, "the recipe") + not_numbers(self.data, self.where)
         kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
+        self.found.problems += unknown_keys(self.data, TOP, self.where, "the recipe", kinds) + not_numbers(self.data, self.where)
         given = {key: self.data.get(key) for key in ("encoders", "losses", "streams", "optim", "train")} | {
             key: self.data.get(key, {}) for key in ("stop_gradient", "evaluate", "hooks", "schedule")}
         if shapeless := [key for key, block in given.items() if not isinstance(block, dict)]:

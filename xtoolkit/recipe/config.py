@@ -3,9 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from xtoolkit.recipe.plain import TEXT, dump, parse, plain
-from xtoolkit.registry import ConfigError, nearest
+from xtoolkit.registry import ConfigError, nearest, schema
 
 
 @dataclass
@@ -102,7 +103,10 @@ def _inherited(own: Config, path: str, trail: tuple, problems: list, library: st
         beside = os.path.normpath(os.path.join(os.path.dirname(path), base))
         found = [p for p in (beside, *([os.path.join(library, base)] if library else [])) if os.path.exists(p)]
         if not found:
-            problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({beside})")
+            near = {os.path.join(os.path.dirname(base), p.name) for p in Path(beside).parent.glob("*.yaml")}
+            near |= {p.relative_to(library).as_posix() for p in Path(library).glob("*/**/*.yaml")} if library else set()
+            near -= {os.path.join(os.path.dirname(base), os.path.basename(path))}  # itself
+            problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({beside}){nearest(base, near)}")
             continue
         _merge(merged, _load_file(found[0], trail, problems, library))
     _merge(merged, own)
@@ -261,6 +265,12 @@ def _override(config: Config, text: str, problems: list) -> None:
             _merge(config, Config(layer, {path + (name,): where}))
 
 
-def unknown_keys(data: dict, known, where, what: str) -> list[str]:
-    """A problem line for each key of ``data`` that is not in ``known``; ``where(key)`` gives its place."""
-    return [f"{where(k)}: unknown key `{k}` of {what}{nearest(k, known)}" for k in data if k not in known]
+def unknown_keys(data: dict, known, where, what: str, blocks: Mapping[str, type] = {}) -> list[str]:
+    """A problem line for each key of ``data`` that is not in ``known``; ``where(key)`` gives its place.
+
+    Args:
+        blocks: {name: class} of the blocks in which a key may have been meant: told where exactly one has it.
+    """
+    inside = lambda key: [f"{name}.{key}" for name, block in blocks.items() if key in schema(block)]
+    meant = lambda key: f"; did you mean `{inside(key)[0]}`?" if len(inside(key)) == 1 else nearest(key, known)
+    return [f"{where(k)}: unknown key `{k}` of {what}{meant(k)}" for k in data if k not in known]

@@ -66,9 +66,9 @@ def check_resumed(output, config: dict, steps: int) -> dict | None:
 
 
 def refusal(path, found: list[str]) -> list[str]:
-    """The problems of a ConfigError: what keeps a run from going on from a checkpoint."""
-    return [f"--resume: {path} was written by another recipe; put these back, or start in another `train.output`:",
-            *(f"  {line}" for line in found)]
+    """The problems of a ConfigError: each key that keeps a run from going on from a checkpoint."""
+    return [f"--resume: {line}: {path} was written by another recipe; put this back, or start in another `train.output`"
+            for line in found]
 
 
 def read_record(path) -> dict:

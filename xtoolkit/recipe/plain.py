@@ -69,8 +69,10 @@ def parse(text: str, name: str, problems: list) -> tuple[dict, dict]:
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as e:
-        line = (e.problem_mark or e.context_mark).line + 1
-        problems.append(f"{name}:{line}: not YAML: {e.problem or e.context}")
+        line = found = (e.problem_mark or e.context_mark).line + 1
+        if " flow " in (e.context or ""):  # a bracket that is not closed is told where it opens, not where the next key stands
+            line = e.context_mark.line + 1
+        problems.append(f"{name}:{line}: not YAML: {e.problem or e.context}" + f" (in line {found})" * (found != line))
         return {}, {}
     except yaml.YAMLError as e:  # characters that YAML does not allow carry no mark
         problems.append(f"{name}: not YAML: {str(e).splitlines()[0]}")

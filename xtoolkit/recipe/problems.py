@@ -21,7 +21,7 @@ class Problems:
 
     def __init__(self, config: Config, lacking: list[str] | None = None):
         self.data, self.where, self.lacking = config.data, config.where, bool(lacking)
-        self.problems: list[str] = list(lacking or [])
+        self.problems: list[str] = [f"{line}; names that it may register are not checked" for line in lacking or []]
         self.bad: set = set()
 
     def say(self, path, message: str) -> None:

@@ -126,9 +126,9 @@ def optim_problems(optim: Optim, encoders, losses, steps: int | None = None) -> 
             found.append(((key, name), f"`{key}` names {what} with parameters of its own: `{name}`{said}" if name in encoders
                           else f"`{key}` names {what}: `{name}`{said}"))
     if optim.min_lr > optim.lr:
-        found.append((("min_lr",), f"{optim.min_lr} is above the peak lr {optim.lr}"))
+        found.append((("min_lr",), f"`optim.min_lr`: {optim.min_lr} is above the peak lr {optim.lr}"))
     if steps is not None and warmup_steps(optim, steps) > steps:
-        found.append((("warmup",), f"{optim.warmup:g} steps are more than the run's {steps}; "
+        found.append((("warmup",), f"`optim.warmup`: {optim.warmup:g} steps are more than the run's {steps}; "
                                    "below 1 it is a share of all steps, e.g. 0.1"))
     return found
 

@@ -53,13 +53,13 @@ def _files(path):
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise WeightsError(f"{path}: no such file or folder; correct `init`, or put the weights there")
+        raise WeightsError(f"{path}: no such file or folder")
     files = sorted(path.glob("*.safetensors"))
     if not files:
         files = [f for f in sorted(path.iterdir()) if f.suffix in TORCH]
         if len(files) != 1 and not (files and all(SHARD.search(f.stem) for f in files)):
             raise WeightsError(f"{path}: expected *.safetensors or exactly one torch file ({', '.join(TORCH)}), "
-                               f"found {[f.name for f in files] or 'neither'}; name the file itself in `init`")
+                               f"found {[f.name for f in files] or 'neither'}; name the file itself")
     return files
 
 

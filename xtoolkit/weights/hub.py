@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,8 +30,10 @@ def missing(name: str, key: str, owner: str = "") -> str | None:
         if os.path.exists(os.path.expanduser(name)):
             return None
         source = PUBLISHED.get(os.path.basename(name))
-        return f"{name}: no such file" + (f"; download it from {source} and put it there, " if source else "; ") \
-            + f"or start without it: {key}=null"
+        ways = [f"download it from {source} and put it there"] if source else []
+        ways += [f"or start without it: {key}=null"] if key != "tokenizer" else \
+            ["name a folder with tokenizer.json, a hub's, or sample://picturebook/tokenizer"]
+        return f"{name}: no such file; {', '.join(ways)}".replace("; or", ";")
     if cached(name) or _reachable():
         return None
     repository = name.removeprefix("hf-hub:")
@@ -66,6 +69,36 @@ def cached(name: str) -> bool:
     name = name.removeprefix("hf-hub:")
     names = [name] if "/" in name else [name, f"*/{name}"]  # `roberta-base` may be stored under the organisation that owns it
     return any(any(hub.glob("models--" + n.replace("/", "--") + "/snapshots/*/*")) for n in names)
+
+
+def cached_first(ask: Callable):
+    """What ``ask(local_files_only)`` gives: from the cache on this machine, and from the network only what is not there."""
+    try:
+        return ask(True)
+    except (OSError, ValueError):
+        return ask(False)
+
+
+def fetched(name: str) -> Path:
+    """The folder in the hub's cache with the weights of ``name``, downloaded where they are not there.
+
+    Raises:
+        OSError: the hub does not answer for it, or it holds no weights.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    def ask(local_files_only):
+        for ending in (".safetensors", ".bin"):
+            folder = Path(snapshot_download(name, allow_patterns=[f"*{ending}"], local_files_only=local_files_only))
+            if any(folder.glob(f"*{ending}")):
+                return folder
+        raise OSError(f"{name} holds neither *.safetensors nor *.bin")
+
+    try:
+        return cached_first(ask)
+    except HFValidationError as error:
+        raise OSError(str(error)) from error
 
 
 def _reachable() -> bool:

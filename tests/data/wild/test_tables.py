@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -212,12 +213,29 @@ def test_broken_lines_of_json(root, tokenizer):
             pairs.load(0, n, 1, random.Random(0))
 
 
-@pytest.mark.parametrize("end", ["\npics/2.jpg,a cat\n", ""])
-def test_a_quote_that_is_never_closed_is_damage(end, root):
-    (root / "x.csv").write_text('image,caption\npics/0.jpg,a dog\npics/1.jpg,"a tree' + end)
+@pytest.mark.parametrize("between, said", [
+    ('"a tree\npics/2.jpg,a cat\n', ["a dog", None, "a cat"]), ('"a tree', ["a dog", None]),
+    ('"5 inch tv\npics/2.jpg,a cat\npics/3.jpg,"red"\n', ["a dog", None, "a cat", "red"]),
+    ('"5 inch\n' + "pics/2.jpg,a cat\n" * 3 + 'pics/3.jpg,screen"\n', ["a dog", None, *["a cat"] * 3, 'screen"']),
+    ('a\rtree\npics/2.jpg,a cat\n', ["a dog", None, "a cat"]),
+    ('"5" pipe\npics/2.jpg,a cat\n', ["a dog", None, "a cat"]),
+    ('"one\ntwo, three\nfour"\npics/2.jpg,a cat\n', ["a dog", "one\ntwo, three\nfour", "a cat"])])
+def test_a_quote_that_is_left_open_breaks_its_row_alone(between, said, root):
+    (root / "x.csv").write_text("image,caption\npics/0.jpg,a dog\npics/1.jpg," + between, newline="")
     found = Shards([str(root / "x.csv")])
-    assert len(found) == 1 and found.meta(0)["captions"] == "a dog"
-    assert found.damaged[str(root / "x.csv")].startswith("row at byte 31: a quote that is never closed; 1 samples before it")
+    assert len(found) == len(said) and not found.damaged
+    for row, caption in enumerate(said):
+        if caption is None:
+            with pytest.raises(BadSample, match="broken row"):
+                found.meta(row)
+        else:
+            assert found.meta(row)["captions"] == caption
+
+
+def test_rows_that_all_leave_a_quote_open_take_no_time(root):
+    (root / "x.csv").write_text("image,caption\n" + "".join(f'pics/0.jpg,"a dog {n}\n' for n in range(20_000)))
+    began = time.process_time()
+    assert len(Shards([str(root / "x.csv")])) == 20_000 and time.process_time() - began < 5
 
 
 def test_quotes_inside_a_cell_open_nothing(root):
