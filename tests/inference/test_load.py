@@ -442,7 +442,7 @@ def test_a_recipe_that_cannot_be_read_any_more_says_so(made, tmp_path):
     known = json.loads(record.read_text())
     known["config"]["plugins"] = ["mine/loss.py"]
     record.write_text(json.dumps(known))
-    with pytest.raises(ConfigError, match=r"json: plugin mine/loss.py: no such file\n.*config='recipe.yaml'"):
+    with pytest.raises(ConfigError, match=r"json: plugin mine/loss.py: no such file; .*\n.*config='recipe.yaml'"):
         xtoolkit.load(folder)
 
 
