@@ -37,6 +37,21 @@ def unfinished(out):
     return [path for path in out.iterdir() if path.name.startswith(".unfinished")]
 
 
+def write_line(text, part):
+    part.write(text)
+
+
+def test_of_two_conversions_into_one_folder_at_a_time_the_second_that_ends_is_refused(tmp_path):
+    def jobs():
+        yield Job("train", LinePart, write_line, "second")
+        run("first", [Job("train", LinePart, write_line, "first")], Options(tmp_path), Report())
+
+    with pytest.raises(FileExistsError, match="train-00000.jsonl is there already: remove .* or give another"):
+        run("second", jobs(), Options(tmp_path), Report())
+    assert (tmp_path / "train-00000.jsonl").read_text() == '{"text":"first"}\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-second", "prepared-first.json", "train-00000.jsonl"]
+
+
 # --- going on after an interruption --------------------------------------------------------------------------------
 
 def test_a_run_that_stopped_goes_on_and_gives_what_an_unbroken_one_gives(tmp_path):

@@ -103,15 +103,18 @@ def _begun(jobs, options, folder, submit):
     try:
         for job in jobs:
             if folder is not None and job.prefix not in numbers:
-                out, suffix = folder.parent / job.prefix, job.part.suffix
-                if there := glob.glob(f"{glob.escape(str(out))}-[0-9]*.{suffix}"):
-                    raise FileExistsError(f"{min(there)} is there already: remove {out}-*.{suffix} or give another --out")
+                _check_free(folder.parent, job.prefix, f".{job.part.suffix}")
             yield submit(_do, job, numbers[job.prefix], options, folder)
             numbers[job.prefix] += 1
     except BadRecord as error:
         last = Future()
         last.set_exception(error)
         yield last
+
+
+def _check_free(out: Path, prefix: str, suffix: str):
+    if there := glob.glob(f"{glob.escape(str(out / prefix))}-[0-9]*{suffix}"):
+        raise FileExistsError(f"{min(there)} is there already: remove {out / prefix}-*{suffix} or give another --out or --name")
 
 
 def _in_order(answers, ahead: int):
@@ -204,8 +207,28 @@ def _staging(label: str, out: Path | None):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _alone(out: Path):
+    """Of all processes that move shards into a folder one at a time does; what it locks is gone afterwards."""
+    place = out / ".moving"
+    while True:
+        with place.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.fstat(lock.fileno()).st_nlink:  # who had it before has removed it: another may hold its successor
+                continue
+            try:
+                yield
+            finally:
+                place.unlink()
+            return
+
+
 def _finish(folder: Path, label: str, files: dict, report: Report):
-    """Numbers the files in the order of their jobs, moves them and writes the manifest."""
+    """Numbers the files in the order of their jobs, moves them and writes the manifest.
+
+    Raises:
+        FileExistsError: another process has moved shards of a prefix there since this one began.
+    """
     names, counts = {}, Counter()
     for name in files:
         prefix = name.rsplit("-", 2)[0]
@@ -213,10 +236,13 @@ def _finish(folder: Path, label: str, files: dict, report: Report):
         counts[prefix] += 1
     manifest = {"label": label, **report.as_dict(), "files": {names[name]: file for name, file in files.items()}}
     (folder / "manifest").write_text(json.dumps(manifest, indent=1) + "\n")
-    (folder / "moved.json").write_text(json.dumps(names))
-    for name, target in names.items():
-        os.replace(folder / name, folder.parent / target)
-    os.replace(folder / "manifest", folder.parent / f"prepared-{label}.json")
+    with _alone(folder.parent):
+        for prefix, suffix in dict.fromkeys((name.rpartition("-")[0], Path(name).suffix) for name in names.values()):
+            _check_free(folder.parent, prefix, suffix)
+        (folder / "moved.json").write_text(json.dumps(names))
+        for name, target in names.items():
+            os.replace(folder / name, folder.parent / target)
+        os.replace(folder / "manifest", folder.parent / f"prepared-{label}.json")
     shutil.rmtree(folder)
 
 
