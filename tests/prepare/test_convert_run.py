@@ -52,6 +52,13 @@ def test_of_two_conversions_into_one_folder_at_a_time_the_second_that_ends_is_re
     assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-second", "prepared-first.json", "train-00000.jsonl"]
 
 
+def test_a_key_that_is_longer_than_readers_keep_is_a_number(tmp_path):
+    with TarPart(Options(tmp_path), tmp_path, "train", 3) as part:
+        for key in ("a" * 64, "a" * 110, "é" * 33):
+            part.write(key, "jpg", b"", {"image_id": key}, (1, 1))
+    assert list(read(tmp_path / "train-00003-0000.tar")) == ["a" * 64, "000030001", "000030002"]
+
+
 # --- going on after an interruption --------------------------------------------------------------------------------
 
 def test_a_run_that_stopped_goes_on_and_gives_what_an_unbroken_one_gives(tmp_path):
