@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xtoolkit.data import scan
 from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare.official import BadFile, Report, unread
 from xtoolkit.prepare.run import write_pictures
@@ -55,7 +56,9 @@ def _search(place: str, name: str, found: Names, tars: list, report: Report, abo
             entries = sorted(((e.name, e.is_dir()) for e in entries), key=lambda e: e[0].removesuffix(".tar"))
         for entry, is_folder in entries:
             path, inside = os.path.join(place, entry), f"{name}/{entry}" if name else entry
-            if is_folder or entry.endswith(".tar"):
+            if scan.hidden(inside) and not is_folder:
+                report.leave_out("hidden files", inside)
+            elif is_folder or entry.endswith(".tar"):
                 _search(path, inside, found, tars, report, (*above, real))
             elif _is_picture(entry):
                 found.add(inside, -1, 0)
@@ -82,7 +85,9 @@ def _in_tar(raw, name: str, end: int, place: str, report: Report) -> dict:
     found = {}
     for member in members(raw, end, place, report):
         path = "/".join(p for p in (name, *member.name.split("/")) if p not in ("", ".", ".."))
-        if path.endswith(".tar"):
+        if scan.hidden(path):
+            report.leave_out("hidden files", f"{place}: {member.name}")
+        elif path.endswith(".tar"):
             raw.seek(member.offset_data)
             found |= _in_tar(raw, path.removesuffix(".tar"), member.offset_data + member.size, f"{place}: {member.name}", report)
         elif _is_picture(path):

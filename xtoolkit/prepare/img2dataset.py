@@ -9,7 +9,7 @@ import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 
-from xtoolkit.data import limits
+from xtoolkit.data import limits, scan
 from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture, unread
@@ -44,7 +44,7 @@ def _places(paths) -> list[Path]:
     """Every shard, sorted; folders are looked into for tars, folders of a shard, or Parquet files."""
     found = []
     for path in paths:
-        inside = sorted(path.iterdir()) if path.is_dir() else []
+        inside = sorted(file for file in path.iterdir() if not scan.hidden(file.name)) if path.is_dir() else []
         forms = ([p for p in inside if p.suffix.lower() == ".tar" or packed(p)],
                  [p for p in inside if p.name[0].isdecimal() and p.is_dir()],
                  [p for p in inside if p.suffix == ".parquet"])
@@ -97,6 +97,9 @@ def _in_files(path, report):
     try:
         with nullcontext() if path.is_dir() else path.open("rb") as tar:
             for name, size, place in _listed(path, tar, report):
+                if scan.hidden(name):
+                    report.leave_out("hidden files", f"{path.name}: {name}")
+                    continue
                 key, dot, ending = name.rpartition(".")
                 key, ending = (key, ending.lower()) if dot and "/" not in ending else (name, "")
                 if ending in samples.setdefault(key, {}):
