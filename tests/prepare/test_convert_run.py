@@ -37,28 +37,6 @@ def unfinished(out):
     return [path for path in out.iterdir() if path.name.startswith(".unfinished")]
 
 
-def write_line(text, part):
-    part.write(text)
-
-
-def test_of_two_conversions_into_one_folder_at_a_time_the_second_that_ends_is_refused(tmp_path):
-    def jobs():
-        yield Job("train", LinePart, write_line, "second")
-        run("first", [Job("train", LinePart, write_line, "first")], Options(tmp_path), Report())
-
-    with pytest.raises(FileExistsError, match="train-00000.jsonl is there already: remove .* or give another"):
-        run("second", jobs(), Options(tmp_path), Report())
-    assert (tmp_path / "train-00000.jsonl").read_text() == '{"text":"first"}\n'
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-second", "prepared-first.json", "train-00000.jsonl"]
-
-
-def test_a_key_that_is_longer_than_readers_keep_is_a_number(tmp_path):
-    with TarPart(Options(tmp_path), tmp_path, "train", 3) as part:
-        for key in ("a" * 64, "a" * 110, "é" * 33):
-            part.write(key, "jpg", b"", {"image_id": key}, (1, 1))
-    assert list(read(tmp_path / "train-00003-0000.tar")) == ["a" * 64, "000030001", "000030002"]
-
-
 # --- going on after an interruption --------------------------------------------------------------------------------
 
 def test_a_run_that_stopped_goes_on_and_gives_what_an_unbroken_one_gives(tmp_path):

@@ -8,7 +8,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from miniature import downloaded, genome, good, jpeg, karpathy, packed, put, read, refer
+from miniature import downloaded, genome, good, jpeg, karpathy, put, read, refer
 
 from xtoolkit.prepare import images, img2dataset, official, sample, streaming, text
 from xtoolkit.prepare.official import BadRecord
@@ -44,23 +44,6 @@ def test_damage_in_img2dataset_names_tar_and_key(tmp_path, files, said):
         img2dataset.convert([tar], Options(tmp_path / "out"))
     report = img2dataset.convert([tar], Options(tmp_path / "out", skip_bad=True))
     assert report.written["train"]["samples"] == 2
-
-
-HIDDEN = {"._1.jpg": b"\0\5\x16\7", ".DS_Store": b"\0", "__MACOSX/1.jpg": b"\0", "__MACOSX/._a.tar": b"\0"}
-
-
-def test_hidden_files_are_passed_over_as_readers_do(tmp_path):
-    for name, data in {**HIDDEN, "._a.tar": b"\0", "._b.tar.gz": b"\0", "b/1.jpg": jpeg()}.items():
-        put(tmp_path / "in" / name, data)
-    packed(tmp_path / "in/c.tar", {**HIDDEN, "2.jpg": jpeg()})
-    report = images.convert(tmp_path / "in", Options(tmp_path / "out"))
-    assert report.written["train"]["samples"] == 2 and report.left_out == {"hidden files": [10, ".DS_Store"]}
-    samples = {f"{key}.{ending}": data for key, files in {"0": good(1), "1": good(2)}.items() for ending, data in files.items()}
-    packed(tmp_path / "web/00000.tar", HIDDEN | samples)
-    for name, data in {**HIDDEN, "._00000.tar": b"\0"}.items():
-        put(tmp_path / "web" / name, data)
-    report = img2dataset.convert([tmp_path / "web"], Options(tmp_path / "pairs"))
-    assert report.written["train"]["samples"] == 2 and report.left_out == {"hidden files": [4, "00000.tar: ._1.jpg"]}
 
 
 def test_a_cut_tar_is_named_and_its_beginning_kept(tmp_path):

@@ -47,8 +47,10 @@ def _places(paths) -> list[Path]:
         inside = sorted(file for file in path.iterdir() if not scan.hidden(file.name)) if path.is_dir() else []
         forms = ([p for p in inside if p.suffix.lower() == ".tar" or packed(p)],
                  [p for p in inside if p.name[0].isdecimal() and p.is_dir()],
-                 [p for p in inside if p.suffix == ".parquet"])
+                 [p for p in inside if p.suffix.lower() == ".parquet"])
         found += next(filter(None, forms), [path])
+        if path.is_dir() and path in found and not any(_is_read(file) for file in inside):
+            raise BadFile(f"{path}: no shard of img2dataset in it: neither 00000.tar nor a folder 00000 nor 00000.parquet")
     if trouble := next(filter(None, map(packed, found)), None):
         raise BadFile(trouble)
     return sorted(set(found))
@@ -69,7 +71,7 @@ def write_shards(payload: tuple, part: TarPart):
     """The work of one job."""
     for span, stats in payload:
         path, downloaded = Path(span.path), 0
-        samples = _in_parquet if path.suffix == ".parquet" else _in_files
+        samples = _in_parquet if path.suffix.lower() == ".parquet" else _in_files
 
         def write(files, where):
             nonlocal downloaded
@@ -117,10 +119,14 @@ def _listed(path, tar, report):
     """(name, size, place) of each file of a tar; where it is none, of a folder."""
     if tar is None:
         yield from ((file.name, file.stat().st_size, file) for file in sorted(path.iterdir())
-                    if file.suffix[1:].lower() in READ and file.is_file())
+                    if _is_read(file))
     else:
         for found in members(tar, path.stat().st_size, path.name, report):
             yield found.name, found.size, found.offset_data
+
+
+def _is_read(file: Path) -> bool:
+    return file.suffix[1:].lower() in READ and file.is_file()
 
 
 def _content(tar, size, place) -> bytes:

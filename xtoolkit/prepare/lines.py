@@ -23,7 +23,7 @@ def kind(path: str | Path) -> str:
 
 def grouped(inputs: list) -> list[tuple]:
     """The spans of each job. A file that is packed, or where a row may have several lines, is not cut."""
-    wholes = [(Span.whole(path), Path(path).suffix != ".gz" and kind(path) not in TABLES) for path in inputs]
+    wholes = [(Span.whole(path), Path(path).suffix.lower() != ".gz" and kind(path) not in TABLES) for path in inputs]
     return together(span for whole, cuttable in wholes for span in (whole.cut() if cuttable else [whole]))
 
 
@@ -76,7 +76,7 @@ def lines(span: Span, report: Report, behind: bool = False):
     path, number = Path(span.path), 0
     after = f" after byte {span.start}" if span.start else ""
     try:
-        with path.open("rb") as packed, (gzip.open(packed) if path.suffix == ".gz" else packed) as file:
+        with path.open("rb") as packed, (gzip.open(packed) if path.suffix.lower() == ".gz" else packed) as file:
             found, place = _whole(file, packed), span.start
             if span.start:  # the line that is under way belongs to the span before
                 file.seek(span.start - 1)

@@ -1,0 +1,82 @@
+"""Inputs as people have them, and what is done to a folder of shards by others: expected values and one-line errors."""
+
+import gzip
+
+import pyarrow
+import pytest
+from miniature import good, jpeg, packed, put, read
+from pyarrow import parquet
+
+from xtoolkit.cli import prepare
+from xtoolkit.prepare import images, img2dataset, text
+from xtoolkit.prepare.official import Report
+from xtoolkit.prepare.run import Job, run
+from xtoolkit.prepare.writer import LinePart, Options, TarPart
+
+
+def write_line(text, part):
+    part.write(text)
+
+
+def test_of_two_conversions_into_one_folder_at_a_time_the_second_that_ends_is_refused(tmp_path):
+    def jobs():
+        yield Job("train", LinePart, write_line, "second")
+        run("first", [Job("train", LinePart, write_line, "first")], Options(tmp_path), Report())
+
+    with pytest.raises(FileExistsError, match="train-00000.jsonl is there already: remove .* or give another"):
+        run("second", jobs(), Options(tmp_path), Report())
+    assert (tmp_path / "train-00000.jsonl").read_text() == '{"text":"first"}\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-second", "prepared-first.json", "train-00000.jsonl"]
+
+
+def test_a_key_that_is_longer_than_readers_keep_is_a_number(tmp_path):
+    with TarPart(Options(tmp_path), tmp_path, "train", 3) as part:
+        for key in ("a" * 64, "a" * 110, "é" * 33):
+            part.write(key, "jpg", b"", {"image_id": key}, (1, 1))
+    assert list(read(tmp_path / "train-00003-0000.tar")) == ["a" * 64, "000030001", "000030002"]
+
+
+HIDDEN = {"._1.jpg": b"\0\5\x16\7", ".DS_Store": b"\0", "__MACOSX/1.jpg": b"\0", "__MACOSX/._a.tar": b"\0"}
+
+
+def test_hidden_files_are_passed_over_as_readers_do(tmp_path):
+    for name, data in {**HIDDEN, "._a.tar": b"\0", "._b.tar.gz": b"\0", "b/1.jpg": jpeg()}.items():
+        put(tmp_path / "in" / name, data)
+    packed(tmp_path / "in/c.tar", {**HIDDEN, "2.jpg": jpeg()})
+    report = images.convert(tmp_path / "in", Options(tmp_path / "out"))
+    assert report.written["train"]["samples"] == 2 and report.left_out == {"hidden files": [10, ".DS_Store"]}
+    samples = {f"{key}.{ending}": data for key, files in {"0": good(1), "1": good(2)}.items() for ending, data in files.items()}
+    packed(tmp_path / "web/00000.tar", HIDDEN | samples)
+    for name, data in {**HIDDEN, "._00000.tar": b"\0"}.items():
+        put(tmp_path / "web" / name, data)
+    report = img2dataset.convert([tmp_path / "web"], Options(tmp_path / "pairs"))
+    assert report.written["train"]["samples"] == 2 and report.left_out == {"hidden files": [4, "00000.tar: ._1.jpg"]}
+
+
+@pytest.mark.parametrize("source, flag, name, data", [
+    ("text", "--input", "a.txt", b""), ("table", "--input", "a.csv", b""), ("table", "--input", "a.csv", b"image,caption\n"),
+    ("table", "--input", "a.parquet", None), ("img2dataset", "--shards", "00000.PARQUET", None),
+    ("coco", "--annotations", "captions_train2017.json", b'{"annotations": [], "images": []}')])
+def test_an_input_without_samples_is_said_to_be_so(tmp_path, capsys, source, flag, name, data):
+    if data is None:
+        table = pyarrow.table({key: pyarrow.array([], pyarrow.string()) for key in ("image", "caption", "jpg", "status")})
+        parquet.write_table(table, tmp_path / name)
+    else:
+        put(tmp_path / name, data)
+    more = ["--images", str(tmp_path)] if source == "coco" else []
+    assert prepare.main([source, flag, str(tmp_path / name), "--out", str(tmp_path / "out"), "--workers", "1", *more]) == 1
+    assert f"xtoolkit prepare: nothing was written: there is no sample in {tmp_path / name}\n" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_no_download(tmp_path, capsys):
+    assert prepare.main(["img2dataset", "--shards", str(tmp_path)]) == 1
+    assert f"{tmp_path}: no shard of img2dataset in it" in capsys.readouterr().err
+
+
+def test_endings_in_capitals_are_those_in_small_letters(tmp_path):
+    put(tmp_path / "in/M.TXT.GZ", gzip.compress(b"a\nb\n"))
+    put(tmp_path / "in/1.jpg", jpeg())
+    put(tmp_path / "in/A.CSV.GZ", gzip.compress(b"image,caption\n1.jpg,one\n"))
+    for source, name in (("text", "M.TXT.GZ"), ("table", "A.CSV.GZ")):
+        assert prepare.main([source, "--input", str(tmp_path / "in" / name), "--out", str(tmp_path / source), "--workers", "1"]) == 0
+    assert text.convert([tmp_path / "in/M.TXT.GZ"], Options(None)).written["train"]["samples"] == 2
