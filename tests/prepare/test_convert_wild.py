@@ -1,5 +1,6 @@
 """Inputs as people have them, and what is done to a folder of shards by others: expected values and one-line errors."""
 
+import bz2
 import gzip
 
 import pyarrow
@@ -80,3 +81,16 @@ def test_endings_in_capitals_are_those_in_small_letters(tmp_path):
     for source, name in (("text", "M.TXT.GZ"), ("table", "A.CSV.GZ")):
         assert prepare.main([source, "--input", str(tmp_path / "in" / name), "--out", str(tmp_path / source), "--workers", "1"]) == 0
     assert text.convert([tmp_path / "in/M.TXT.GZ"], Options(None)).written["train"]["samples"] == 2
+
+
+@pytest.mark.parametrize("name, data, what", [
+    ("a.txt.bz2", bz2.compress(b"a\n" * 999), "compressed by bzip2"), ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\4", "compressed by zstd"),
+    ("a.txt", gzip.compress(b"a\n"), "compressed by gzip"), ("a.csv", gzip.compress(b"image,caption\n"), "compressed by gzip"),
+    ("a.docx", b"PK\3\4\x14\0\6\0\x8b", "a zip archive"), ("a.xlsx", b"PK\3\4\x14\0\6\0\x8b", "a zip archive"),
+    ("a.jsonl", b"\xff\xd8\xff\xe0", "a picture")])
+@pytest.mark.parametrize("source", ["text", "table"])
+def test_a_file_of_another_kind_is_called_what_it_is(tmp_path, capsys, source, name, data, what):
+    put(tmp_path / name, data)
+    assert prepare.main([source, "--input", str(tmp_path / name), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert name in said and f"it is {what}" in said and "iconv" not in said and "--skip-bad" not in said

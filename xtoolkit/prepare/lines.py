@@ -72,12 +72,15 @@ def lines(span: Span, report: Report, behind: bool = False):
     """(file: line n, text, place of its first byte) of the lines that begin in a span, or ``behind`` it as well.
 
     A line that is not UTF-8 or too long, and an archive that is cut or a bomb, are wrong records.
+
+    Raises:
+        BadFile: a file of another kind, by its first bytes.
     """
     path, number = Path(span.path), 0
     after = f" after byte {span.start}" if span.start else ""
     try:
         with path.open("rb") as packed, (gzip.open(packed) if path.suffix.lower() == ".gz" else packed) as file:
-            found, place = _whole(file, packed), span.start
+            found, place, beginning = _whole(file, packed), span.start, packed.peek(512)[:512]
             if span.start:  # the line that is under way belongs to the span before
                 file.seek(span.start - 1)
                 place += next(found, (b"", 1))[1] - 1
@@ -92,6 +95,8 @@ def lines(span: Span, report: Report, behind: bool = False):
                 try:
                     text = limits.decode(raw)
                 except ValueError as error:
+                    if file is packed and limits.seen(beginning)[0] not in (None, "empty", "UTF-16"):
+                        raise BadFile(f"{path.name}: {limits.looks(beginning)}") from None
                     report.bad(f"{where}: {error}")
                     continue
                 yield where, text, start
