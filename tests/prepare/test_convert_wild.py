@@ -13,6 +13,7 @@ from xtoolkit.prepare import images, img2dataset, text
 from xtoolkit.prepare.official import Report
 from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.writer import LinePart, Options, TarPart
+from xtoolkit.report.prepared import write_summary
 
 
 def write_line(text, part):
@@ -94,3 +95,11 @@ def test_a_file_of_another_kind_is_called_what_it_is(tmp_path, capsys, source, n
     assert prepare.main([source, "--input", str(tmp_path / name), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert name in said and f"it is {what}" in said and "iconv" not in said and "--skip-bad" not in said
+
+
+@pytest.mark.parametrize("data", [{"label": "old", "written": {"train": 3}, "files": ["a.tar"]}, {"version": 1}, [1], b"{", b"\xff"])
+def test_what_another_version_noted_is_left_out_of_the_page(tmp_path, data):
+    put(tmp_path / "prepared-old.json", data)
+    run("new", [Job("train", LinePart, write_line, "a text")], Options(tmp_path), Report())
+    page = write_summary(tmp_path).read_text()
+    assert "prepared-old.json is not shown: another version" in page and "a text" in page

@@ -29,6 +29,7 @@ from xtoolkit.prepare.official import BadRecord, Report
 from xtoolkit.prepare.writer import Draft, Options, Part, TarPart, write_drafts
 
 VERSION = 1  # raise it where what the converters write changes: parts of an interrupted run are then made anew
+MANIFEST = 2  # the shape of prepared-LABEL.json; raise it where that changes: the page of a folder leaves out all others
 
 
 class WorkerDied(RuntimeError):
@@ -234,7 +235,7 @@ def _finish(folder: Path, label: str, files: dict, report: Report):
         prefix = name.rsplit("-", 2)[0]
         names[name] = f"{prefix}-{counts[prefix]:05d}{Path(name).suffix}"
         counts[prefix] += 1
-    manifest = {"label": label, **report.as_dict(), "files": {names[name]: file for name, file in files.items()}}
+    manifest = {"version": MANIFEST, "label": label, **report.as_dict(), "files": {names[name]: file for name, file in files.items()}}
     (folder / "manifest").write_text(json.dumps(manifest, indent=1) + "\n")
     with _alone(folder.parent):
         for prefix, suffix in dict.fromkeys((name.rpartition("-")[0], Path(name).suffix) for name in names.values()):
