@@ -65,10 +65,8 @@ def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total
         WorkerDied: a process was killed.
     """
     whole, files, found = Report(options.skip_bad), {}, 0
-    seconds = 0.2 if sys.stderr.isatty() else 10  # between two words on the progress
     with _staging(label, options.out) as folder:
-        with _pool(options.workers) as submit, \
-                tqdm(desc=label, total=total, unit=" parts", mininterval=seconds, disable=not options.progress) as progress:
+        with _pool(options.workers) as submit, _progress(label, total, options.progress) as progress:
             for note in _in_order(_begun(jobs, options, folder, submit), 2 * options.workers):
                 whole.add(note["report"])
                 files |= note["files"]
@@ -98,6 +96,24 @@ def write_pictures(label: str, drafts: Iterable[Draft], options: Options, report
     return run(label, shards(), options, report, total)
 
 
+def _progress(label: str, total: int | None, shown: bool) -> tqdm:
+    """A bar; in a log, where a bar would be one endless line, a line now and then."""
+    if sys.stderr.isatty():
+        return tqdm(desc=label, total=total, unit=" parts", mininterval=0.2, disable=not shown)
+    return tqdm(desc=label, total=total, unit=" parts", mininterval=10, disable=not shown, file=_Lines(), ncols=0)
+
+
+class _Lines:
+    """The standard error as tqdm writes to it, a line each time: what it begins with is a carriage return."""
+
+    def write(self, text: str):
+        if said := text.strip():
+            sys.stderr.write(f"{said}\n")
+
+    def flush(self):
+        sys.stderr.flush()
+
+
 def _begun(jobs, options, folder, submit):
     """The answer to each job, to come. A wrong record met in making them is the last: one of a job before it is told."""
     numbers = Counter()
@@ -115,7 +131,7 @@ def _begun(jobs, options, folder, submit):
 
 def _check_free(out: Path, prefix: str, suffix: str):
     if there := glob.glob(f"{glob.escape(str(out / prefix))}-[0-9]*{suffix}"):
-        raise FileExistsError(f"{min(there)} is there already: remove {out / prefix}-*{suffix} or give another --out or --name")
+        raise FileExistsError(f"{min(there)} is there already: remove {out / prefix}-*{suffix} or give another --out")
 
 
 def _in_order(answers, ahead: int):
@@ -235,7 +251,8 @@ def _finish(folder: Path, label: str, files: dict, report: Report):
         prefix = name.rsplit("-", 2)[0]
         names[name] = f"{prefix}-{counts[prefix]:05d}{Path(name).suffix}"
         counts[prefix] += 1
-    manifest = {"version": MANIFEST, "label": label, **report.as_dict(), "files": {names[name]: file for name, file in files.items()}}
+    manifest = {"version": MANIFEST, "label": label, **report.as_dict(),
+                "files": {names[name]: file for name, file in files.items()}}
     (folder / "manifest").write_text(json.dumps(manifest, indent=1) + "\n")
     with _alone(folder.parent):
         for prefix, suffix in dict.fromkeys((name.rpartition("-")[0], Path(name).suffix) for name in names.values()):
