@@ -9,7 +9,7 @@ from miniature import good, jpeg, packed, put, read
 from pyarrow import parquet
 
 from xtoolkit.cli import prepare
-from xtoolkit.prepare import images, img2dataset, text
+from xtoolkit.prepare import images, img2dataset, table, text
 from xtoolkit.prepare.official import Report
 from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.writer import LinePart, Options, TarPart
@@ -61,8 +61,8 @@ def test_hidden_files_are_passed_over_as_readers_do(tmp_path):
     ("coco", "--annotations", "captions_train2017.json", b'{"annotations": [], "images": []}')])
 def test_an_input_without_samples_is_said_to_be_so(tmp_path, capsys, source, flag, name, data):
     if data is None:
-        table = pyarrow.table({key: pyarrow.array([], pyarrow.string()) for key in ("image", "caption", "jpg", "status")})
-        parquet.write_table(table, tmp_path / name)
+        empty = pyarrow.table({key: pyarrow.array([], pyarrow.string()) for key in ("image", "caption", "jpg", "status")})
+        parquet.write_table(empty, tmp_path / name)
     else:
         put(tmp_path / name, data)
     more = ["--images", str(tmp_path)] if source == "coco" else []
@@ -103,3 +103,21 @@ def test_what_another_version_noted_is_left_out_of_the_page(tmp_path, data):
     run("new", [Job("train", LinePart, write_line, "a text")], Options(tmp_path), Report())
     page = write_summary(tmp_path).read_text()
     assert "prepared-old.json is not shown: another version" in page and "a text" in page
+
+
+@pytest.mark.parametrize("heading, row", [("filepath;title;a, b, c, d", "1.jpg;one;x"), ("filepath,title,a; b; c; d", "1.jpg,one,x"),
+                                          ("filepath\ttitle\ta, b, c, d", "1.jpg\tone\tx")])
+def test_the_delimiter_is_that_which_gives_the_columns_that_are_read(tmp_path, heading, row):
+    put(tmp_path / "1.jpg", jpeg())
+    table.convert([put(tmp_path / "a.csv", f"{heading}\n{row}\n".encode())], Options(tmp_path / "out"))
+    sample, = read(tmp_path / "out/train-00000.tar").values()
+    assert sample["json"]["captions"] == ["one"]
+    file = put(tmp_path / "b.csv", f"{heading}\n{row}\n".encode())
+    text.convert([file], Options(tmp_path / "text"), key="title")
+    assert (tmp_path / "text/train-00000.jsonl").read_text() == '{"text":"one"}\n'
+
+
+def test_progress_in_a_log_is_lines(tmp_path, capsys):
+    run("a", [Job("train", LinePart, write_line, "a text")], Options(tmp_path, progress=True), Report(), 1)
+    said = capsys.readouterr().err
+    assert "\r" not in said and said.endswith("\n") and "1/1" in said.splitlines()[-1] and ", 1 samples" in said

@@ -67,7 +67,8 @@ def _drafts(path, table, prefix, report):
         name = field(record, image, str, where)
         return name, _file(name, root, where), _captions(record.get(text), where, report), where
 
-    found, root = records(Span(str(path), 0, 0), report), table.root or path.parent
+    either = ((table.image,) if table.image else IMAGE, (table.text,) if table.text else TEXT)
+    found, root = records(Span(str(path), 0, 0), report, either=either), table.root or path.parent
     first = next(found, None)
     if first is None:
         return
