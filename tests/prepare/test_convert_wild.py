@@ -81,7 +81,9 @@ def test_endings_in_capitals_are_those_in_small_letters(tmp_path):
     put(tmp_path / "in/A.CSV.GZ", gzip.compress(b"image,caption\n1.jpg,one\n"))
     for source, name in (("text", "M.TXT.GZ"), ("table", "A.CSV.GZ")):
         assert prepare.main([source, "--input", str(tmp_path / "in" / name), "--out", str(tmp_path / source), "--workers", "1"]) == 0
-    assert text.convert([tmp_path / "in/M.TXT.GZ"], Options(None)).written["train"]["samples"] == 2
+    packed(tmp_path / "in/B.TAR", {"2.JPG": jpeg()})
+    images.convert(tmp_path / "in", Options(tmp_path / "images"))
+    assert sorted(s["json"]["file"] for s in read(tmp_path / "images/train-00000.tar").values()) == ["1.jpg", "B/2.JPG"]
 
 
 @pytest.mark.parametrize("name, data, what", [
