@@ -4,10 +4,12 @@ import argparse
 import os
 import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from xtoolkit.cli.command import command, parser as make_parser
 from xtoolkit.data import paths
+from xtoolkit.data.scan import hidden
 from xtoolkit.prepare import coco, images, img2dataset, instances, openimages, refcoco, sample, table, text, vg
 from xtoolkit.prepare.official import BadFile, BadRecord, MissingFile
 from xtoolkit.prepare.run import WorkerDied
@@ -185,9 +187,17 @@ def _files(inputs: list, *wanted: str) -> list[str]:
     """The files of paths and patterns; of a folder those that fit the first of ``wanted`` that any fits."""
     files = []
     for place in inputs:
-        inside = ([str(p) for p in sorted(Path(place).glob(pattern))] for pattern in wanted) if Path(place).is_dir() else ()
-        files += next(filter(None, inside), None) or paths.resolve(place, hints=False)
+        inside = [p for p in sorted(Path(place).iterdir()) if not hidden(p.name)] if Path(place).is_dir() else []
+        fitting = ([str(p) for p in inside if fnmatch(p.name.lower(), pattern)] for pattern in wanted)
+        files += next(filter(None, fitting), None) or paths.resolve(place, hints=False)
     return files
+
+
+def _given(args) -> str:
+    """The files that samples were looked for in, as they were named."""
+    found = next(value for name in ("input", "shards", "annotations", "boxes", "regions", "refs", "images")
+                 if (value := getattr(args, name, None)))
+    return ", ".join(map(str, found if isinstance(found, list) else [found]))
 
 
 def run_sample(args):
@@ -204,6 +214,9 @@ def main(argv=None) -> int:
             return 0
         if args.out:
             print(f"see {write_summary(args.out)}")
+        if not report.written:
+            why = "all was left out, as counted above" if report.left_out else f"there is no sample in {_given(args)}"
+            print(f"xtoolkit prepare: nothing was written: {why}", file=sys.stderr)
         return 0 if report.written else 1
     except BadRecord as error:
         can_skip = args.source != "sample" and not isinstance(error, BadFile)

@@ -107,6 +107,12 @@ def refused(member: tarfile.TarInfo) -> bool:
     return not member.isreg() or member.sparse is not None or member.name.startswith("/") or ".." in member.name.split("/")
 
 
+def hidden(name: str) -> bool:
+    """Whether a file is none of the data's, by its path: what macOS and others put beside the files, and into archives."""
+    *folders, base = name.split("/")
+    return base.startswith(".") or "__MACOSX" in folders
+
+
 def tar(path: str | Path) -> tuple[np.ndarray, dict]:
     """The samples of a tar that have a picture; of one that is cut off or damaged those before the damage.
 
@@ -151,7 +157,7 @@ class _Members:
         folder, slash, base = member.name.rpartition("/")
         stem, _, ending = base.rpartition(".")
         ending = ending.lower()
-        if base.startswith("."):
+        if hidden(member.name):
             return "hidden files"
         if not stem:
             return "files without an ending"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xtoolkit.data import scan
 from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare.official import BadFile, Report, unread
 from xtoolkit.prepare.run import write_pictures
@@ -52,10 +53,12 @@ def _search(place: str, name: str, found: Names, tars: list, report: Report, abo
             report.bad(f"{place}: a link to a folder that it lies in")
             return
         with os.scandir(place) as entries:
-            entries = sorted(((e.name, e.is_dir()) for e in entries), key=lambda e: e[0].removesuffix(".tar"))
+            entries = sorted(((e.name, e.is_dir()) for e in entries), key=lambda e: _unended(e[0]))
         for entry, is_folder in entries:
             path, inside = os.path.join(place, entry), f"{name}/{entry}" if name else entry
-            if is_folder or entry.endswith(".tar"):
+            if scan.hidden(inside) and not is_folder:
+                report.leave_out("hidden files", inside)
+            elif is_folder or _is_tar(entry):
                 _search(path, inside, found, tars, report, (*above, real))
             elif _is_picture(entry):
                 found.add(inside, -1, 0)
@@ -66,11 +69,20 @@ def _search(place: str, name: str, found: Names, tars: list, report: Report, abo
     tars.append(tar)
     try:
         with tar.open("rb") as raw:
-            inside = _in_tar(raw, name.removesuffix(".tar"), tar.stat().st_size, tar.name, report)
+            inside = _in_tar(raw, _unended(name), tar.stat().st_size, tar.name, report)
         for member, at in sorted(inside.items()):
             found.add(member, len(tars) - 1, at)
     except OSError as error:
         raise unread(place, error) from None
+
+
+def _is_tar(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
+def _unended(name: str) -> str:
+    """The folder that a tar counts as."""
+    return name[:-len(".tar")] if _is_tar(name) else name
 
 
 def _is_picture(name: str) -> bool:
@@ -82,9 +94,11 @@ def _in_tar(raw, name: str, end: int, place: str, report: Report) -> dict:
     found = {}
     for member in members(raw, end, place, report):
         path = "/".join(p for p in (name, *member.name.split("/")) if p not in ("", ".", ".."))
-        if path.endswith(".tar"):
+        if scan.hidden(path):
+            report.leave_out("hidden files", f"{place}: {member.name}")
+        elif _is_tar(path):
             raw.seek(member.offset_data)
-            found |= _in_tar(raw, path.removesuffix(".tar"), member.offset_data + member.size, f"{place}: {member.name}", report)
+            found |= _in_tar(raw, _unended(path), member.offset_data + member.size, f"{place}: {member.name}", report)
         elif _is_picture(path):
             if path in found:
                 report.change("names that come twice: the last counts", f"{place}: {member.name}")

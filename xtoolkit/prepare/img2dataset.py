@@ -9,7 +9,7 @@ import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 
-from xtoolkit.data import limits
+from xtoolkit.data import limits, scan
 from xtoolkit.data.images import ENDINGS
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.official import BadFile, BadRecord, Report, clean, field, picture, unread
@@ -44,11 +44,13 @@ def _places(paths) -> list[Path]:
     """Every shard, sorted; folders are looked into for tars, folders of a shard, or Parquet files."""
     found = []
     for path in paths:
-        inside = sorted(path.iterdir()) if path.is_dir() else []
+        inside = sorted(file for file in path.iterdir() if not scan.hidden(file.name)) if path.is_dir() else []
         forms = ([p for p in inside if p.suffix.lower() == ".tar" or packed(p)],
                  [p for p in inside if p.name[0].isdecimal() and p.is_dir()],
-                 [p for p in inside if p.suffix == ".parquet"])
+                 [p for p in inside if p.suffix.lower() == ".parquet"])
         found += next(filter(None, forms), [path])
+        if path.is_dir() and path in found and not any(_is_read(file) for file in inside):
+            raise BadFile(f"{path}: no shard of img2dataset in it: neither 00000.tar nor a folder 00000 nor 00000.parquet")
     if trouble := next(filter(None, map(packed, found)), None):
         raise BadFile(trouble)
     return sorted(set(found))
@@ -69,7 +71,7 @@ def write_shards(payload: tuple, part: TarPart):
     """The work of one job."""
     for span, stats in payload:
         path, downloaded = Path(span.path), 0
-        samples = _in_parquet if path.suffix == ".parquet" else _in_files
+        samples = _in_parquet if path.suffix.lower() == ".parquet" else _in_files
 
         def write(files, where):
             nonlocal downloaded
@@ -97,6 +99,9 @@ def _in_files(path, report):
     try:
         with nullcontext() if path.is_dir() else path.open("rb") as tar:
             for name, size, place in _listed(path, tar, report):
+                if scan.hidden(name):
+                    report.leave_out("hidden files", f"{path.name}: {name}")
+                    continue
                 key, dot, ending = name.rpartition(".")
                 key, ending = (key, ending.lower()) if dot and "/" not in ending else (name, "")
                 if ending in samples.setdefault(key, {}):
@@ -114,10 +119,14 @@ def _listed(path, tar, report):
     """(name, size, place) of each file of a tar; where it is none, of a folder."""
     if tar is None:
         yield from ((file.name, file.stat().st_size, file) for file in sorted(path.iterdir())
-                    if file.suffix[1:].lower() in READ and file.is_file())
+                    if _is_read(file))
     else:
         for found in members(tar, path.stat().st_size, path.name, report):
             yield found.name, found.size, found.offset_data
+
+
+def _is_read(file: Path) -> bool:
+    return file.suffix[1:].lower() in READ and file.is_file()
 
 
 def _content(tar, size, place) -> bytes:

@@ -23,18 +23,22 @@ def kind(path: str | Path) -> str:
 
 def grouped(inputs: list) -> list[tuple]:
     """The spans of each job. A file that is packed, or where a row may have several lines, is not cut."""
-    wholes = [(Span.whole(path), Path(path).suffix != ".gz" and kind(path) not in TABLES) for path in inputs]
+    wholes = [(Span.whole(path), Path(path).suffix.lower() != ".gz" and kind(path) not in TABLES) for path in inputs]
     return together(span for whole, cuttable in wholes for span in (whole.cut() if cuttable else [whole]))
 
 
-def records(span: Span, report: Report, columns: tuple = ()):
-    """(where, record) of a piece of JSON Lines or of a table, which must have some columns; Parquet's others are not read."""
+def records(span: Span, report: Report, columns: tuple = (), either: tuple = ()):
+    """(where, record) of a piece of JSON Lines or of a table, which must have some columns; Parquet's others are not read.
+
+    Args:
+        either: groups of names; the heading of a CSV file most likely has one of each.
+    """
     path, parse, found = Path(span.path), _value, ((where, line) for where, line, _ in lines(span, report))
     if kind(path) == ".parquet":
         yield from ((f"{path.name}: row {row}", values) for row, values in parquet.rows(span, columns))
         return
     if kind(path) in TABLES:
-        found = rows(path, report)
+        found = rows(path, report, either or tuple((name,) for name in columns))
         where, heading = next(found, (path.name, []))
         if missing := [name for name in columns if name not in heading]:
             raise BadFile(f"{where}: no column {', '.join(missing)}; it has {', '.join(heading)[:200]}")
@@ -56,11 +60,22 @@ def _value(line, where):
         raise BadRecord(f"{where}: broken JSON: {error}") from None
 
 
-def rows(path: Path, report: Report):
-    """(where, cells) of a CSV file; an empty row is passed over. Its delimiter is what its first line has most of."""
+def rows(path: Path, report: Report, either: tuple = ()):
+    """(where, cells) of a CSV file; an empty row is passed over.
+
+    Its delimiter is that under which its first line has a name of each group of ``either``; of several, and of none, what that
+    line has most of.
+    """
+    def likely(delimiter):
+        try:
+            heading = tables.cells_of(first[1], delimiter)
+        except ValueError:
+            heading = []
+        return all(any(name in heading for name in names) for names in either), first[1].count(delimiter)
+
     found = ((where, text) for where, text, _ in lines(Span(str(path), 0, 0), report))
     first = next(found, ("", ""))
-    delimiter = max(",\t;", key=first[1].count)
+    delimiter = max(",\t;", key=likely)
     for record in tables.records(itertools.chain([first], found), delimiter):
         try:
             yield record[0][0], tables.cells_of("".join(text for _, text in record), delimiter)
@@ -72,12 +87,15 @@ def lines(span: Span, report: Report, behind: bool = False):
     """(file: line n, text, place of its first byte) of the lines that begin in a span, or ``behind`` it as well.
 
     A line that is not UTF-8 or too long, and an archive that is cut or a bomb, are wrong records.
+
+    Raises:
+        BadFile: a file of another kind, by its first bytes.
     """
     path, number = Path(span.path), 0
     after = f" after byte {span.start}" if span.start else ""
     try:
-        with path.open("rb") as packed, (gzip.open(packed) if path.suffix == ".gz" else packed) as file:
-            found, place = _whole(file, packed), span.start
+        with path.open("rb") as packed, (gzip.open(packed) if path.suffix.lower() == ".gz" else packed) as file:
+            found, place, beginning = _whole(file, packed), span.start, packed.peek(512)[:512]
             if span.start:  # the line that is under way belongs to the span before
                 file.seek(span.start - 1)
                 place += next(found, (b"", 1))[1] - 1
@@ -92,6 +110,8 @@ def lines(span: Span, report: Report, behind: bool = False):
                 try:
                     text = limits.decode(raw)
                 except ValueError as error:
+                    if file is packed and limits.seen(beginning)[0] not in (None, "empty", "UTF-16"):
+                        raise BadFile(f"{path.name}: {limits.looks(beginning)}") from None
                     report.bad(f"{where}: {error}")
                     continue
                 yield where, text, start

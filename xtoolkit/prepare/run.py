@@ -29,6 +29,7 @@ from xtoolkit.prepare.official import BadRecord, Report
 from xtoolkit.prepare.writer import Draft, Options, Part, TarPart, write_drafts
 
 VERSION = 1  # raise it where what the converters write changes: parts of an interrupted run are then made anew
+MANIFEST = 2  # the shape of prepared-LABEL.json; raise it where that changes: the page of a folder leaves out all others
 
 
 class WorkerDied(RuntimeError):
@@ -64,10 +65,8 @@ def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total
         WorkerDied: a process was killed.
     """
     whole, files, found = Report(options.skip_bad), {}, 0
-    seconds = 0.2 if sys.stderr.isatty() else 10  # between two words on the progress
     with _staging(label, options.out) as folder:
-        with _pool(options.workers) as submit, \
-                tqdm(desc=label, total=total, unit=" parts", mininterval=seconds, disable=not options.progress) as progress:
+        with _pool(options.workers) as submit, _progress(label, total, options.progress) as progress:
             for note in _in_order(_begun(jobs, options, folder, submit), 2 * options.workers):
                 whole.add(note["report"])
                 files |= note["files"]
@@ -97,21 +96,42 @@ def write_pictures(label: str, drafts: Iterable[Draft], options: Options, report
     return run(label, shards(), options, report, total)
 
 
+def _progress(label: str, total: int | None, shown: bool) -> tqdm:
+    """A bar; in a log, where a bar would be one endless line, a line now and then."""
+    if sys.stderr.isatty():
+        return tqdm(desc=label, total=total, unit=" parts", mininterval=0.2, disable=not shown)
+    return tqdm(desc=label, total=total, unit=" parts", mininterval=10, disable=not shown, file=_Lines(), ncols=0)
+
+
+class _Lines:
+    """The standard error as tqdm writes to it, a line each time: what it begins with is a carriage return."""
+
+    def write(self, text: str):
+        if said := text.strip():
+            sys.stderr.write(f"{said}\n")
+
+    def flush(self):
+        sys.stderr.flush()
+
+
 def _begun(jobs, options, folder, submit):
     """The answer to each job, to come. A wrong record met in making them is the last: one of a job before it is told."""
     numbers = Counter()
     try:
         for job in jobs:
             if folder is not None and job.prefix not in numbers:
-                out, suffix = folder.parent / job.prefix, job.part.suffix
-                if there := glob.glob(f"{glob.escape(str(out))}-[0-9]*.{suffix}"):
-                    raise FileExistsError(f"{min(there)} is there already: remove {out}-*.{suffix} or give another --out")
+                _check_free(folder.parent, job.prefix, f".{job.part.suffix}")
             yield submit(_do, job, numbers[job.prefix], options, folder)
             numbers[job.prefix] += 1
     except BadRecord as error:
         last = Future()
         last.set_exception(error)
         yield last
+
+
+def _check_free(out: Path, prefix: str, suffix: str):
+    if there := glob.glob(f"{glob.escape(str(out / prefix))}-[0-9]*{suffix}"):
+        raise FileExistsError(f"{min(there)} is there already: remove {out / prefix}-*{suffix} or give another --out")
 
 
 def _in_order(answers, ahead: int):
@@ -204,19 +224,43 @@ def _staging(label: str, out: Path | None):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _alone(out: Path):
+    """Of all processes that move shards into a folder one at a time does; what it locks is gone afterwards."""
+    place = out / ".moving"
+    while True:
+        with place.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.fstat(lock.fileno()).st_nlink:  # who had it before has removed it: another may hold its successor
+                continue
+            try:
+                yield
+            finally:
+                place.unlink()
+            return
+
+
 def _finish(folder: Path, label: str, files: dict, report: Report):
-    """Numbers the files in the order of their jobs, moves them and writes the manifest."""
+    """Numbers the files in the order of their jobs, moves them and writes the manifest.
+
+    Raises:
+        FileExistsError: another process has moved shards of a prefix there since this one began.
+    """
     names, counts = {}, Counter()
     for name in files:
         prefix = name.rsplit("-", 2)[0]
         names[name] = f"{prefix}-{counts[prefix]:05d}{Path(name).suffix}"
         counts[prefix] += 1
-    manifest = {"label": label, **report.as_dict(), "files": {names[name]: file for name, file in files.items()}}
+    manifest = {"version": MANIFEST, "label": label, **report.as_dict(),
+                "files": {names[name]: file for name, file in files.items()}}
     (folder / "manifest").write_text(json.dumps(manifest, indent=1) + "\n")
-    (folder / "moved.json").write_text(json.dumps(names))
-    for name, target in names.items():
-        os.replace(folder / name, folder.parent / target)
-    os.replace(folder / "manifest", folder.parent / f"prepared-{label}.json")
+    with _alone(folder.parent):
+        for prefix, suffix in dict.fromkeys((name.rpartition("-")[0], Path(name).suffix) for name in names.values()):
+            _check_free(folder.parent, prefix, suffix)
+        (folder / "moved.json").write_text(json.dumps(names))
+        for name, target in names.items():
+            os.replace(folder / name, folder.parent / target)
+        os.replace(folder / "manifest", folder.parent / f"prepared-{label}.json")
     shutil.rmtree(folder)
 
 

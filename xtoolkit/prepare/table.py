@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 
-from xtoolkit.data import tables
+from xtoolkit.data import limits, tables
 from xtoolkit.prepare import parquet
 from xtoolkit.prepare.lines import OBJECTS, TABLES, grouped, kind, records
-from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, cleaned, field, picture, pictures_folder
+from xtoolkit.prepare.official import BadFile, BadRecord, Report, below, cleaned, field, picture, pictures_folder, unread
 from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run, write_pictures
 from xtoolkit.prepare.spans import Span
@@ -43,7 +43,7 @@ def convert(inputs: list, options: Options, prefix: str = "train", table: Table 
     packed = [path for path in inputs if kind(path) == ".parquet"]
     for path in inputs:
         if kind(path) not in (*OBJECTS, *TABLES, ".parquet"):
-            raise BadFile(f"{path}: not a table: its name must end in .csv, .tsv, .jsonl or .parquet")
+            raise BadFile(f"{path}: not a table: {_kind(path)}its name must end in .csv, .tsv, .jsonl or .parquet")
         if packed and path not in packed:
             raise BadFile(f"{path}: prepare Parquet and other tables one after the other, with another --name")
     if packed:
@@ -53,12 +53,22 @@ def convert(inputs: list, options: Options, prefix: str = "train", table: Table 
     return write_pictures(f"table-{prefix}", drafts, options, report)
 
 
+def _kind(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(512)
+    except OSError as error:
+        raise unread(path, error) from None
+    return f"{limits.looks(beginning)}; " if limits.seen(beginning)[0] else ""
+
+
 def _drafts(path, table, prefix, report):
     def parse(record, where):
         name = field(record, image, str, where)
         return name, _file(name, root, where), _captions(record.get(text), where, report), where
 
-    found, root = records(Span(str(path), 0, 0), report), table.root or path.parent
+    either = ((table.image,) if table.image else IMAGE, (table.text,) if table.text else TEXT)
+    found, root = records(Span(str(path), 0, 0), report, either=either), table.root or path.parent
     first = next(found, None)
     if first is None:
         return

@@ -8,6 +8,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.data.scan import KEY_BYTES
 from xtoolkit.prepare import stats
 from xtoolkit.prepare.official import BadRecord, Report, fit, picture
 from xtoolkit.prepare.tars import content
@@ -40,7 +41,7 @@ class Draft:
 
     Attributes:
         prefix: the shards that it belongs to: ``prefix-00000.tar``.
-        key: its name in the shard; None numbers it.
+        key: its name in the shard; None, and one that is longer than readers keep, numbers it.
         picture: the file, or a tar and the place of its header in it.
         info: its ``.json``; without an ``image_id`` it gets one by what the picture's file holds.
         where: file and record, for messages.
@@ -117,7 +118,8 @@ class TarPart(Part):
 
     def write(self, key: str | None, ending: str, data: bytes, info: dict, size: tuple):
         file, place = self.next()
-        key = key or f"{file:05d}{place:04d}"
+        if not key or len(key.encode()) > KEY_BYTES:
+            key = f"{file:05d}{place:04d}"
         for name, content in ((f"{key}.{ending}", data), (f"{key}.json", dumps(info))):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mtime, entry.mode = len(content), 0, 0o644

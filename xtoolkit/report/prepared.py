@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from xtoolkit.prepare.run import MANIFEST
 from xtoolkit.prepare.stats import KINDS, MANY, WORDS, texts
 from xtoolkit.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, label
 from xtoolkit.report.figures import COLOURS, Item, jpeg
@@ -31,9 +32,19 @@ def write_summary(folder) -> Path:
         Its path.
     """
     folder = Path(folder)
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("prepared-*.json"))]
+    found = {path.name: _manifest(path) for path in sorted(folder.glob("prepared-*.json"))}
+    runs, others = [run for run in found.values() if run], [name for name, run in found.items() if not run]
     return write(folder / NAME, render("prepared.html", side=SIDE, name=folder.resolve().name, tiles=_tiles(runs),
-                                       runs=[_run(run, folder) for run in runs]))
+                                       runs=[_run(run, folder) for run in runs], others=others))
+
+
+def _manifest(path: Path) -> dict | None:
+    """What a conversion noted; None where another version of it, or something else, wrote the file."""
+    try:
+        run = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return run if isinstance(run, dict) and run.get("version") == MANIFEST else None
 
 
 def _tiles(runs):
