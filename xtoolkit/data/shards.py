@@ -44,8 +44,9 @@ class Shards:
             self._indexes.append(found)
             if found.header["damage"]:
                 self.damaged[path] = f"{found.header['damage']}; {len(found)} samples before it are served"
-            if found.header["left_out"]:
-                self.left_out[path] = found.header["left_out"]
+            empty = {} if len(found) or found is _NOTHING or found.header["damage"] else {"files without a sample": 1}
+            if left_out := found.header["left_out"] or empty:
+                self.left_out[path] = left_out
         self._tables = [i.header["kind"] in index.TABLES for i in self._indexes]
         self._ends = list(itertools.accumulate(map(len, self._indexes)))
 
@@ -60,13 +61,15 @@ class Shards:
         return None if None in found else hashlib.blake2b("".join(found).encode(), digest_size=16).hexdigest()
 
     def why_empty(self) -> str | None:
-        """Which file has nothing that can be read, and why, where none has; None: there are samples, or remote ones missing."""
-        if len(self) or self.dead:
+        """Which file has nothing that can be read, and why, where none has; None: there are samples."""
+        if len(self):
             return None
+        if self.dead:
+            return f"{self.dead[0].path}: {self.dead[0].detail}; no sample can be read of the {len(self.files)} shards"
         for file, found in zip(self.files, self._indexes):
             if why := found.header["damage"] or ", ".join(f"{n} {what}" for what, n in found.header["left_out"].items()):
                 return f"{file}: no sample is left of it: {why}"
-        return None
+        return f"{self.files[0]}: it has no sample" if self.files else "it names no file"
 
     @property
     def counts(self) -> list[int]:
