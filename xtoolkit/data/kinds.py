@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import shlex
+import stat
 
 from xtoolkit.data import limits, paths, tables
 
@@ -51,6 +52,9 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
             return f"{file}: it is {what}, and {name} reads {', '.join(reads)}: {mend}"
         return f"{file}: a table is read from a disk: download it" if table else None
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):  # opened, a pipe would never answer
+            return f"{file}: no regular file, but a pipe, a socket or a device: write what it gives to a file, or give its command " \
+                   "as `pipe:COMMAND`"
         with open(file, "rb") as f:
             start = f.read(512)
     except OSError as e:

@@ -1,6 +1,7 @@
 """Files that are missing or hold nothing, alone and beside others: an error line, or counted and told, never passed over."""
 
 import logging
+import os
 
 import pytest
 
@@ -60,3 +61,10 @@ def test_a_source_with_nothing_to_draw_goes_by_its_name(tmp_path, shards, tokeni
     path = shards.tar(tmp_path / "x.tar", shards.sample(0, regions=[]))
     with pytest.raises(BadDataError, match="stream `r`: source `vg` has no sample to draw"):
         Regions(tokenizer, **SIZES, sources={"vg": SourceBlock(path)}).order(0, "r", 4)
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.csv"])
+def test_a_pipe_or_a_device_is_one_line_and_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    for path in (str(tmp_path / name), "/dev/null"):
+        assert told(lambda: Images(**SIZES, path=path)).startswith(f"data.path: {path}: no regular file, but a pipe")
