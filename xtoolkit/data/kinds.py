@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import stat
+import zlib
 
 from xtoolkit.data import limits, paths, tables
 
@@ -63,6 +64,8 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     fits = what == ("a tar" if ending == ".tar" else "compressed by gzip" if ending.endswith(".gz") else None)
     fits = fits or ending == ".tar" and what in (None, "UTF-16")  # a damaged or old one: indexing it tells
     if fits and ending in reads:
+        if ending.endswith(".gz") and (inner := _inside(file)):
+            return f"{file}: what it packs is {inner}, not {HELD[ending.removesuffix('.gz')]}: `gunzip {shlex.quote(file)}` and look at it"
         return _table(file, needs, name, images) if table else None
     out, last = os.path.splitext(file)
     if fits or what is None:
@@ -80,6 +83,16 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     held = HELD.get(ending.removesuffix(".gz")) if not fits and ending in reads else None
     other = f"not {held}" if held else f"and {name} reads {', '.join(reads)}"
     return f"{file}: it is {what}, {other}" + (f": {mend.format(**quoted)}" if mend else "")
+
+
+def _inside(file: str) -> str | None:
+    """What a .gz packs, where that is of a known kind; None also where it is damaged, which indexing it tells."""
+    try:
+        with gzip.open(file, "rb") as f:
+            start = f.read(512)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return limits.seen(start)[0] if start else None
 
 
 def _table(file: str, needs: tuple, name: str, images: str | None) -> str | None:
