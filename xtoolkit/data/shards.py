@@ -57,8 +57,12 @@ class Shards:
     @property
     def digest(self) -> str | None:
         """Of what all files hold, in their order; None where it is not known of one of them."""
-        found = [i.header["digest"] for i in self._indexes]
-        return None if None in found else hashlib.blake2b("".join(found).encode(), digest_size=16).hexdigest()
+        return _hash([i.header["digest"] for i in self._indexes])
+
+    @property
+    def version(self) -> str | None:
+        """Of the ETags or dates that servers gave the remote files; None where one is not known: a server may not tell, once."""
+        return _hash([i.header.get("tag") for i, remote in zip(self._indexes, self._remote) if remote])
 
     def why_empty(self) -> str | None:
         """Which file has nothing that can be read, and why, where none has; None: there are samples."""
@@ -239,6 +243,10 @@ class Shards:
             self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         self._open.move_to_end(file)
         return self._open[file]
+
+
+def _hash(texts: list[str | None]) -> str | None:
+    return None if None in texts else hashlib.blake2b("".join(texts).encode(), digest_size=16).hexdigest()
 
 
 _NOTHING = index.Index({"kind": "lines", "size": 0, "bytes": 0, "count": 0, "damage": None, "left_out": {}, "digest": None},
