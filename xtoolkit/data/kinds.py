@@ -54,8 +54,8 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
         return f"{file}: a table is read from a disk: download it" if table else None
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # opened, a pipe would never answer
-            return f"{file}: no regular file, but a pipe, a socket or a device: write what it gives to a file, or give its command " \
-                   "as `pipe:COMMAND`"
+            return f"{file}: no regular file, but a pipe, a socket or a device: write what it gives to a file, or give its " \
+                   "command as `pipe:COMMAND`"
         with open(file, "rb") as f:
             start = f.read(512)
     except OSError as e:
@@ -65,7 +65,8 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     fits = fits or ending == ".tar" and what in (None, "UTF-16")  # a damaged or old one: indexing it tells
     if fits and ending in reads:
         if ending.endswith(".gz") and (inner := _inside(file)):
-            return f"{file}: what it packs is {inner}, not {HELD[ending.removesuffix('.gz')]}: `gunzip {shlex.quote(file)}` and look at it"
+            held = HELD[ending.removesuffix(".gz")]
+            return f"{file}: what it packs is {inner}, not {held}: `gunzip {shlex.quote(file)}` and look at it"
         return _table(file, needs, name, images) if table else None
     out, last = os.path.splitext(file)
     if fits or what is None:
@@ -107,9 +108,17 @@ def _table(file: str, needs: tuple, name: str, images: str | None) -> str | None
         examples = {tables.PICTURE: '"image": "a/b.jpg"', tables.CAPTIONS: '"caption": "a dog"'}
         example = ", ".join(shown for names, shown in examples.items() if names in needs)
         where = "header row" if ending in paths.TABLES else "first row"
+        other = next((d for d in ";\t,|" if d in head[0]), None) if ending in paths.TABLES and len(head) == 1 else None
+        if other:
+            tool = f"{paths.TOOL} {'table' if tables.PICTURE in needs else 'text'}"
+            right = tables.DELIMITERS[ending[1:]]
+            why += f": its cells are apart by {other!r}, and those of a {ending} by {right!r}; `{tool}` reads both"
         return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
     root = os.path.expanduser(images) if images else os.path.dirname(file) or "."
-    there = any("\0" not in name and os.path.exists(os.path.join(root, name)) for name in found)
+    there = [name for name in found if "\0" not in name and os.path.exists(os.path.join(root, name))]
+    refused = [why for name in there if (why := tables.outside(root, name))]
+    if refused and len(refused) == len(there):
+        return f"{file}: its pictures are refused: {refused[0]}"
     if there or not found or not os.path.isdir(root):  # a folder that is not there is said for itself
         return None
     if all(name.startswith(("http://", "https://")) for name in found):

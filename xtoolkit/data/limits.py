@@ -30,9 +30,10 @@ STARTS = tuple((re.compile(start, re.DOTALL | re.IGNORECASE), what, mend) for st
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "`unzstd {file}.zst`"),
     (rb".{257}ustar", "a tar", "end its name in .tar"),
     (rb"\0\x05\x16[\0\x07]", "what macOS keeps beside a file (AppleDouble)", "remove it"),
-    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|BM....\0{4}|\0{3}\x0cjP|\0{3}.ftyp(avi|hei|mif)", "a picture",
-     "`xtoolkit prepare images --images DIR --out DIR`"),
-    (rb"\xff\xfe|\xfe\xff|([\t\n\r -~]\0){4}|(\0[\t\n\r -~]){4}", "UTF-16", "`iconv -f utf-16 -t utf-8 {file} > {out}-utf8{last}`"),
+    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|BM....\0{4}|\0{3}\x0cjP|\0{3}.ftyp(avi|hei|mif)",
+     "a picture", "`xtoolkit prepare images --images DIR --out DIR`"),
+    (rb"\xff\xfe|\xfe\xff|([\t\n\r -~]\0){4}|(\0[\t\n\r -~]){4}", "UTF-16",
+     "`iconv -f utf-16 -t utf-8 {file} > {out}-utf8{last}`"),
 ))
 
 

@@ -163,8 +163,8 @@ def _on_disk(name: str, reads: tuple[str, ...] | None, mend) -> list[str]:
 def _there(names: list[str]) -> list[str]:
     """Those of some names that are files. Raises FileNotFoundError where a link leads nowhere, as git-annex leaves them."""
     if lost := [name for name in sorted(names) if os.path.islink(name) and not os.path.exists(name)]:
-        raise FileNotFoundError(f"{lost[0]}: a link to {os.readlink(lost[0])}, which is not there ({len(lost)} such of {len(names)}): "
-                                "fetch it, for example by `git annex get`, or remove the link")
+        raise FileNotFoundError(f"{lost[0]}: a link to {os.readlink(lost[0])}, which is not there ({len(lost)} such of "
+                                f"{len(names)}): fetch it, for example by `git annex get`, or remove the link")
     return [name for name in names if os.path.isfile(name)]
 
 

@@ -193,7 +193,8 @@ class _Members:
 
 def _short(key: bytes) -> bytes:
     """A key that has its place in a record: of one that is longer its beginning, and a hash that keeps it apart from others."""
-    return key if len(key) <= KEY_BYTES else key[:KEY_BYTES - 17] + b"~" + hashlib.blake2b(key, digest_size=8).hexdigest().encode()
+    digest = hashlib.blake2b(key, digest_size=8).hexdigest()
+    return key if len(key) <= KEY_BYTES else key[:KEY_BYTES - 17] + b"~" + digest.encode()
 
 
 def _elements(raw: bytes, captions: tuple[str, ...]) -> int:
