@@ -297,7 +297,7 @@ def test_the_columns_of_a_csv_and_the_names_in_a_tar(tmp_path, pictures, shards,
     assert answers.weight.tolist() == pytest.approx([0.3]) and tokenizer.decode(answers.text.ids[0]) == "a cat"
     tar = shards.tar(tmp_path / "d.tar", shards.sample(3, sentence="a dog", second="4.jpg", label=1))
     batch = one({"type": "LabelledTwoImages", "path": tar, "images": pictures, "classes": 2}, tokenizer)
-    assert batch["image"].image_id == ["d.tar:000003"] and batch["second"].image_id == ["4.jpg"]
+    assert batch["image"].image_id == [f"{tmp_path}/d.tar:000003"] and batch["second"].image_id == ["4.jpg"]
     assert not torch.equal(batch["image"].pixels, batch["second"].pixels)
 
 

@@ -187,7 +187,7 @@ class Regions(Sharded):
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
         elements = [s.column("elements").clip(max=self._max) for s in self._shards]
         return Order(seed, stream, batch_size, self.sizes, self._weights, elements=elements,
-                     shuffles=self._shuffles(batch_size))
+                     shuffles=self._shuffles(batch_size), names=self._names)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record, how = Record(self._shards[source], sample), self._augment

@@ -4,6 +4,8 @@ import gzip
 import os
 import re
 import shlex
+import stat
+import zlib
 
 from xtoolkit.data import limits, paths, tables
 
@@ -51,6 +53,9 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
             return f"{file}: it is {what}, and {name} reads {', '.join(reads)}: {mend}"
         return f"{file}: a table is read from a disk: download it" if table else None
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):  # opened, a pipe would never answer
+            return f"{file}: no regular file, but a pipe, a socket or a device: write what it gives to a file, or give its " \
+                   "command as `pipe:COMMAND`"
         with open(file, "rb") as f:
             start = f.read(512)
     except OSError as e:
@@ -59,6 +64,9 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     fits = what == ("a tar" if ending == ".tar" else "compressed by gzip" if ending.endswith(".gz") else None)
     fits = fits or ending == ".tar" and what in (None, "UTF-16")  # a damaged or old one: indexing it tells
     if fits and ending in reads:
+        if ending.endswith(".gz") and (inner := _inside(file)):
+            held = HELD[ending.removesuffix(".gz")]
+            return f"{file}: what it packs is {inner}, not {held}: `gunzip {shlex.quote(file)}` and look at it"
         return _table(file, needs, name, images) if table else None
     out, last = os.path.splitext(file)
     if fits or what is None:
@@ -78,6 +86,16 @@ def _wrong(file: str, reads: tuple[str, ...], needs: tuple, name: str, images: s
     return f"{file}: it is {what}, {other}" + (f": {mend.format(**quoted)}" if mend else "")
 
 
+def _inside(file: str) -> str | None:
+    """What a .gz packs, where that is of a known kind; None also where it is damaged, which indexing it tells."""
+    try:
+        with gzip.open(file, "rb") as f:
+            start = f.read(512)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return limits.seen(start)[0] if start else None
+
+
 def _table(file: str, needs: tuple, name: str, images: str | None) -> str | None:
     """What a table's header row, or the first row of JSON Lines, lacks; or that none of the first pictures is there."""
     ending = paths.ending(file)
@@ -90,9 +108,17 @@ def _table(file: str, needs: tuple, name: str, images: str | None) -> str | None
         examples = {tables.PICTURE: '"image": "a/b.jpg"', tables.CAPTIONS: '"caption": "a dog"'}
         example = ", ".join(shown for names, shown in examples.items() if names in needs)
         where = "header row" if ending in paths.TABLES else "first row"
+        other = next((d for d in ";\t,|" if d in head[0]), None) if ending in paths.TABLES and len(head) == 1 else None
+        if other:
+            tool = f"{paths.TOOL} {'table' if tables.PICTURE in needs else 'text'}"
+            right = tables.DELIMITERS[ending[1:]]
+            why += f": its cells are apart by {other!r}, and those of a {ending} by {right!r}; `{tool}` reads both"
         return f"{file}: the {where}: {why}. {name} reads rows such as {{{example}}}"
     root = os.path.expanduser(images) if images else os.path.dirname(file) or "."
-    there = any("\0" not in name and os.path.exists(os.path.join(root, name)) for name in found)
+    there = [name for name in found if "\0" not in name and os.path.exists(os.path.join(root, name))]
+    refused = [why for name in there if (why := tables.outside(root, name))]
+    if refused and len(refused) == len(there):
+        return f"{file}: its pictures are refused: {refused[0]}"
     if there or not found or not os.path.isdir(root):  # a folder that is not there is said for itself
         return None
     if all(name.startswith(("http://", "https://")) for name in found):

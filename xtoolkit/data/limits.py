@@ -14,6 +14,7 @@ CHARACTERS = 1024  # a text is cut to so many for each token that is kept of it:
 POINTER = b"version https://git-lfs"  # how a file of git-lfs begins that was not fetched
 
 _COMMAND = re.compile(r"^`(.*?)( \{.*)?`$")
+_BINARY = re.compile(rb"[\0-\x08\x0e-\x1a]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 # First bytes, what such a file is, and what mends it, with the names that ``kinds`` fills in.
@@ -28,8 +29,11 @@ STARTS = tuple((re.compile(start, re.DOTALL | re.IGNORECASE), what, mend) for st
     (rb"\xfd7zXZ\0", "compressed by xz", "`unxz {file}.xz`"),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "`unzstd {file}.zst`"),
     (rb".{257}ustar", "a tar", "end its name in .tar"),
-    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP", "a picture", "`xtoolkit prepare images --images DIR --out DIR`"),
-    (rb"\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]", "UTF-16", "`iconv -f utf-16 -t utf-8 {file} > {out}-utf8{last}`"),
+    (rb"\0\x05\x16[\0\x07]", "what macOS keeps beside a file (AppleDouble)", "remove it"),
+    (rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II\*\0|MM\0\*|BM....\0{4}|\0{3}\x0cjP|\0{3}.ftyp(avi|hei|mif)",
+     "a picture", "`xtoolkit prepare images --images DIR --out DIR`"),
+    (rb"\xff\xfe|\xfe\xff|([\t\n\r -~]\0){4}|(\0[\t\n\r -~]){4}", "UTF-16",
+     "`iconv -f utf-16 -t utf-8 {file} > {out}-utf8{last}`"),
 ))
 
 
@@ -59,9 +63,12 @@ def decode(raw: bytes) -> str:
     except UnicodeDecodeError as e:
         if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise ValueError("UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`") from None
-        raise ValueError(f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}; convert it: `iconv -f latin1 -t utf-8`") from None
+        what = f"no text, but {seen(raw)[0] or 'binary'}" if _BINARY.search(raw) else "convert it: `iconv -f latin1 -t utf-8`"
+        raise ValueError(f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}; {what}") from None
     if "\0" in text:
-        raise ValueError(f"a NUL at {raw.index(0)}: no text, or UTF-16; convert that: `iconv -f utf-16le -t utf-8`")
+        what = seen(raw)[0]
+        other = ", or UTF-16; convert that: `iconv -f utf-16le -t utf-8`" if what in (None, "UTF-16") else f", but {what}"
+        raise ValueError(f"a NUL at {raw.index(0)}: no text{other}")
     return text
 
 

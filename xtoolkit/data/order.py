@@ -64,6 +64,7 @@ class Order:
             the length of each.
         window: batches that are sorted by length together; 1: no sorting.
         shuffles: per source in what order an epoch goes through it; Mixed by default.
+        names: of the sources, for messages.
 
     Raises:
         BadDataError: a source with nothing to draw.
@@ -71,7 +72,7 @@ class Order:
 
     def __init__(self, seed: int, stream: str, batch_size: int, sizes: list[int], weights: list[float], *,
                  elements: list[np.ndarray] | None = None, lengths: list | None = None, window: int = 1,
-                 shuffles: list | None = None):
+                 shuffles: list | None = None, names: list[str] | None = None):
         self._key, self._batch_size = partial(stable_key, seed, stream), batch_size
         self._weights = [max(1, round(weight * 2**20)) for weight in weights]
         self._shuffles = shuffles or [Mixed(size) for size in sizes]
@@ -82,7 +83,8 @@ class Order:
         # Draws of an epoch.
         self._totals = sizes if elements is None else [int(rows.sum(dtype=np.int64)) for rows in self._elements]
         if 0 in self._totals:
-            raise BadDataError(f"stream `{stream}`: source {self._totals.index(0)} has no sample to draw; "
+            empty = self._totals.index(0)
+            raise BadDataError(f"stream `{stream}`: source {f'`{names[empty]}`' if names else empty} has no sample to draw; "
                                "look at its `path`")
         # Of each source an epoch and the next one are read together.
         self._starts, self._pieces = ([lru_cache(maxsize=2)(partial(method, source)) for source in range(len(sizes))]

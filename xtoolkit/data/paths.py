@@ -151,13 +151,21 @@ def _on_disk(name: str, reads: tuple[str, ...] | None, mend) -> list[str]:
     """The files of a name without braces; of a folder those of the first of KINDS that it has, in any case and not hidden."""
     if not os.path.isdir(name):
         return [name] if os.path.exists(name) else \
-            [f for f in glob.glob(name, recursive=True) if os.path.isfile(f) and not f.endswith(OURS)]
+            _there([f for f in glob.glob(name, recursive=True) if not f.endswith(OURS)])
     names = [n for n in os.listdir(name) if not n.startswith(".") and (reads is None or ending(n) in reads)]
     for patterns in KINDS:
         files = [os.path.join(name, n) for n in names if any(fnmatch.fnmatchcase(n.lower(), p) for p in patterns)]
-        if found := list(filter(os.path.isfile, files)):
+        if found := _there(files):
             return found
     raise FileNotFoundError(f"{name}: the folder has no *{', *'.join(reads or ENDINGS + TABLES)} in it{mend(name)}")
+
+
+def _there(names: list[str]) -> list[str]:
+    """Those of some names that are files. Raises FileNotFoundError where a link leads nowhere, as git-annex leaves them."""
+    if lost := [name for name in sorted(names) if os.path.islink(name) and not os.path.exists(name)]:
+        raise FileNotFoundError(f"{lost[0]}: a link to {os.readlink(lost[0])}, which is not there ({len(lost)} such of "
+                                f"{len(names)}): fetch it, for example by `git annex get`, or remove the link")
+    return [name for name in names if os.path.isfile(name)]
 
 
 def _hint(path: str) -> str:

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from functools import cached_property
 
-from xtoolkit.data import items, kinds, tables
+from xtoolkit.data import items, kinds, paths, tables
 from xtoolkit.data.classes import Classes, class_names, class_paths, missing_classes
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.sharded import Sharded
@@ -34,8 +34,9 @@ class Record:
 
     @property
     def place(self) -> str:
-        """Its file and its key or number in it."""
-        return f"{os.path.basename(self._shards.file(self._sample))}:{self._shards.name(self._sample)}"
+        """Its file, by its whole path, and its key or number in it."""
+        file = self._shards.file(self._sample)
+        return f"{file if paths.is_remote(file) else os.path.abspath(file)}:{self._shards.name(self._sample)}"
 
     @property
     def name(self) -> str:

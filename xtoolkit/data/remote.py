@@ -96,7 +96,7 @@ class Cache:
             part.unlink(missing_ok=True)
 
     def _keep_index(self, name: str, records: np.ndarray, about: dict, tag: str | None) -> Index:
-        header = about | {"version": index.VERSION, "tag": tag, "digest": tag or about["digest"]}
+        header = about | {"version": index.VERSION, "tag": tag}
         file = self._file(name, ".idx")
         with writing(file):
             index.replace(file, lambda f: index.write(f, records, header))

@@ -191,10 +191,16 @@ class _Members:
             left_out[f"samples without a picture, only {', '.join(seen[:8])}"] += int(np.count_nonzero(~kept))
         columns = {"image": image} | {e: column for e, column in columns.items() if np.any(column["at"][kept])}
         records = np.zeros(int(np.count_nonzero(kept)), record("tar", list(columns)))
-        records["key"] = [key[-KEY_BYTES:] for key, keep in zip(self._rows, kept.tolist()) if keep]
+        records["key"] = [_short(key) for key, keep in zip(self._rows, kept.tolist()) if keep]
         for part, column in columns.items():
             records[part] = column[kept]
         return records
+
+
+def _short(key: bytes) -> bytes:
+    """A key that has its place in a record: of one that is longer its beginning, and a hash that keeps it apart from others."""
+    digest = hashlib.blake2b(key, digest_size=8).hexdigest()
+    return key if len(key) <= KEY_BYTES else key[:KEY_BYTES - 17] + b"~" + digest.encode()
 
 
 def _elements(raw: bytes, captions: tuple[str, ...]) -> int:

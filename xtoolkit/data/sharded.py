@@ -95,7 +95,8 @@ class Sharded(StreamDataset):
 
     @property
     def digests(self) -> dict[str, str | None]:
-        return {name: s.digest for name, s in zip(self._names, self._shards)}
+        listed = list(zip(self._names, self._shards))  # by content and by version: like is compared with like
+        return {n: s.digest for n, s in listed} | {f"{n} (its version at the server)": s.version for n, s in listed if s.remote}
 
     @property
     def shard_count(self) -> int:

@@ -44,8 +44,9 @@ class Shards:
             self._indexes.append(found)
             if found.header["damage"]:
                 self.damaged[path] = f"{found.header['damage']}; {len(found)} samples before it are served"
-            if found.header["left_out"]:
-                self.left_out[path] = found.header["left_out"]
+            empty = {} if len(found) or found is _NOTHING or found.header["damage"] else {"files without a sample": 1}
+            if left_out := found.header["left_out"] or empty:
+                self.left_out[path] = left_out
         self._tables = [i.header["kind"] in index.TABLES for i in self._indexes]
         self._ends = list(itertools.accumulate(map(len, self._indexes)))
 
@@ -56,17 +57,23 @@ class Shards:
     @property
     def digest(self) -> str | None:
         """Of what all files hold, in their order; None where it is not known of one of them."""
-        found = [i.header["digest"] for i in self._indexes]
-        return None if None in found else hashlib.blake2b("".join(found).encode(), digest_size=16).hexdigest()
+        return _hash([i.header["digest"] for i in self._indexes])
+
+    @property
+    def version(self) -> str | None:
+        """Of the ETags or dates that servers gave the remote files; None where one is not known: a server may not tell, once."""
+        return _hash([i.header.get("tag") for i, remote in zip(self._indexes, self._remote) if remote])
 
     def why_empty(self) -> str | None:
-        """Which file has nothing that can be read, and why, where none has; None: there are samples, or remote ones missing."""
-        if len(self) or self.dead:
+        """Which file has nothing that can be read, and why, where none has; None: there are samples."""
+        if len(self):
             return None
+        if self.dead:
+            return f"{self.dead[0].path}: {self.dead[0].detail}; no sample can be read of the {len(self.files)} shards"
         for file, found in zip(self.files, self._indexes):
             if why := found.header["damage"] or ", ".join(f"{n} {what}" for what, n in found.header["left_out"].items()):
                 return f"{file}: no sample is left of it: {why}"
-        return None
+        return f"{self.files[0]}: it has no sample" if self.files else "it names no file"
 
     @property
     def counts(self) -> list[int]:
@@ -236,6 +243,10 @@ class Shards:
             self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         self._open.move_to_end(file)
         return self._open[file]
+
+
+def _hash(texts: list[str | None]) -> str | None:
+    return None if None in texts else hashlib.blake2b("".join(texts).encode(), digest_size=16).hexdigest()
 
 
 _NOTHING = index.Index({"kind": "lines", "size": 0, "bytes": 0, "count": 0, "damage": None, "left_out": {}, "digest": None},

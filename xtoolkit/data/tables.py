@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from xtoolkit.data import limits
+from xtoolkit.data import limits, paths
 
 # The names that people give to the columns, or keys, that are read. A row has one of each.
 PICTURE = ("image", "file_name", "filepath", "path", "filename")
@@ -47,7 +47,10 @@ def lacking(row, needs: tuple[tuple[str, ...], ...]) -> str | None:
         for names in needs:
             if named(row, names) is None:
                 what = "picture" if names is PICTURE else "caption"
-                return f"it has no {what}, one of {', '.join(names)}, only {', '.join(map(shown, list(row)[:8])) or 'nothing'}"
+                near = next((key for key in row if str(key).strip().lower() in names), None)
+                meant = f"; did you mean `{near.strip().lower()}` by {near[:20]!r}?" if near is not None else ""
+                there = ", ".join(map(shown, list(row)[:8])) or "nothing"
+                return f"it has no {what}, one of {', '.join(names)}, only {there}{meant}"
     except ValueError as e:
         return str(e)
     return None
@@ -88,9 +91,9 @@ def picture(root: str, name, bad) -> bytes:
     if not isinstance(name, str) or not name:
         raise bad("missing picture", f"the row names none: {shown(name)}")
     try:
+        if why := outside(root, name):
+            raise bad("refused picture", why)
         root, file = os.path.realpath(root), os.path.realpath(os.path.join(root, name))
-        if os.path.commonpath([root, file]) != root:
-            raise bad("refused picture", f"{shown(name)} leads out of {root}; `images` names the folder of the pictures")
         seen = os.stat(file)  # before it is opened: a pipe would never answer
         if not stat.S_ISREG(seen.st_mode):
             raise bad("refused picture", f"{shown(name)} is no file")
@@ -100,6 +103,16 @@ def picture(root: str, name, bad) -> bytes:
             return f.read(limits.MAX_IMAGE)
     except (OSError, ValueError) as e:
         raise bad("missing picture", f"{shown(name)} below {root}: {getattr(e, 'strerror', None) or e}")
+
+
+def outside(root: str, name: str) -> str | None:
+    """Why a picture does not lie below a folder, and what mends it; None: it does."""
+    below = lambda made: os.path.commonpath([made(root), made(os.path.join(root, name))]) == made(root)
+    if below(os.path.realpath):
+        return None
+    link = f"through a link: `{paths.TOOL} table` follows it"
+    mend = link if below(os.path.abspath) else "`images` names the folder of the pictures"
+    return f"{shown(name)} leads out of {os.path.realpath(root)}; {mend}"
 
 
 def captions(meta: dict) -> list[str]:

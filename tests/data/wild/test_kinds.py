@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 from xtoolkit.cli import train
-from xtoolkit.data import kinds
+from xtoolkit.data import kinds, limits
 from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.shards import Shards
@@ -69,6 +69,11 @@ WRONG = {  # stream, name, bytes: what is said behind the file's name, {f} for i
     "utf-16 without mark": (Text, "x.jsonl", lambda tar: LINES.decode().encode("utf-16-le"), "it is UTF-16, not JSON Lines: `iconv"),
     "utf-16 table": (Pairs, "x.csv", lambda tar: "image,caption\n".encode("utf-16"), "it is UTF-16, not a CSV: `iconv"),
     "a table without texts": (Text, "x.csv", lambda tar: b"a,b\n1,2\n", "the header row: it has no caption, one of captions, .*, only a, b"),
+    "gzip in gzip": (Text, "x.txt.gz", lambda tar: gzip.compress(gzip.compress(TEXT)), "what it packs is compressed by gzip, not text: `gunzip {f}`"),
+    "picture in gzip": (Text, "x.jsonl.gz", lambda tar: gzip.compress(b"\xff\xd8\xff\xe0"), "what it packs is a picture, not JSON Lines"),
+    "AppleDouble": (Text, "x.txt", lambda tar: b"\0\5\x16\7\0\2\0\0Mac OS X", "it is what macOS keeps beside a file .AppleDouble., not text: remove it$"),
+    "docx": (Text, "x.docx", lambda tar: b"PK\x03\x04\x14\0\6\0", "it is a zip archive, and Text reads"),
+    "zstd named txt": (Text, "x.txt", lambda tar: ZSTD, "it is compressed by zstd, not text: `mv"),
     "its own index": (Text, "x.jsonl.idx", lambda tar: b"{}\n", "it is a `.idx` file"),
 }
 
@@ -183,3 +188,19 @@ def test_and_those_behind_are_named_when_they_are_indexed(tmp_path, tarred, toke
     (tmp_path / "a" / "1.csv").write_bytes("image,Bär\n".encode("latin-1"))
     with pytest.raises(ConfigError, match="data.path: .*1.csv: the header row: not UTF-8"):
         Pairs(tokenizer, **SIZES, path=str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("start", [b"\0\5\x16\7\0\2\0\0", b"I\0I", b"II*\0", b"MM\0*", b"BM\x9a\1\0\0\0\0\0\0", b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+                                   gzip.compress(TEXT), bz2.compress(TEXT), ZSTD, b"PK\x03\x04\x14\0\xff", b"\1\0\2\0\3\0\4\0", b"\0\1\0\2\0\3\0\4"])
+def test_what_is_binary_is_not_taken_for_text_of_another_encoding(start):
+    assert limits.seen(start)[0] != "UTF-16"
+    with pytest.raises(ValueError) as caught:
+        limits.decode(start + bytes(range(256)))
+    assert "iconv" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_known_by_its_mark_or_its_nuls(code):
+    assert limits.seen(TEXT.decode().encode(code))[0] == "UTF-16"
+    with pytest.raises(ValueError, match="UTF-16.*; convert .*: `iconv -f utf-16"):
+        limits.decode(TEXT.decode().encode(code))

@@ -11,6 +11,7 @@ from PIL import Image
 from xtoolkit.data.counts import SampleCounts
 from xtoolkit.data.datasets import Images, Pairs
 from xtoolkit.data.errors import BadSample
+from xtoolkit.data.loader import EvalLoader
 from xtoolkit.data.shards import Shards
 from xtoolkit.registry import ConfigError
 
@@ -153,3 +154,21 @@ def test_a_header_that_says_it_has_terabytes_is_damage(kind, tmp_path, shards):
         f.write(info.tobuf(tarfile.GNU_FORMAT))
     found = Shards([path])
     assert len(found) == 6 and found.damaged
+
+
+# ---- which picture a sample is ------------------------------------------------------------------------------------------------
+def test_equal_keys_in_equally_named_tars_of_two_folders_are_two_pictures(tmp_path, shards, tokenizer, monkeypatch):
+    for corpus in ("cc3m", "cc12m"):
+        (tmp_path / corpus).mkdir()
+        shards.tar(tmp_path / corpus / "00000.tar", pairs(shards, numbers=range(1)))
+    monkeypatch.chdir(tmp_path)
+    data = Pairs(tokenizer, 32, 8, path=["cc3m", "cc12m/00000.tar", f"{tmp_path}/cc3m/../cc3m"], train=False)
+    batch, = EvalLoader(data, 3)
+    assert batch.image.image_id == [f"{tmp_path}/{corpus}/00000.tar:000000" for corpus in ("cc3m", "cc12m", "cc3m")]
+
+
+def test_long_keys_stay_apart_and_begin_as_they_do(tmp_path, shards):
+    keys = [f"{folder}/{'x' * 80}" for folder in ("a", "b")] + ["y" * 64]
+    found = Shards([shards.tar(tmp_path / "x.tar", [(f"{key}.jpg", shards.jpeg(0)) for key in keys])])
+    assert [found.name(n)[:48] for n in (0, 1)] == [key[:47] + "~" for key in keys[:2]]
+    assert len({found.name(n) for n in range(3)}) == 3 and {len(found.name(n)) for n in range(3)} == {64} and found.name(2) == keys[2]

@@ -14,6 +14,7 @@ import pytest
 from flaky import Flaky
 
 from xtoolkit.data.blocks import ShardBlock
+from xtoolkit.data.datasets import Images
 from xtoolkit.data.errors import BadDataError
 from xtoolkit.data.remote import Cache
 from xtoolkit.data.shards import Shards
@@ -284,6 +285,18 @@ def test_an_index_tells_the_version_of_its_shard(tar, tmp_path):
     digests = [header(name, (tag, body))["digest"] for name, tag, body in (
         ("d", TAG, tar), ("e", TAG, tar), ("f", {"ETag": '"two"'}, changed(tar)))]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_server_that_does_not_tell_the_version_once_changes_no_digest(tar, tmp_path):
+    def digests(name, *answers):
+        with serve(*answers) as (url, _):
+            data = Images(32, 8, path=url + ".tar", shards=ShardBlock(timeout=5.0, retries=0, cache=str(tmp_path / name)))
+            return data.digests["data"], data.digests["data (its version at the server)"]
+
+    (tmp_path / "x.tar").write_bytes(tar)
+    content = Shards([str(tmp_path / "x.tar")]).digest
+    told, silent, other = digests("a", (TAG, tar)), digests("b", ({}, tar)), digests("c", ({"ETag": '"two"'}, tar))
+    assert told[0] == silent[0] == other[0] == content and silent[1] is None and None not in told and told[1] != other[1]
 
 
 def test_an_index_larger_than_any_is_not_taken(tars, tar):

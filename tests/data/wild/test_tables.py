@@ -126,7 +126,12 @@ HEADS = {
     "two captions": ("x.jsonl", b'{"image": "a", "text": "b", "title": "c"}', "the first row: it has `text` and `title`, and one"),
     "one column twice": ("x.csv", b"image,caption,caption\na,b,c\n", "it has `caption` twice"),
     "no header": ("x.csv", b"pics/0.jpg,a dog\npics/1.jpg,a cat\n", "it has no picture, .*only pics/0.jpg, a dog"),
-    "tabs in a csv": ("x.csv", b"image\tcaption\na\tb\n", "it has no picture, .*only image caption"),
+    "tabs in a csv": ("x.csv", b"image\tcaption\na\tb\n", r"it has no picture, .*only image caption: its cells are apart by '\\t', and "
+                      "those of a .csv by ','; `xtoolkit prepare table` reads both"),
+    "semicolons": ("x.csv", b"image;caption\na;b\n", "only image;caption: its cells are apart by ';', .*`xtoolkit prepare table`"),
+    "commas in a tsv": ("x.tsv", b"image,caption\na,b\n", r"its cells are apart by ',', and those of a .tsv by '\\t'"),
+    "a space": ("x.csv", b"image, caption\npics/0.jpg, a dog\n", "it has no caption, .*; did you mean `caption` by ' caption'\\?"),
+    "a capital": ("x.jsonl", b'{"Image": "pics/0.jpg", "caption": "a dog"}', "it has no picture, .*; did you mean `image` by 'Image'\\?"),
     "latin-1": ("x.csv", "image,Übersetzung\n".encode("latin-1"), "not UTF-8: byte 0xdc at 6; convert it"),
 }
 
@@ -171,6 +176,21 @@ def test_a_wrong_row_is_one_bad_sample(case, root, tokenizer):
         pairs.load(0, 1, 1, random.Random(0))
     assert caught.value.path == str(folder / "x.csv") and "\n" not in str(caught.value)
     assert all(pairs.load(0, n, 1, random.Random(0)).image is not None for n in (0, 2))
+
+
+def test_pictures_that_all_lead_out_are_found_before_anything_loads(root, tmp_path):
+    """As in a snapshot of a hub, whose pictures are links to its blobs; and absolute paths outside the folder."""
+    snapshot = tmp_path / "hub" / "snapshots" / "1"
+    (snapshot / "pics").mkdir(parents=True)
+    (tmp_path / "hub" / "blobs").symlink_to(root / "pics")
+    (snapshot / "pics" / "0.jpg").symlink_to("../../../blobs/0.jpg")
+    table = snapshot / "x.csv"
+    for name, mend in (("pics/0.jpg", "through a link: `xtoolkit prepare table` follows it"),
+                       (f"{root}/pics/0.jpg", "`images` names the folder of the pictures")):
+        table.write_text(f"image,caption\n{name},a dog\nnone.jpg,a cat\n")
+        assert Pairs.missing({"path": str(table)}) == [
+            ("path", f"{table}: its pictures are refused: {name} leads out of {snapshot}; {mend}")]
+    assert Pairs.missing({"path": str(table), "images": str(root)}) == []
 
 
 def test_links_within_the_root_and_absolute_paths_into_it_are_followed(root, tokenizer):
