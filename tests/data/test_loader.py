@@ -148,7 +148,8 @@ raise kept[FAILED]
 
 @pytest.mark.parametrize("failed", [0, 1])
 def test_an_error_of_a_dataset_reaches_the_user_and_the_process_ends(failed):
-    done = subprocess.run([sys.executable, "-c", FAILS.replace("FAILED", str(failed))], capture_output=True, text=True, timeout=60)
+    code = FAILS.replace("FAILED", str(failed))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "its own fault" in done.stderr
 
 
