@@ -321,6 +321,7 @@ def test_answers_stand_one_after_the_other(blocks, tokenizer):
     ({"answer": ["dog", "cat"], "weight": 0.5}, [("dog", 0.5), ("cat", 0.5)]),
     ({"answer": ["dog"] * 7 + ["cat"] * 3}, [("dog", 0.7), ("cat", 0.3)]),  # as X-VLM's lists count
     ({"answers": [{"text": "Dog", "weight": 1}]}, [("Dog", 1)]),
+    ({"answers": [{"answer": "dog", "answer_confidence": "yes"}] * 3 + [{"answer": "cat"}]}, [("dog", 0.75), ("cat", 0.25)]),
     ({}, []), ({"answers": []}, [])])
 def test_forms_of_answers(told, wanted, tmp_path, pictures, tokenizer):
     path = lines(tmp_path / "q.jsonl", [{"image": "1.jpg", "question": "dog?", "question_id": 7} | told])
@@ -391,7 +392,7 @@ def test_the_rows_of_the_page_are_read_by_the_blocks_of_the_page(line, block, tm
 def test_the_page_has_every_dataset_and_every_kind_of_bad_sample():
     headings = re.findall(r"^### .*$", PAGE_OF_TASKS, re.M)
     assert sorted(re.findall(r"type: (\w+)", " ".join(headings))) == sorted(KINDS)
-    code = "".join((ROOT / f"xtoolkit/data/{name}.py").read_text() for name in ("records", "labelled"))
+    code = "".join((ROOT / f"xtoolkit/data/{name}.py").read_text() for name in ("record", "labelled"))
     told = set(re.findall(r"bad\(\"([a-z ]+)\"", code)) | {"unknown class", "label out of range"}
     assert len(told) > 8 and [kind for kind in sorted(told) if f"`{kind}`" not in PAGE] == []
 

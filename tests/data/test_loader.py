@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -111,12 +113,12 @@ def test_a_batch_must_divide(datasets):
 
 def test_workers_ignore_signals_and_end_with_the_loader(datasets):
     loader = Loader("pairs", datasets["pairs"], 8, 1, workers=2)
-    first = loader.at(0)
+    first, _ = loader.at(0), loader.at(1)  # one of each worker: both ignore signals by now
     workers = [w.pid for w in loader._running._workers]
     for pid in workers:
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
-    for visit in range(1, 8):
+    for visit in range(2, 8):
         loader.at(visit)
     assert same(loader.at(0), first) and [w.pid for w in loader._running._workers] == workers
     loader.close()
@@ -124,6 +126,31 @@ def test_workers_ignore_signals_and_end_with_the_loader(datasets):
     while time.time() < deadline and any(os.path.exists(f"/proc/{p}") for p in workers):
         time.sleep(0.05)
     assert not any(os.path.exists(f"/proc/{p}") for p in workers)
+
+
+FAILS = """
+from xtoolkit.recipe.plugins import import_components; import_components()
+from xtoolkit.data.loader import EvalLoader, Loader
+from xtoolkit.data.synthetic import SyntheticText
+from xtoolkit.data.text import load_tokenizer
+data = SyntheticText(load_tokenizer("sample://picturebook/tokenizer"))
+def fails(*_): raise RuntimeError("its own fault")
+data.load = fails
+kept = []
+for first in (lambda: Loader("t", data, 8, 1, 1).at(0), lambda: next(iter(EvalLoader(data, 8, 1)))):
+    try:
+        first()
+    except RuntimeError as error:
+        kept.append(error)
+raise kept[FAILED]
+"""
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_an_error_of_a_dataset_reaches_the_user_and_the_process_ends(failed):
+    code = FAILS.replace("FAILED", str(failed))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "its own fault" in done.stderr
 
 
 BROKEN = {

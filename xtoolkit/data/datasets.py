@@ -14,7 +14,7 @@ from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, 
 from xtoolkit.data.masking import ImageMask, TextMask
 from xtoolkit.data.order import Order
 from xtoolkit.data.process import ImageProcessor, TextProcessor
-from xtoolkit.data.records import Record
+from xtoolkit.data.record import Record
 from xtoolkit.data.sharded import Sharded
 from xtoolkit.data.text import says_side
 from xtoolkit.registry import DATASET_REGISTRY, Count, Range

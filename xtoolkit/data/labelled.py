@@ -18,7 +18,7 @@ from xtoolkit.data.datasets import Length
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Std
 from xtoolkit.data.masking import TextMask
 from xtoolkit.data.process import ImageProcessor, TextProcessor
-from xtoolkit.data.records import Record, Recorded
+from xtoolkit.data.record import Record, Recorded
 from xtoolkit.fields import AnswerField, LabelField, VideoField
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Count
 

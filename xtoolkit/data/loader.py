@@ -122,6 +122,12 @@ def _data_loader(made: Dataset, sampler, workers: int, pin: bool) -> DataLoader:
                       generator=torch.Generator())
 
 
+def _end(running) -> None:
+    """Ends the workers of an iterator, even where the traceback of their error still holds it."""
+    if hasattr(running, "_shutdown_workers"):  # not that of a run without workers
+        running._shutdown_workers()
+
+
 class Loader:
     """The batches of one stream for one rank, a pure function of (seed, stream, visit) whatever the workers.
 
@@ -201,6 +207,7 @@ class Loader:
 
     def close(self) -> None:
         """Ends the workers. The next ``at`` would start new ones."""
+        _end(self._running)
         self._running = self._loader = self._next = None
         atexit.unregister(self.close)
 
@@ -258,11 +265,14 @@ class EvalLoader:
             made = iter(_data_loader(self._made, numbers, self._workers, self._pin))
         else:
             made = map(self._made.__getitem__, numbers)
-        for one in made:
-            if self._tally.add(one.read, one.bad) and not self._shared:
-                self._tally.judge()
-            if one.batch is not None:
-                yield one.batch
+        try:
+            for one in made:
+                if self._tally.add(one.read, one.bad) and not self._shared:
+                    self._tally.judge()
+                if one.batch is not None:
+                    yield one.batch
+        finally:
+            _end(made)
 
     def judge(self, ranks) -> None:
         """Raises BadDataError, on every process, where the last pass over all parts met more than ``max_bad`` bad samples."""
