@@ -121,8 +121,9 @@ class Pairs(Sharded):
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        record, dropped = Record(self._shards[source], sample), []
+        record = Record(self._shards[source], sample)
         captions = record.captions()
+        dropped = [record.bad("empty caption", why) for why in tables.no_texts(record.meta.get("captions", []))]
         if self.train:
             texts = [self._text(rng.choice(captions), rng, record.bad)]
         else:
@@ -191,7 +192,7 @@ class Regions(Sharded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record, how = Record(self._shards[source], sample), self._augment
-        whole, elements = tables.captions(record.meta), _elements(record.meta)
+        whole, (elements, dropped) = tables.captions(record.meta), _elements(record)
         picture = LazyImage(record.data, record.bad)
         said = [caption for _, captions in elements for caption in captions] + whole
         if self.train:
@@ -202,7 +203,7 @@ class Regions(Sharded):
             rows = len(elements)
         if not elements:
             raise record.bad("no region", "its json has no `regions` with a box and a caption")
-        dropped, crop = [], (0, 0, picture.width, picture.height)
+        crop = (0, 0, picture.width, picture.height)
         drawn = _each(elements, lambda element: self._element(element, picture, record.bad, rng), dropped, rows)
         drawn.sort(key=lambda d: d[2] is None)  # the crop is made around a box, if there is one
         if how.crop:
@@ -233,17 +234,19 @@ class Regions(Sharded):
         return items.Box(box, regions.box_patches(box, self.images.side), given is not None, key)
 
 
-def _elements(meta: dict) -> list[tuple[list, list[str]]]:
-    """The regions of a sample that have a box of four numbers and a text: (box, captions after their attributes)."""
-    found, listed = [], meta.get("regions")
-    for region in listed if isinstance(listed, list) else []:
-        if not isinstance(region, dict):
-            continue
+def _elements(record: Record) -> tuple[list[tuple[list, list[str]]], list[BadSample]]:
+    """(box, captions after their attributes) of each region that has a box of four numbers and a text; what is wrong with others."""
+    found, wrong, listed = [], [], record.meta.get("regions")
+    for n, region in enumerate(listed if isinstance(listed, list) else []):
+        region = region if isinstance(region, dict) else {}
         box, captions = region.get("box"), tables.strings(region.get("caption"))
-        if _is_box(box) and captions:
+        wrong += [record.bad("empty caption", f"region {n}: {why}") for why in tables.no_texts(region.get("caption"))]
+        if not _is_box(box):
+            wrong.append(record.bad("bad box", f"region {n}: `box` must be four numbers x, y, w, h, not {tables.shown(box)}"))
+        elif captions:
             attributes = " ".join(tables.strings(region.get("attributes")))
             found.append((box, [f"{attributes} {caption}".strip() for caption in captions]))
-    return found
+    return found, wrong
 
 
 def _is_box(box) -> bool:

@@ -125,6 +125,12 @@ def strings(value) -> list[str]:
     return [text for text in (value if isinstance(value, list) else [value] if value else []) if isinstance(text, str)]
 
 
+def no_texts(value) -> list[str]:
+    """A line for each caption of a text or list of texts that is none."""
+    listed = value if isinstance(value, list) else [value]
+    return [f"captions must be strings, not {shown(text)}" for text in listed if not isinstance(text, str)]
+
+
 def no_caption(meta: dict) -> str:
     """Why a sample has none."""
     given = [meta[name] for name in ("captions", "caption") if meta.get(name) not in (None, "", [])]
