@@ -235,7 +235,7 @@ class Regions(Sharded):
 
 
 def _elements(record: Record) -> tuple[list[tuple[list, list[str]]], list[BadSample]]:
-    """(box, captions after their attributes) of each region that has a box of four numbers and a text; what is wrong with others."""
+    """(box, captions after their attributes) of each region with a box of four numbers and a text; what is wrong with others."""
     found, wrong, listed = [], [], record.meta.get("regions")
     for n, region in enumerate(listed if isinstance(listed, list) else []):
         region = region if isinstance(region, dict) else {}
