@@ -190,3 +190,12 @@ def test_a_folder_with_links_and_with_names_that_are_no_text(tmp_path, shards):
     before = data.digests
     (tmp_path / "pets/b/2.jpg").write_bytes(shards.jpeg(2))
     assert DATASET_REGISTRY.build({"type": "ImageFolder", "path": str(tmp_path / "pets")}, "here", **SIZES).digests != before
+
+
+def test_a_folder_of_classes_with_links_to_itself_is_walked_once(tmp_path, shards):
+    for n, name in enumerate("ab"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        (tmp_path / "classes" / name / "0.jpg").write_bytes(shards.jpeg(n))
+        (tmp_path / "classes" / name / "self").symlink_to(".")
+    found = DATASET_REGISTRY.build({"type": "ImageFolder", "path": str(tmp_path / "classes")}, "here", **SIZES, train=False)
+    assert len(found) == 2
