@@ -322,6 +322,7 @@ def test_answers_stand_one_after_the_other(blocks, tokenizer):
     ({"answer": ["dog"] * 7 + ["cat"] * 3}, [("dog", 0.7), ("cat", 0.3)]),  # as X-VLM's lists count
     ({"answers": [{"text": "Dog", "weight": 1}]}, [("Dog", 1)]),
     ({"answers": [{"answer": "dog", "answer_confidence": "yes"}] * 3 + [{"answer": "cat"}]}, [("dog", 0.75), ("cat", 0.25)]),
+    ({"answers": [{"answer": "dog", "weight": 0.3}, {"answer": "cat", "weight": 1}]}, [("dog", 0.3), ("cat", 1.0)]),
     ({}, []), ({"answers": []}, [])])
 def test_forms_of_answers(told, wanted, tmp_path, pictures, tokenizer):
     path = lines(tmp_path / "q.jsonl", [{"image": "1.jpg", "question": "dog?", "question_id": 7} | told])

@@ -102,10 +102,10 @@ class Record:
         """
         listed, weights = self.meta.get("answers", self.meta.get("answer")), self.meta.get("weight")
         listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
-        if listed and all(isinstance(one, dict) and "answer" in one and "text" not in one for one in listed):
-            listed = [one["answer"] for one in listed]  # VQA's release: one of each person, without weights
-        elif listed and all(isinstance(one, dict) for one in listed):
-            listed, weights = [one.get("text") for one in listed], [one.get("weight") for one in listed]
+        if listed and all(isinstance(one, dict) for one in listed):
+            if any("weight" in one or "text" in one for one in listed):  # else VQA's release: an answer a person
+                weights = [one.get("weight") for one in listed]
+            listed = [one.get("text", one.get("answer")) for one in listed]
         texts = [self._word(one, "an answer") for one in listed]
         if not all(map(str.strip, texts)):
             raise self.bad("empty answer", "an answer without a letter")
