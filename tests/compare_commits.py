@@ -164,26 +164,33 @@ def worktree(ref: str, place: Path):
 
 def start(tree: Path, folder: Path, arguments: list[str], ranks: int = 1) -> list[subprocess.Popen]:
     """A probe of one tree: a process a rank."""
-    # A home of its own: an index that another tree wrote may be of another layout.
     environment = os.environ | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1", "XTK_KERNELS": "torch",
-                                "XTOOLKIT_HOME": str(folder / "home"), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost",
+                                "XTOOLKIT_HOME": str(folder.parent / "home"), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost",
                                 "MASTER_PORT": str(_free_port())}
     return [subprocess.Popen([sys.executable, __file__, "--probe", str(folder), *arguments], cwd=tree,
                              env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                              stdout=open(folder / "log.txt", "a"), stderr=subprocess.STDOUT) for rank in range(ranks)]
 
 
-def finish(running: dict[Path, list[subprocess.Popen]]) -> None:
-    """Waits for the probes of both trees. Exits with the log of the first that fails."""
-    everyone = sum(running.values(), [])
-    while any(process.poll() is None for process in everyone):
-        time.sleep(0.1)
-        for side, processes in running.items():
+def finish(sides: dict[Path, Path], arguments: list[str], ranks: int = 1) -> None:
+    """The probes of both trees, one after the other. Exits with the log of the first that fails.
+
+    Each has a home of its own, as an index that another tree wrote may be of another layout; and both have it under one path,
+    as a picture's name is its path.
+    """
+    for side, tree in sides.items():
+        home, own = side.parent / "home", side / "home"
+        if own.exists():
+            own.rename(home)
+        processes = start(tree, side, arguments, ranks)
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.1)
             if any(process.poll() for process in processes):
-                for process in everyone:
+                for process in processes:
                     process.kill()
                 print(f"{side.name}: failed\n" + (side / "log.txt").read_text()[-3000:], file=sys.stderr)
                 sys.exit(2)
+        home.rename(own)
 
 
 def _free_port() -> int:
@@ -298,10 +305,10 @@ def main() -> int:
         if args.batches:
             for name in names:
                 more = [name, "--batches", "--visits", str(args.visits)]
-                finish({side: start(tree, side, more, BATCHES[name][0]) for side, tree in sides.items()})
+                finish(sides, more, BATCHES[name][0])
                 compare_batches(name, *sides, rows)
         else:
-            finish({side: start(tree, side, names) for side, tree in sides.items()})
+            finish(sides, names)
             for name in names:
                 compare(name, *sides, rows)
     width = max(map(len, rows))

@@ -226,7 +226,7 @@ class RegionField(Field):
         return full.repeat(self.image_index) if whole else full.subset(self.image_index, self.box_patches)
 
 
-class Batch(Field):
+class Batch(Field, dict):
     """One batch of one stream: fields by name, read in YAML as ``$name``; also plain tensors and lists that only tasks read.
 
     ``batch["image"]`` is the field, and an error where there is none; ``batch.image``, ``batch.text`` and ``batch.region`` are
@@ -234,44 +234,31 @@ class Batch(Field):
     """
 
     def __init__(self, **fields):
-        self._values = {name: value for name, value in fields.items() if value is not None}
+        super().__init__({name: value for name, value in fields.items() if value is not None})
 
-    def __getitem__(self, name: str):
-        if name not in self._values:
-            raise KeyError(f"this batch has no ${name}; it has: {', '.join(f'${n}' for n in self._values) or 'nothing'}")
-        return self._values[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def __iter__(self):
-        return iter(self._values)
-
-    def items(self):
-        """(name, value) of all that it holds."""
-        return self._values.items()
+    def __missing__(self, name: str):
+        raise KeyError(f"this batch has no ${name}; it has: {', '.join(f'${n}' for n in self) or 'nothing'}")
 
     def with_fields(self, **fields) -> "Batch":
         """The same batch with these fields in the place of its own, or beside them."""
-        return Batch(**self._values | fields)
+        return Batch(**self | fields)
 
-    text = property(lambda self: self._values.get("text"))
-    image = property(lambda self: self._values.get("image"))
-    region = property(lambda self: self._values.get("region"))
+    text = property(lambda self: self.get("text"))
+    image = property(lambda self: self.get("image"))
+    region = property(lambda self: self.get("region"))
 
     def map(self, fn) -> "Batch":
-        return Batch(**{name: _map(fn, value) for name, value in self._values.items()})
+        return Batch(**{name: _map(fn, value) for name, value in self.items()})
 
     @property
     def fields(self) -> dict[str, Field]:
         """The fields, by name, without plain tensors and lists."""
-        return {name: value for name, value in self._values.items() if isinstance(value, Field)}
+        return {name: value for name, value in self.items() if isinstance(value, Field)}
 
     @property
     def size(self) -> int:
         """Rows: those of a field that pools another, else of the field that has most."""
-        rows = [f.rows for f in self.fields.values() if f.POOLS in self] or [f.rows for f in self.fields.values()]
-        return max(rows)
+        return max([f.rows for f in self.fields.values() if f.POOLS in self] or [f.rows for f in self.fields.values()])
 
     rows = size
 

@@ -32,20 +32,20 @@ def gradient(width, height):
 
 def test_the_whole_picture_is_pillows_bicubic_resize():
     image = gradient(50, 40)
-    found = LazyImage(encoded(image), bad).resized((0, 0, 50, 40), 32)
+    found = LazyImage(encoded(image), bad).resized(32)
     assert (np.asarray(found) == np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))).all()
 
 
 def test_a_part_is_crop_then_resize():
     image = gradient(50, 40)
-    found = np.asarray(LazyImage(encoded(image), bad).resized((10, 5, 42, 37), 32))
+    found = np.asarray(LazyImage(encoded(image), bad).resized(32, (10, 5, 42, 37)))
     assert (found == np.asarray(image.crop((10, 5, 42, 37)))).all()
 
 
 def test_large_jpegs_are_decoded_small_and_look_the_same():
     image = gradient(1200, 800)
     box = (100, 100, 1100, 700)
-    found = np.asarray(LazyImage(encoded(image, "JPEG", quality=95), bad).resized(box, 64), int)
+    found = np.asarray(LazyImage(encoded(image, "JPEG", quality=95), bad).resized(64, box), int)
     assert np.abs(found - np.asarray(image.crop(box).resize((64, 64), Image.Resampling.BICUBIC), int)).max() <= 6
 
 
@@ -54,12 +54,12 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
     ("RGBA", "WEBP"), ("I;16", "PNG")])
 def test_every_mode_becomes_rgb(mode, kind):
     image = Image.new(mode, (20, 10))
-    found = LazyImage(encoded(image, kind), bad).resized((0, 0, 20, 10), 8)
+    found = LazyImage(encoded(image, kind), bad).resized(8)
     assert found.mode == "RGB" and found.size == (8, 8)
 
 
 def test_transparent_becomes_white():
-    found = LazyImage(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0))), bad).resized((0, 0, 8, 8), 8)
+    found = LazyImage(encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0))), bad).resized(8)
     assert np.asarray(found).min() == 255
 
 
@@ -70,7 +70,7 @@ JPEG = encoded(gradient(64, 64), "JPEG")
     b"", b"no picture", JPEG[:len(JPEG) // 2], JPEG[:20], encoded(gradient(64, 64))[:100]])
 def test_corrupt_pictures_are_bad_samples(data):
     with pytest.raises(BadSample, match="corrupt image"):
-        LazyImage(data, bad).resized((0, 0, 64, 64), 8)
+        LazyImage(data, bad).resized(8)
 
 
 def test_bombs_are_refused_before_they_are_decoded(monkeypatch):

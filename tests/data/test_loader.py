@@ -17,7 +17,7 @@ import torch
 
 from xtoolkit.data.datasets import Images, Pairs, Regions, Text
 from xtoolkit.data.errors import BadDataError
-from xtoolkit.batch import Batch
+from xtoolkit.batch import Batch, Field
 from xtoolkit.data.loader import EvalLoader, Loader
 from xtoolkit.registry import ConfigError
 
@@ -29,7 +29,7 @@ def tensors(value, prefix=""):
     """Every tensor of a field by name."""
     if isinstance(value, torch.Tensor):
         return {prefix: value}
-    if value is None or isinstance(value, (list, dict)):
+    if not isinstance(value, Field):
         return {}
     parts = value.items() if isinstance(value, Batch) else vars(value).items()
     return {k: t for name, v in parts for k, t in tensors(v, f"{prefix}.{name}").items()}

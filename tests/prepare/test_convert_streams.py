@@ -92,7 +92,7 @@ def test_text_by_lines_paragraphs_and_json(tmp_path):
     ("a.jsonl", b'{"text": "x"}\n{"text"\n{"text": "y"}\n', "a.jsonl: line 2: broken JSON at column"),
     ("a.jsonl", b'{"text": "x"}\n{"txt": "z"}\n{"text": "y"}\n', "a.jsonl: line 2: no key `text`"),
     ("a.jsonl", b'{"text": "x"}\n[]\n{"text": "y"}\n', r"a.jsonl: line 2: expected an object, found \[\]"),
-    ("a.txt", b"x\n\xff\xfe\ny\n", "a.txt: line 2: UTF-16, not UTF-8; convert it: `iconv"),
+    ("a.txt", b"x\n\xff\xfe\ny\n", "a.txt: line 2: not UTF-8: byte 0xff at 0; it is UTF-16; convert it: `iconv"),
 ])
 def test_damage_in_text_names_file_and_line(tmp_path, name, data, said):
     path = put(tmp_path / name, data)

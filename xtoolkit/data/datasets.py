@@ -4,13 +4,14 @@ import random
 from typing import Annotated
 
 import torch
+from PIL import ImageOps
 from torch import Tensor
 
 from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
 from xtoolkit.data import items, regions, tables
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.errors import BadSample
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, RegionAugment, Std, mirror, rand_augment
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, RegionAugment, Std, rand_augment
 from xtoolkit.data.masking import ImageMask, TextMask
 from xtoolkit.data.order import Order
 from xtoolkit.data.process import ImageProcessor, TextProcessor
@@ -124,10 +125,8 @@ class Pairs(Sharded):
         record = Record(self._shards[source], sample)
         captions = record.captions()
         dropped = [record.bad("empty caption", why) for why in tables.no_texts(record.meta.get("captions", []))]
-        if self.train:
-            texts = [self._text(rng.choice(captions), rng, record.bad)]
-        else:
-            texts = _each(captions, lambda caption: self._text(caption, rng, record.bad), dropped)
+        make = lambda caption: self._text(caption, rng, record.bad)
+        texts = [make(rng.choice(captions))] if self.train else _each(captions, make, dropped)
         return items.Item(self.images(record.data, record.name, rng, record.bad, captions), texts, dropped=dropped)
 
 
@@ -209,8 +208,8 @@ class Regions(Sharded):
         if how.crop:
             crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng, how.least)
         flip = rng.random() < how.flip and not says_side(said)
-        image = picture.resized(crop, self.images.size)
-        image = mirror(image) if flip else image
+        image = picture.resized(self.images.size, crop)
+        image = ImageOps.mirror(image) if flip else image
         if how.randaugment is not None:
             image = rand_augment(image, how.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, record.name) for _, pixels, given in drawn]

@@ -89,17 +89,15 @@ class LazyImage:
         except Exception as e:  # so many readers raise whatever they meet in a damaged file
             raise bad("corrupt image", str(e) or repr(e))
         self.width, self.height = self._image.size
-        if self.width * self.height > MAX_PIXELS:
-            raise bad("corrupt image", f"{self.width} x {self.height} pixels, more than {MAX_PIXELS}")
-        if min(self._image.size) < 1:
-            raise bad("corrupt image", "no pixels")
+        if not 0 < self.width * self.height <= MAX_PIXELS:
+            raise bad("corrupt image", f"{self.width} x {self.height} pixels, none or more than {MAX_PIXELS}")
 
-    def resized(self, box: tuple, size: int) -> Image.Image:
-        """The part ``box`` (left, top, right, bottom, in pixels) at ``size`` x ``size``, RGB, bicubic.
+    def resized(self, size: int, box: tuple | None = None) -> Image.Image:
+        """The part ``box`` (left, top, right, bottom, in pixels; None: all of it) at ``size`` x ``size``, RGB, bicubic.
 
         A JPEG is decoded at a half, a quarter or an eighth where that still has the pixels asked for. Once only.
         """
-        image, (left, top, right, bottom) = self._image, box
+        image, (left, top, right, bottom) = self._image, box or (0, 0, self.width, self.height)
         try:
             if image.format == "JPEG":
                 image.draft("RGB", (math.ceil(self.width * size / max(1, right - left)),
@@ -199,11 +197,6 @@ def _operate(image: Image.Image, name: str, level: float, sign: int) -> Image.Im
     if enhancer:
         return enhancer(image).enhance(1.8 * level + 0.1)
     return {"contrast": ImageOps.autocontrast, "equalize": ImageOps.equalize, "identity": lambda same: same}[name](image)
-
-
-def mirror(image: Image.Image) -> Image.Image:
-    """Left becomes right."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 Mean = tuple[Share, Share, Share]

@@ -1,6 +1,5 @@
 """What a file from a stranger may not do: take more memory than a sample is worth, or end the process by its JSON."""
 
-import codecs
 import json
 import re
 
@@ -59,25 +58,26 @@ def decode(raw: bytes) -> str:
         ValueError: they are of another encoding, or hold a NUL.
     """
     try:
-        text = raw.decode().removeprefix("\ufeff")
+        text = raw.decode()
+        if "\0" not in text:
+            return text.removeprefix("\ufeff")
+        wrong = f"a NUL at {raw.index(0)}"
     except UnicodeDecodeError as e:
-        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ValueError("UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`") from None
-        what = f"no text, but {seen(raw)[0] or 'binary'}" if _BINARY.search(raw) else "convert it: `iconv -f latin1 -t utf-8`"
-        raise ValueError(f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}; {what}") from None
-    if "\0" in text:
-        what = seen(raw)[0]
-        other = ", or UTF-16; convert that: `iconv -f utf-16le -t utf-8`" if what in (None, "UTF-16") else f", but {what}"
-        raise ValueError(f"a NUL at {raw.index(0)}: no text{other}")
-    return text
+        wrong = f"not UTF-8: byte 0x{raw[e.start]:02x} at {e.start}"
+    what = seen(raw)[0] or ("binary" if _BINARY.search(raw) else None)
+    mend = {"UTF-16": "it is UTF-16; convert it: `iconv -f utf-16 -t utf-8`", None: "convert it: `iconv -f latin1 -t utf-8`"}
+    raise ValueError(f"{wrong}; {mend.get(what, f'no text, but {what}')}")
 
 
-def parse(raw: bytes | str):
+def parse(raw: bytes | str, kind: type = object):
     """The value of a JSON text.
 
+    Args:
+        kind: what it must be, such as ``dict``.
+
     Raises:
-        ValueError: it is none; its bytes are no text by ``decode``; it is nested deeper than Python reads; it holds half a
-            character (a lone surrogate), which no tokenizer takes and no file can be written with.
+        ValueError: it is none, or of another kind; its bytes are no text by ``decode``; it is nested deeper than Python reads;
+            it holds half a character (a lone surrogate), which no tokenizer takes and no file can be written with.
     """
     text = decode(raw) if isinstance(raw, bytes) else raw
     try:
@@ -88,12 +88,6 @@ def parse(raw: bytes | str):
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("half a character: a lone surrogate") from None
-    return value
-
-
-def record(raw: bytes | str) -> dict:
-    """The object of a JSON text. Raises ValueError, as ``parse``, or where it is something else."""
-    value = parse(raw)
-    if not isinstance(value, dict):
+    if not isinstance(value, kind):
         raise ValueError(f"an object is expected, not {type(value).__name__}")
     return value

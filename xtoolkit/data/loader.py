@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from xtoolkit.batch import Batch, ImageField
+from xtoolkit.batch import Batch
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.items import Item
@@ -75,7 +75,7 @@ class _Visits(Dataset):
             if made.error:
                 return made
         made.batch = self._dataset.collate(loaded)
-        if self._contrasts and _pictures(made.batch, len(loaded)) < 2:
+        if self._contrasts and len({getattr(item.image, "key", n) for n, item in enumerate(loaded)}) < 2:
             made.error = f"stream `{self._stream}`: visit {visit}: {self._alone}"
         return made
 
@@ -91,12 +91,6 @@ class _Visits(Dataset):
                 return
             sample = self._order.reserve(visit, slot, attempt)
         made.error = f"{RESERVES} samples in a row are bad"
-
-
-def _pictures(batch: Batch, samples: int) -> int:
-    """Distinct pictures of a batch; where it has no field of pictures, its samples."""
-    shown = [value for value in batch.fields.values() if isinstance(value, ImageField)]
-    return len(set(shown[0].key.tolist())) if shown else samples
 
 
 class _From:

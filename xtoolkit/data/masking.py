@@ -1,6 +1,5 @@
 """Which tokens of a text and which patches of a picture are masked. Plain Python: it runs in the loader's workers."""
 
-import functools
 import math
 import random
 from dataclasses import dataclass
@@ -71,8 +70,16 @@ def mask_text(ids, starts, plain, mask_id: int, how: TextMask, rng: random.Rando
     places = [place for place, start in enumerate(starts.tolist()) if start >= 0]
     heads = [i for i, place in enumerate(places) if i == 0 or starts[place] or not how.whole_word]
     units = [places[head:following] for head, following in zip(heads, [*heads[1:], None])]
-    chosen = _units(units, how.most(len(places)), how, rng)
-    masked = ids.copy()
+    order, chosen, wanted, masked = list(range(len(units))), set(), how.most(len(places)), ids.copy()
+    rng.shuffle(order)
+    for first in order:
+        if len(chosen) >= wanted:
+            break
+        run = rng.randint(2, how.ngram) if rng.random() < how.ngram_prob else 1
+        for unit in units[first:first + run]:
+            if chosen and len(chosen) + len(unit) > wanted:  # of whole words at most ``wanted`` tokens, but one word at least
+                break
+            chosen.update(unit[:how.max])
     for position in chosen:
         draw = rng.random()
         if draw < 0.8:
@@ -83,29 +90,8 @@ def mask_text(ids, starts, plain, mask_id: int, how: TextMask, rng: random.Rando
     return masked, positions, ids[positions]
 
 
-def _units(units: list, wanted: int, how: TextMask, rng: random.Random) -> set:
-    """Positions to predict: exactly ``wanted`` of single tokens; of whole words at most that, but one word at least."""
-    order, taken = list(range(len(units))), set()
-    rng.shuffle(order)
-    for first in order:
-        if len(taken) >= wanted:
-            break
-        run = rng.randint(2, how.ngram) if rng.random() < how.ngram_prob else 1
-        for unit in units[first:first + run]:
-            if taken and len(taken) + len(unit) > wanted:
-                break
-            taken.update(unit[:how.max])
-    return taken
-
-
 LOG_ASPECT = -math.log(0.3)
 TRIES = 10  # draws of a block before what is left is filled patch by patch
-
-
-@functools.lru_cache(maxsize=8)
-def _columns(side: int) -> list[int]:
-    """For each height the bits of a column of that many patches."""
-    return [sum(1 << (side * row) for row in range(height)) for height in range(side)]
 
 
 def mask_patches(side: int, how: ImageMask, rng: random.Random) -> np.ndarray:
@@ -120,9 +106,7 @@ def mask_patches(side: int, how: ImageMask, rng: random.Random) -> np.ndarray:
     Returns:
         (side * side,) bool, True = masked, row-major.
     """
-    # The mask is an integer of side * side bits: a block is one shift, its new patches one count of bits.
-    everything, columns, uniform = side * side, _columns(side), rng.random
-    mask, left, tries = 0, how.patches, TRIES
+    mask, left, tries, uniform = np.zeros((side, side), bool), how.patches, TRIES, rng.random
     while left > 0 and tries > 0:
         tries -= 1
         area = how.min_block + (left - how.min_block) * uniform()
@@ -130,12 +114,10 @@ def mask_patches(side: int, how: ImageMask, rng: random.Random) -> np.ndarray:
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < height < side and 0 < width < side:
             top, start = int(uniform() * (side - height + 1)), int(uniform() * (side - width + 1))
-            grown = mask | columns[height] * ((1 << width) - 1) << (top * side + start)
-            added = grown.bit_count() - mask.bit_count()
+            block = mask[top:top + height, start:start + width]
+            added = block.size - int(np.count_nonzero(block))
             if 0 < added <= left:
-                mask, left, tries = grown, left - added, TRIES
+                block[:], left, tries = True, left - added, TRIES
     if left > 0:
-        for patch in rng.sample([p for p in range(everything) if not mask >> p & 1], left):
-            mask |= 1 << patch
-    packed = np.frombuffer(mask.to_bytes((everything + 7) // 8, "little"), np.uint8)
-    return np.unpackbits(packed, count=everything, bitorder="little").astype(bool)
+        mask.flat[rng.sample(np.flatnonzero(~mask).tolist(), left)] = True
+    return mask.ravel()

@@ -2,11 +2,12 @@
 
 import random
 
+from PIL import ImageOps
 from torch import Tensor
 
 from xtoolkit.batch import stable_key
 from xtoolkit.data import items, limits
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Normalize, LazyImage, mirror, rand_augment, random_crop
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Normalize, LazyImage, rand_augment, random_crop
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
 from xtoolkit.data.text import Tokenizer, clean_caption, says_side
 from xtoolkit.registry import ConfigError
@@ -57,9 +58,7 @@ class TextProcessor:
 
     def masked(self, ids, starts, rng: random.Random) -> items.Text:
         """The item of tokens (L,) int64 whose words begin at ``starts``, see ``mask_text``."""
-        masked = None
-        if self.mask is not None:
-            masked = mask_text(ids, starts, self.tokenizer.plain, self.tokenizer.mask, self.mask, rng)
+        masked = self.mask and mask_text(ids, starts, self.tokenizer.plain, self.tokenizer.mask, self.mask, rng)
         return items.Text(ids, self.tokenizer.pad, masked)
 
 
@@ -108,21 +107,18 @@ class ImageProcessor:
             BadSample: the bytes are no picture.
         """
         picture, how = LazyImage(data, bad), self.augment
-        box = (0, 0, picture.width, picture.height)
-        if how is not None and how.crop_scale is not None:
-            box = random_crop(picture.width, picture.height, how.crop_scale, rng)
-        image = picture.resized(box, self.size)
+        box = how and how.crop_scale and random_crop(picture.width, picture.height, how.crop_scale, rng)
+        image = picture.resized(self.size, box)
         if how is not None:
             if rng.random() < how.flip and not says_side(texts):
-                image = mirror(image)
+                image = ImageOps.mirror(image)
             if how.randaugment is not None:
                 image = rand_augment(image, how.randaugment, True, rng)
         return self.item(self.normalize(image), name, rng)
 
     def item(self, pixels: Tensor, name: str, rng: random.Random) -> items.Image:
         """The item of pixels (3, H, W) that are normalised already."""
-        patches = None if self.mask is None else mask_patches(self.side, self.mask, rng)
-        return items.Image(pixels, stable_key(name), name, patches)
+        return items.Image(pixels, stable_key(name), name, self.mask and mask_patches(self.side, self.mask, rng))
 
     def picture(self, pixels: Tensor) -> Tensor:
         """(3, H, W) uint8 of pixels (3, H, W) that it has made."""

@@ -41,9 +41,6 @@ class Cache:
             with writing(self.folder / part):
                 (self.folder / part).mkdir(parents=True, exist_ok=True)
 
-    def __getstate__(self):
-        return self.__dict__ | {"_thread": None}
-
     # ---- indexes ----------------------------------------------------------------------------------------------------------
     def indexes(self, names: list[str]) -> dict[str, Index | DeadShard]:
         """The index of each shard, several at a time."""

@@ -209,7 +209,7 @@ def _elements(raw: bytes, captions: tuple[str, ...]) -> int:
     A broken json counts as one, so that it is drawn, found and reported.
     """
     try:
-        meta = limits.record(raw)
+        meta = limits.parse(raw, dict)
     except ValueError:
         return 1
     regions = meta.get("regions")

@@ -4,8 +4,8 @@ import bisect
 import hashlib
 import itertools
 import os
-from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
@@ -34,7 +34,8 @@ class Shards:
     def __init__(self, files: list[str], cache: Cache | None = None, pictures: bool = False, images: str | None = None):
         self.files, self.damaged, self.left_out, self.dead = list(files), {}, {}, []
         self._cache, self._pictures, self._images = cache, pictures, images and os.path.expanduser(images)
-        self._remote, self._indexes, self._open = [paths.is_remote(f) for f in files], [], OrderedDict()
+        self._remote, self._indexes = [paths.is_remote(f) for f in files], []
+        self._open = lru_cache(OPEN_FILES)(lambda file: _Descriptor(os.open(file, os.O_RDONLY | os.O_CLOEXEC)))
         ahead = cache.indexes([f for f, remote in zip(files, self._remote) if remote]) if cache else {}
         for shard, path in enumerate(self.files):
             found = ahead[path] if path in ahead else self._load(shard)
@@ -99,9 +100,6 @@ class Shards:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getstate__(self):
-        return self.__dict__ | {"_open": OrderedDict()}
-
     def column(self, *names: str) -> np.ndarray:
         """One column of the index over all shards, such as ``elements``: as many numbers as there are samples."""
         return np.concatenate([i.column(*names) for i in self._indexes if len(i)] or [np.empty(0, np.int64)])
@@ -115,8 +113,7 @@ class Shards:
         return found
 
     def close(self) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
+        self._open.cache_clear()
 
     def file(self, sample: int) -> str:
         return self.files[self._find(sample)[0]]
@@ -154,7 +151,7 @@ class Shards:
         path, header = self.files[shard], self._indexes[shard].header
         try:
             data = self._cache.read(path, header, at, size) if self._remote[shard] else \
-                os.pread(self._descriptor(header["unpacked"] or path), size, at)
+                os.pread(self._open(header["unpacked"] or path), size, at)
             if len(data) != size:
                 raise EOFError(f"{size} bytes expected at {at}, {len(data)} found")
         except (OSError, OverflowError, EOFError) as e:
@@ -178,12 +175,14 @@ class Shards:
         shard = self._find(sample)[0]
         if self._tables[shard]:
             return self._row(shard, sample)
-        raw = self.read(sample, "json")
-        meta = {} if raw is None else self._made(limits.record, raw, "broken json", sample)
-        if not tables.captions(meta):
-            text = self.read(sample, "txt")
-            if text is not None:
-                meta["caption"] = self._made(limits.decode, text, "not utf-8", sample)
+        meta, wrong = {}, "broken json"
+        try:
+            meta = limits.parse(self.read(sample, "json") or b"{}", dict)
+            wrong = "not utf-8"
+            if not tables.captions(meta) and (text := self.read(sample, "txt")) is not None:
+                meta["caption"] = limits.decode(text)
+        except ValueError as e:
+            raise self.bad(wrong, sample, str(e))
         return meta
 
     def _row(self, shard: int, sample: int) -> dict:
@@ -203,19 +202,16 @@ class Shards:
         shard = self._find(sample)[0]
         if self._tables[shard]:
             return next(iter(tables.captions(self.meta(sample))), "")
-        line = self._made(limits.decode, self.read(sample, "text"), "not utf-8", sample)
-        if paths.ending(self.files[shard]).startswith(".txt"):
-            return line.strip()
-        text = self._made(limits.record, line, "broken json", sample).get("text")
+        wrong = "not utf-8"
+        try:
+            line = limits.decode(self.read(sample, "text"))
+            wrong = "broken json"
+            text = line.strip() if paths.ending(self.files[shard]).startswith(".txt") else limits.parse(line, dict).get("text")
+        except ValueError as e:
+            raise self.bad(wrong, sample, str(e))
         if not isinstance(text, str):
             raise self.bad("broken json", sample, 'the line has no "text": "..."')
         return text
-
-    def _made(self, make, raw: bytes | str, kind: str, sample: int):
-        try:
-            return make(raw)
-        except ValueError as e:
-            raise self.bad(kind, sample, str(e))
 
     def _root(self, shard: int) -> str:
         return os.path.abspath(self._images or os.path.dirname(self.files[shard]))
@@ -230,19 +226,18 @@ class Shards:
         if found.records is not None:
             return found.records[row]
         try:
-            raw = os.pread(self._descriptor(found.file), found.dtype.itemsize, found.start + row * found.dtype.itemsize)
+            raw = os.pread(self._open(found.file), found.dtype.itemsize, found.start + row * found.dtype.itemsize)
         except FileNotFoundError:  # deleted meanwhile: it is made anew
             self._indexes[shard] = self._load(shard)
             return self._record(shard, row)
         return np.frombuffer(raw, found.dtype)[0]
 
-    def _descriptor(self, file: str) -> int:
-        if file not in self._open:
-            if len(self._open) >= OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        self._open.move_to_end(file)
-        return self._open[file]
+
+class _Descriptor(int):
+    """Of an open file, which is closed with the last that holds it."""
+
+    def __del__(self):
+        os.close(self)
 
 
 def _hash(texts: list[str | None]) -> str | None:

@@ -66,7 +66,7 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
     try:
         text = limits.decode(raw)
         wrong = "broken json" if kind == "jsonl" else "broken row"
-        row = limits.record(text) if kind == "jsonl" else _cells(text, columns, DELIMITERS[kind])
+        row = limits.parse(text, dict) if kind == "jsonl" else _cells(text, columns, DELIMITERS[kind])
         wrong = "broken row"
         picture, captions = named(row, PICTURE), named(row, CAPTIONS)
     except ValueError as e:

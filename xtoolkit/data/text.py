@@ -62,11 +62,9 @@ class Tokenizer:
         """The ids (L,) int64 of ``encode``, and (L,) int8: 1 where a word starts, 0 inside a word, -1 at a special."""
         coded = self._backend.encode(text, add_special_tokens=False)
         kept = coded.ids if max_tokens is None else coded.ids[:max_tokens - 2]
-        starts, last = [-1], None
-        for token, word in zip(kept, coded.word_ids):
-            starts.append(-1 if token in self.special else int(word is None or word != last))
-            last = word
-        return np.array([self.bos, *kept, self.eos], np.int64), np.array([*starts, -1], np.int8)
+        starts = [-1 if token in self.special else int(word is None or word != last)
+                  for token, word, last in zip(kept, coded.word_ids, [None, *coded.word_ids])]
+        return np.array([self.bos, *kept, self.eos], np.int64), np.array([-1, *starts, -1], np.int8)
 
     def encode_pair(self, first: str, second: str, max_tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Two texts as one sequence, as ``encode_words``: ``<s> a </s></s> b </s>``, or ``[CLS] a [SEP] b [SEP]``.

@@ -65,7 +65,7 @@ class ImageTransform:
 
     def pixels(self, picture: LazyImage) -> Tensor:
         """(3, size, size) float32 of an open picture, once."""
-        return self._normalize(picture.resized((0, 0, picture.width, picture.height), self.size))
+        return self._normalize(picture.resized(self.size))
 
 
 def _from_tensor(tensor: Tensor, name: str) -> Image.Image:

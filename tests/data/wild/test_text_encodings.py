@@ -27,10 +27,10 @@ def test_text_in_utf_8_is_read_without_its_mark(raw, text):
     (CAFE.encode()[:6], "not UTF-8: byte 0xc3 at 5; convert it: `iconv -f latin1 -t utf-8`"),
     (b"\xed\xa0\x80", "not UTF-8: byte 0xed at 0; convert it: `iconv -f latin1 -t utf-8`"),
     (b"\xc0\xaf", "not UTF-8: byte 0xc0 at 0; convert it: `iconv -f latin1 -t utf-8`"),
-    (CAFE.encode("utf-16"), "UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`"),
-    (codecs.BOM_UTF16_BE + CAFE.encode("utf-16-be"), "UTF-16, not UTF-8; convert it: `iconv -f utf-16 -t utf-8`"),
-    ("a dog".encode("utf-16-le"), "a NUL at 1: no text, or UTF-16; convert that: `iconv -f utf-16le -t utf-8`"),
-    (b"a dog\0", "a NUL at 5: no text, or UTF-16; convert that: `iconv -f utf-16le -t utf-8`"),
+    (CAFE.encode("utf-16"), "not UTF-8: byte 0xff at 0; it is UTF-16; convert it: `iconv -f utf-16 -t utf-8`"),
+    (codecs.BOM_UTF16_BE + CAFE.encode("utf-16-be"), "not UTF-8: byte 0xfe at 0; it is UTF-16; convert it: `iconv -f utf-16 -t utf-8`"),
+    ("a dog".encode("utf-16-le"), "a NUL at 1; it is UTF-16; convert it: `iconv -f utf-16 -t utf-8`"),
+    (b"a dog\0", "a NUL at 5; no text, but binary"),
 ], ids=["latin-1", "windows", "a mark before latin-1", "shift-jis", "cut in a character", "half a character", "overlong", "utf-16",
         "utf-16, big end", "utf-16 without a mark", "NUL"])
 def test_text_of_another_encoding_is_one_line(raw, said):

@@ -62,7 +62,7 @@ def test_a_mark_or_windows_line_ends_change_no_id(whole, tmp_path):
     (lambda data: b"", "tokenizer.json: it is empty; fetch the file again$"),
     (lambda data: b"{}", r"tokenizer.json: not a whole tokenizer \('model'\)"),
     (lambda data: b"<html>404</html>", r"tokenizer.json: not a whole tokenizer \(Expecting value"),
-    (lambda data: data.decode().encode("utf-16"), "tokenizer.json: UTF-16, not UTF-8; convert it"),
+    (lambda data: data.decode().encode("utf-16"), "tokenizer.json: not UTF-8: byte 0xff at 0; it is UTF-16; convert it"),
     (lambda data: data.replace(b"<mask>", b"<\xe9>"), "tokenizer.json: not UTF-8: byte 0xe9 at"),
     (lambda data: edited(data, lambda d: d["model"].update(vocab={})), "json: not a whole tokenizer .*out of vocabulary"),
     (lambda data: edited(data, lambda d: d["model"].update(merges=[])), "json: its merges make none of 16 tokens, such as"),
