@@ -165,8 +165,8 @@ def worktree(ref: str, place: Path):
 def start(tree: Path, folder: Path, arguments: list[str], ranks: int = 1) -> list[subprocess.Popen]:
     """A probe of one tree: a process a rank."""
     environment = os.environ | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1", "XTK_KERNELS": "torch",
-                                "XTOOLKIT_HOME": str(folder.parent / "home"), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost",
-                                "MASTER_PORT": str(_free_port())}
+                                "XTOOLKIT_HOME": str(folder.parent / "home"), "WORLD_SIZE": str(ranks),
+                                "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
     return [subprocess.Popen([sys.executable, __file__, "--probe", str(folder), *arguments], cwd=tree,
                              env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                              stdout=open(folder / "log.txt", "a"), stderr=subprocess.STDOUT) for rank in range(ranks)]
@@ -175,8 +175,8 @@ def start(tree: Path, folder: Path, arguments: list[str], ranks: int = 1) -> lis
 def finish(sides: dict[Path, Path], arguments: list[str], ranks: int = 1) -> None:
     """The probes of both trees, one after the other. Exits with the log of the first that fails.
 
-    Each has a home of its own, as an index that another tree wrote may be of another layout; and both have it under one path,
-    as a picture's name is its path.
+    Each has a home of its own, as an index that another tree wrote may be of another layout; and both have it under one
+    path, as a picture's name is its path.
     """
     for side, tree in sides.items():
         home, own = side.parent / "home", side / "home"

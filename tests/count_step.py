@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python tests/count_step.py [key=value ...]
 
 Trains ``projects/xfm/tiny.yaml``'s ``pairs`` stream alone, with the paper's four losses on it, on the CPU and without workers,
-and notes every function of the package that the second step enters; the first warms up, the last is logged. A function counts whole, as
-``inspect.getsourcelines`` gives it, and a line once. ``code`` leaves out docstrings, comments and blank lines. What only the
+and notes every function of the package that the second step enters; the first warms up, the last is logged. A function counts
+whole, as ``inspect.getsourcelines`` gives it, and a line once. ``code`` leaves out docstrings, comments and blank lines. What only the
 first step enters - it opens files, and draws what several steps then look into - is counted beside it. The exit status is 1
 where a goal is missed.
 """
@@ -23,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lines of code at most: of what stands between a batch and the optimizer, and of that with the reading and making of the batch.
 GOALS = {"everything else": 350, "everything else and xtoolkit/data": 700}
-ROOMS = {"xtoolkit/data": ("data",), "encoders and kernels, the model's arithmetic": ("encoders", "kernels"), "everything else": ()}
+ROOMS = {"xtoolkit/data": ("data",), "encoders and kernels, the model's arithmetic": ("encoders", "kernels"),
+         "everything else": ()}
 RECIPE = ["streams.text=null", "streams.image=null", "streams.match=null", "streams.region=null", "losses.mlm=null",
           "losses.bbp=null", "schedule={every_step: [[pairs]]}", "streams.pairs.losses={itc: 1, itm: 1, imlm: 1, mim: 1}",
           "streams.pairs.data.image_mask={patches: 14, min_block: 2}", "streams.pairs.batch_size=8", "evaluate=null",

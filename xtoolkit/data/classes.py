@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 
 from xtoolkit.batch import ImageField
-from xtoolkit.data import items, limits, tables
+from xtoolkit.data import items, limits, scan, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, ENDINGS, Augment, Mean, Std
@@ -49,9 +49,9 @@ def class_names(classes: Classes) -> list[str]:
 
 
 def folders(path: str | Path) -> list[str]:
-    """The sorted names of the folders in a folder, hidden ones left out."""
+    """The sorted names of the folders in a folder, hidden ones left out, see ``scan.hidden``."""
     with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if entry.is_dir() and not scan.hidden(entry.name))
 
 
 def class_paths(block: dict) -> list[tuple[str, str]]:
@@ -66,12 +66,12 @@ def missing_classes(block: dict) -> list[tuple[str, str]]:
 
 @DATASET_REGISTRY.register
 class ImageFolder(StreamDataset):
-    """Pictures in a folder for each class, as torchvision reads them: `beagle/1.jpg`, `pug/a/2.jpg`.
+    """Pictures in a folder for each class, as torchvision reads them: `beagle/1.jpg`, `pug/a/2.jpg`; but hidden folders are none.
 
     YAML: {type: ImageFolder, path: data/pets/val, classes: data/pets/train}
 
     Args:
-        path: a folder of a folder a class; what is no picture by its ending is left out.
+        path: a folder of a folder a class; what is no picture by its ending, lies beside the folders or is hidden is left out.
         classes: null: the folders, sorted; else as LabelledImages has them, and the folders must be these and no others.
         others: augment: mean: std: as Images has them.
     """
@@ -84,7 +84,8 @@ class ImageFolder(StreamDataset):
         if found := self.missing({"path": path, "classes": classes}):
             raise ConfigError([f"data.{key}: {message}" for key, message in found])
         self.names = class_names(classes or self._path)
-        found = {name: _files(self._path, name) for name in folders(self._path)}
+        found, left_out = _files(self._path)
+        self.left_out = {path: left_out} if left_out else {}
         for wrong, what in ((sorted(found.keys() - set(self.names)), "folders that are no class"),
                             ([name for name in self.names if not found.get(name)], "no picture of the class")):
             if wrong:
@@ -126,12 +127,21 @@ class ImageFolder(StreamDataset):
         return items.Item(self.images(tables.picture(folder, file, bad), name, rng, bad), fields={"label": label})
 
 
-def _files(folder: str, name: str) -> list[bytes]:
-    """The sorted pictures below one folder of a folder, relative to that."""
-    found, seen = [], set()
-    for at, below, files in os.walk(os.path.join(folder, name), followlinks=True):
-        seen.add(os.path.realpath(at))
-        below[:] = [one for one in below if os.path.realpath(os.path.join(at, one)) not in seen]  # a link may lead upwards
-        found += [os.fsencode(os.path.relpath(os.path.join(at, file), folder)) for file in files
-                  if file.rpartition(".")[2].lower() in ENDINGS and not file.startswith(".")]
-    return sorted(found)
+def _files(folder: str) -> tuple[dict[str, list[bytes]], Counter]:
+    """The sorted pictures below each folder of a folder, relative to that; and how many files are left out, by reason."""
+    found, left_out = {name: [] for name in folders(folder)}, Counter()
+    for top in sorted(os.listdir(folder)):
+        seen, inside = set(), os.walk(os.path.join(folder, top), followlinks=True)
+        for at, below, files in inside if os.path.isdir(os.path.join(folder, top)) else [(folder, [], [top])]:
+            seen.add(os.path.realpath(at))
+            below[:] = [one for one in below if os.path.realpath(os.path.join(at, one)) not in seen]  # a link may lead upwards
+            for name in (os.path.relpath(os.path.join(at, file), folder) for file in files):
+                if scan.hidden(name):
+                    left_out["hidden files"] += 1
+                elif name.rpartition(".")[2].lower() not in ENDINGS:
+                    left_out["files of unknown endings"] += 1
+                elif top not in found:
+                    left_out["pictures in no folder of a class"] += 1
+                else:
+                    found[top].append(os.fsencode(name))
+    return {name: sorted(files) for name, files in found.items()}, left_out

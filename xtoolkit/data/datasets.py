@@ -242,9 +242,10 @@ def _elements(record: Record) -> tuple[list[tuple[list, list[str]]], list[BadSam
         wrong += [record.bad("empty caption", f"region {n}: {why}") for why in tables.no_texts(region.get("caption"))]
         if not _is_box(box):
             wrong.append(record.bad("bad box", f"region {n}: `box` must be four numbers x, y, w, h, not {tables.shown(box)}"))
+        elif (words := tables.strings(given := region.get("attributes") or [])) not in (given, [given]):
+            wrong.append(record.bad("bad attributes", f"region {n}: `attributes` must be texts, not {tables.shown(given)}"))
         elif captions:
-            attributes = " ".join(tables.strings(region.get("attributes")))
-            found.append((box, [f"{attributes} {caption}".strip() for caption in captions]))
+            found.append((box, [" ".join((*words, caption)).strip() for caption in captions]))
     return found, wrong
 
 

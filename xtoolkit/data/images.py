@@ -19,12 +19,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 GREY = (128, 128, 128)
 # Pillow's name of each format to its endings, by `PIL.Image.registered_extensions()`; the first is tried first. Left out are
 # what Pillow cannot decode by itself (WMF, BUFR, GRIB, HDF5, MPEG), EPS, for which it starts a program, IPTC, which is a wrapper
-# of any other format, EPS too, and what it decodes in Python: minutes a picture, with older ones unbounded (FITS, QOI).
+# of any other format, EPS too, what it decodes in Python: minutes a picture, with older ones unbounded (FITS, QOI), and icons
+# (ICO, ICNS): the pictures in them may have any size, whatever the icon says, and are decoded before it is known.
 FORMATS = {
     "JPEG": "jpg jpeg jpe jfif mpo", "PNG": "png apng", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif tiff",
-    "AVIF": "avif avifs", "JPEG2000": "jp2 j2k jpc jpf jpx j2c", "PPM": "pbm pgm ppm pnm pfm", "ICO": "ico", "BLP": "blp",
+    "AVIF": "avif avifs", "JPEG2000": "jp2 j2k jpc jpf jpx j2c", "PPM": "pbm pgm ppm pnm pfm", "BLP": "blp",
     "CUR": "cur", "DCX": "dcx", "DDS": "dds", "DIB": "dib", "FLI": "fli flc", "FTEX": "ftc ftu", "GBR": "gbr",
-    "ICNS": "icns", "IM": "im", "MSP": "msp", "PCX": "pcx", "PIXAR": "pxr", "PSD": "psd", "SGI": "sgi rgb rgba bw",
+    "IM": "im", "MSP": "msp", "PCX": "pcx", "PIXAR": "pxr", "PSD": "psd", "SGI": "sgi rgb rgba bw",
     "SUN": "ras", "XBM": "xbm", "XPM": "xpm", "PCD": "pcd", "TGA": "tga icb vda vst"}
 ENDINGS = frozenset(" ".join(FORMATS.values()).split())
 

@@ -16,7 +16,7 @@ import numpy as np
 from xtoolkit.batch import stable_key
 from xtoolkit.data import paths, scan
 
-VERSION = 3
+VERSION = 4
 MAX_HEADER = 1 << 16  # bytes; what is no index has no end of line
 TABLES = ("jsonl", "csv", "tsv")  # a row is a sample whose picture lies in a file of its own
 

@@ -1,7 +1,8 @@
 """The datasets of tasks: texts, pictures and both with a label, questions with answers, videos.
 
-Evaluated, the batch also has ``record``, on the host: the json of each row as its file has it, for what a score or a server's
-file needs: question ids, all answers.
+Evaluated, the batch also has ``record``, on the host: the json of each sample, or each row of a table by its columns, for what a
+score or a server's file needs: question ids, all answers. Of a table the picture is called ``image`` and the text ``captions``,
+whatever their columns are.
 """
 
 import random
@@ -94,7 +95,8 @@ class LabelledPairs(Recorded):
     YAML: {type: LabelledPairs, path: data/ve/train.jsonl, images: flickr30k, classes: [contradiction, neutral, entailment]}
 
     Args:
-        path: .jsonl, {"image", "sentence", "label"} a line; or tars whose json has the last two. `sentence` may be `text`.
+        path: .jsonl, {"image", "sentence", "label"} a line; or tars whose json has the last two. `sentence` may be `text`, and
+            `image` be `img`, as in Hateful Memes' own files.
         classes: as LabelledText has them.
         others: sources: images: shards: max_tokens: clean: augment: mean: std: as Pairs has them.
     """
@@ -112,8 +114,9 @@ class LabelledPairs(Recorded):
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = Record(self._shards[source], sample)
         said = record.text("sentence", "text")
-        image = lambda place: self._image(record, *record.picture(place), rng, [said])
-        fields = {"label": self._label(record)} | ({"second": image(1)} if "second" in self.FIELDS else {})
+        of = 2 if "second" in self.FIELDS else 1
+        image = lambda place: self._image(record, *record.picture(place, of), rng, [said])
+        fields = {"label": self._label(record)} | ({"second": image(1)} if of == 2 else {})
         return self._item(record, image(0), [self._text(said, rng, record.bad)], **fields)
 
 

@@ -20,8 +20,10 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 STARTS = tuple((re.compile(start, re.DOTALL | re.IGNORECASE), what, mend) for start, what, mend in (
     (rb"$", "empty", "make or download it again, or remove it"),
     (POINTER, "a git-lfs pointer, not the file itself", "`git lfs pull`"),
-    (rb"\s*(<!doctype html|<html)", "an HTML page", "the download failed: download it again"),
+    (rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!doctype html|<html)", "an HTML page", "the download failed: download it again"),
     (rb"PAR1", "Parquet", "`xtoolkit prepare {table} --input {file} --out DIR`"),
+    (rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/|mimetypeapplication/vnd\.oasis)",
+     "an Office document (.docx, .xlsx, .odt)", "save it as plain text, and a sheet as CSV"),
     (rb"PK\x03\x04", "a zip archive", "`unzip {file} -d DIR`"),
     (rb"\x1f\x8b", "compressed by gzip", "`gunzip {file}.gz`"),
     (rb"BZh[1-9]", "compressed by bzip2", "`bunzip2 {file}.bz2`"),

@@ -70,10 +70,12 @@ class Record:
             raise self.bad("bad text", f"{name} must be a text, not {repr(value)[:SHOWN]}")
         return value
 
-    def picture(self, place: int = 0) -> tuple[bytes, str]:
-        """The bytes and the name of the first or second picture: ``images`` name both; else the first is the sample's own, and
-        ``second`` names the other."""
+    def picture(self, place: int = 0, of: int = 1) -> tuple[bytes, str]:
+        """The bytes and the name of the first or second picture, of so many: ``images`` name both; else the first is the sample's
+        own, and ``second`` names the other."""
         listed = self.meta.get("images")
+        if isinstance(listed, list) and len(listed) > of:
+            raise self.bad("too many pictures", f"`images` name {len(listed)}, and {of} {'is' if of == 1 else 'are'} read")
         named = listed if isinstance(listed, list) else [None, self.meta.get("second")]
         name = named[place] if place < len(named) else None
         if place and name is None:
@@ -98,9 +100,10 @@ class Record:
     def answers(self) -> list[tuple[str, float]]:
         """(text, weight) each: of ``answers: [{text, weight}]``, or of ``answer``, a text or a list, with ``weight`` or weights.
 
-        Without weights an answer weighs its share of the list, as in the X-VLM family.
+        Without weights an answer weighs its share of the list, as in the X-VLM family. ``answers`` that are empty say nothing:
+        then ``answer`` is read.
         """
-        listed, weights = self.meta.get("answers", self.meta.get("answer")), self.meta.get("weight")
+        listed, weights = self.meta.get("answers") or self.meta.get("answer"), self.meta.get("weight")
         listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
         if listed and all(isinstance(one, dict) for one in listed):
             if any("weight" in one or "text" in one for one in listed):  # else VQA's release: an answer a person

@@ -108,9 +108,8 @@ def refused(member: tarfile.TarInfo) -> bool:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file is none of the data's, by its path: what macOS and others put beside the files, and into archives."""
-    *folders, base = name.split("/")
-    return base.startswith(".") or "__MACOSX" in folders
+    """Whether a file is none of the data's, by its path: what macOS, Jupyter and others put beside files, and into archives."""
+    return any(part == "__MACOSX" or part.startswith(".") and part.strip(".") for part in name.split("/"))
 
 
 def tar(path: str | Path) -> tuple[np.ndarray, dict]:
@@ -222,10 +221,13 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
     """The rows of a text file or table. No more than ``CHUNK`` bytes of lines are in memory, however long they are.
 
     Returns:
-        Records; ``columns`` of a CSV or TSV, and the ``digest`` of the content.
+        Records, none where the first bytes are those of another kind of file, which is then its ``damage``; ``columns`` of a
+        CSV or TSV, and the ``digest`` of the content.
     """
     columns = None
     with open(path, "rb") as f:
+        start = f.read(512)
+        f.seek(0)
         hashed = _Hashed(f)
         lines = io.BufferedReader(hashed, UNPACK)
         if kind in tables.DELIMITERS:
@@ -248,7 +250,9 @@ def rows(path: str | Path, kind: str) -> tuple[np.ndarray, dict]:
             sample["elements"] = _elements(raw, tables.CAPTIONS) if b'"regions"' in raw else 1
         if columns is not None:
             records["elements"] = 1
-    return records, {"damage": None, "columns": columns, "digest": hashed.digest.hexdigest()}
+    other = limits.seen(start)[0] not in (None, "empty")  # a page of a server, say, that came instead of the file
+    return records[:0] if other else records, {"damage": limits.looks(start) if other else None, "columns": columns,
+                                               "digest": hashed.digest.hexdigest()}
 
 
 def _lines(f) -> array:

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 from xtoolkit.data import limits, paths
 
 # The names that people give to the columns, or keys, that are read. A row has one of each.
-PICTURE = ("image", "file_name", "filepath", "path", "filename")
+PICTURE = ("image", "file_name", "filepath", "path", "filename", "img")
 CAPTIONS = ("captions", "caption", "text", "title")
+NAMELESS = f"it has no `{'`, no `'.join(PICTURE)}`"
 LONGEST = 1000  # lines of one record of a CSV
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
@@ -76,10 +77,11 @@ def sample(raw: bytes, kind: str, columns: list[str], bad) -> dict:
 
 
 def _cells(text: str, columns: list[str], delimiter: str) -> dict:
+    """The cells of a row by their columns. An empty ``label`` is None: a CSV has no other word for none."""
     cells = cells_of(text, delimiter)
     if len(cells) != len(columns):
         raise ValueError(f"{len(cells)} cells, and the header row has {len(columns)}")
-    return dict(zip(columns, cells))
+    return {name: cell or None if name == "label" else cell for name, cell in zip(columns, cells)}
 
 
 def picture(root: str, name, bad) -> bytes:
@@ -89,7 +91,7 @@ def picture(root: str, name, bad) -> bytes:
         bad: (kind, detail) -> the BadSample to raise.
     """
     if not isinstance(name, str) or not name:
-        raise bad("missing picture", f"the row names none: {shown(name)}")
+        raise bad("missing picture", f"the row names none: {shown(name) if name is not None else NAMELESS}")
     try:
         if why := outside(root, name):
             raise bad("refused picture", why)

@@ -125,11 +125,13 @@ def _in_folder(folder: str):
 
 def _from_hub(name: str):
     from huggingface_hub import try_to_load_from_cache
-    from transformers import AutoTokenizer  # seconds to import: only for names that the hub resolves
     try:
         cached = [file for file in (try_to_load_from_cache(name, file) for file in _FILES) if isinstance(file, str)]
-        if cached:
-            _in_folder(os.path.dirname(cached[0]))  # transformers reads damaged files into other ids without a word
+        # transformers reads damaged files into other ids without a word; and it asks the hub for files beside a whole one
+        backend = _in_folder(os.path.dirname(cached[0])) if cached else None
+        if backend is not None and cached[0].endswith(_FILES[0]):
+            return backend
+        from transformers import AutoTokenizer  # seconds to import: only where the hub, or its library, is needed
         loaded = cached_first(lambda local: AutoTokenizer.from_pretrained(name, local_files_only=local))
     except ConfigError:
         raise

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import re
@@ -29,6 +30,14 @@ def zipped(folder):
     with zipfile.ZipFile(folder / "z", "w") as z:
         z.writestr("a.txt", "a dog")
     return (folder / "z").read_bytes()
+
+
+def office(*first):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as z:
+        z.writestr(*(first if len(first) == 2 else (*first, "<Types/>")))
+        z.writestr("word/document.xml", "<w/>")
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,12 @@ WRONG = {  # stream, name, bytes: what is said behind the file's name, {f} for i
     "gzip in gzip": (Text, "x.txt.gz", lambda tar: gzip.compress(gzip.compress(TEXT)), "what it packs is compressed by gzip, not text: `gunzip {f}`"),
     "picture in gzip": (Text, "x.jsonl.gz", lambda tar: gzip.compress(b"\xff\xd8\xff\xe0"), "what it packs is a picture, not JSON Lines"),
     "AppleDouble": (Text, "x.txt", lambda tar: b"\0\5\x16\7\0\2\0\0Mac OS X", "it is what macOS keeps beside a file .AppleDouble., not text: remove it$"),
-    "docx": (Text, "x.docx", lambda tar: b"PK\x03\x04\x14\0\6\0", "it is a zip archive, and Text reads"),
+    "docx": (Text, "x.docx", lambda tar: office("[Content_Types].xml"), "it is an Office document .*, and Text reads .*: save it as plain text"),
+    "odt named txt": (Text, "x.txt", lambda tar: office("mimetype", "application/vnd.oasis.opendocument.text"), "it is an Office document .*, not text"),
+    "a page behind a mark": (Text, "x.txt", lambda tar: b"\xef\xbb\xbf" + HTML, "it is an HTML page, not text"),
+    "a page in XML": (Text, "x.txt", lambda tar: b"<?xml version='1.0'?>\n" + HTML, "it is an HTML page, not text"),
+    "a page in gzip": (Text, "x.txt.gz", lambda tar: gzip.compress(HTML), "what it packs is an HTML page, not text: `gunzip {f}` and look"),
+    "a page named gz": (Text, "x.txt.gz", lambda tar: HTML, "it is an HTML page, not text: the download failed: download it again"),
     "zstd named txt": (Text, "x.txt", lambda tar: ZSTD, "it is compressed by zstd, not text: `mv"),
     "its own index": (Text, "x.jsonl.idx", lambda tar: b"{}\n", "it is a `.idx` file"),
 }
@@ -188,6 +202,14 @@ def test_and_those_behind_are_named_when_they_are_indexed(tmp_path, tarred, toke
     (tmp_path / "a" / "1.csv").write_bytes("image,Bär\n".encode("latin-1"))
     with pytest.raises(ConfigError, match="data.path: .*1.csv: the header row: not UTF-8"):
         Pairs(tokenizer, **SIZES, path=str(tmp_path / "a"))
+    for n, (name, page) in enumerate([("1.txt", HTML), ("1.txt.gz", gzip.compress(HTML)), ("1.jsonl", b"PAR1" + HTML)]):
+        (tmp_path / f"t{n}").mkdir()
+        (tmp_path / f"t{n}" / name.replace("1", "0")).write_bytes(gzip.compress(LINES) if name.endswith("gz") else LINES)
+        (tmp_path / f"t{n}" / name).write_bytes(page)
+        text = Text(tokenizer, path=str(tmp_path / f"t{n}"))
+        what = "Parquet: .*" if page.startswith(b"PAR1") else "an HTML page: the download failed: download it again"
+        (file, why), = text.damaged.items()
+        assert len(text) == 50 and file.endswith(name) and re.fullmatch(f"it is {what}; 0 samples before it are served", why)
 
 
 @pytest.mark.parametrize("start", [b"\0\5\x16\7\0\2\0\0", b"I\0I", b"II*\0", b"MM\0*", b"BM\x9a\1\0\0\0\0\0\0", b"\xff\xd8\xff\xe0\0\x10JFIF\0",

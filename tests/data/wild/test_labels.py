@@ -70,10 +70,16 @@ FILM = {"frames": ["0.jpg"], "caption": "a dog"}
     ("LabelledTwoImages", TWO | {"images": ["0.jpg"]}, "missing picture", "it names no second one: `images: [first, "),
     ("LabelledTwoImages", {"image": "0.jpg", "text": "dog", "label": "no"}, "missing picture", "it names no second one"),
     ("LabelledTwoImages", TWO | {"images": ["0.jpg", None]}, "missing picture", "it names no second one"),
+    ("LabelledTwoImages", TWO | {"images": ["0.jpg", "1.jpg", "0.jpg"]}, "too many pictures", "`images` name 3, and 2 are read"),
+    ("LabelledPairs", PAIR | {"images": ["0.jpg", "1.jpg"]}, "too many pictures", "`images` name 2, and 1 is read"),
+    ("LabelledPairs", {"img": "2.jpg", "text": "a dog", "label": "yes"}, "missing picture", "No such file"),
+    ("LabelledPairs", {"photo": "0.jpg", "text": "a dog", "label": "yes"}, "missing picture",
+     "the row names none: it has no `image`, no `file_name`, no `filepath`, no `path`, no `filename`, no `img`"),
     # answers
     ("Questions", ASKED | {"answer": ""}, "empty answer", "an answer without a letter"),
     ("Questions", ASKED | {"answer": ["cat", " "]}, "empty answer", "an answer without a letter"),
     ("Questions", ASKED | {"answer": [1, 2]}, "bad text", "an answer must be a text, not 1"),
+    ("Questions", ASKED | {"answers": [], "answer": None}, "no answer", "it has no `answers` and no `answer`"),
     ("Questions", ASKED | {"answers": [{"weight": 1}]}, "bad text", "an answer must be a text, not None"),
     ("Questions", ASKED | {"answers": [{"text": "cat"}]}, "bad weight", "a weight must be a number above 0, not None"),
     ("Questions", ASKED | {"answers": [{"text": "cat", "weight": 0}]}, "bad weight", "above 0, not 0"),
@@ -199,3 +205,54 @@ def test_a_folder_of_classes_with_links_to_itself_is_walked_once(tmp_path, shard
         (tmp_path / "classes" / name / "self").symlink_to(".")
     found = DATASET_REGISTRY.build({"type": "ImageFolder", "path": str(tmp_path / "classes")}, "here", **SIZES, train=False)
     assert len(found) == 2
+
+
+def test_what_a_folder_of_classes_leaves_out_is_counted(tmp_path, shards, caplog):
+    pets = tmp_path / "pets"
+    for name in ("a/1.jpg", "b/2.jpg", "b/.ipynb_checkpoints/2-checkpoint.jpg", "__MACOSX/a/._1.jpg", ".ipynb_checkpoints/x.jpg", "0.jpg",
+                 "a/notes.txt", "b/Thumbs.db", "a/.DS_Store", "readme.md"):
+        (pets / name).parent.mkdir(parents=True, exist_ok=True)
+        (pets / name).write_bytes(shards.jpeg(1))
+    data = DATASET_REGISTRY.build({"type": "ImageFolder", "path": str(pets)}, "here", **SIZES)
+    left = {"hidden files": 4, "files of unknown endings": 3, "pictures in no folder of a class": 1}
+    assert data.names == ["a", "b"] and len(data) == 2 and data.left_out == {str(pets): left}
+    assert Loader("pets", data, 2, 0, 0).report()["left_out"] == left
+    assert "pets: left out: " in caplog.text and "4 hidden files" in caplog.text
+
+
+def test_empty_answers_say_nothing_and_answer_is_read(build):
+    said = build("Questions", [ASKED | {"answers": []}, ASKED | {"answers": None}, ASKED | {"answers": [{"text": "dog", "weight": 2}]}])
+    assert [said.load(0, n, 1, random.Random(0)).fields["answers"].weights for n in range(3)] == [[1.0], [1.0], [2.0]]
+
+
+def test_hateful_memes_own_file_is_read(build, tmp_path):
+    data = build("LabelledPairs", [{"id": 42953, "img": "1.jpg", "label": 1, "text": "a dog"}], train=False, classes=2)
+    whole, = EvalLoader(data, 9)
+    assert whole["label"].value.tolist() == [1] and whole["record"] == [
+        {"id": 42953, "image": "1.jpg", "label": 1, "captions": "a dog", "image_id": f"{tmp_path}/1.jpg"}]
+
+
+@pytest.mark.parametrize("classes, secret", [(CLASSES, -1), (None, float("nan"))])
+def test_an_empty_cell_of_a_csv_is_no_label(classes, secret, tmp_path, tokenizer):
+    (tmp_path / "x.csv").write_text("text,label\na dog,1\na cat,\n")
+    block = {"type": "LabelledText", "path": str(tmp_path / "x.csv"), "classes": classes}
+    whole, = EvalLoader(DATASET_REGISTRY.build(block, "here", tokenizer=tokenizer, train=False), 9)
+    assert [repr(value) for value in whole["label"].value.tolist()] == [repr(1.0 if classes is None else 1), repr(secret)]
+    assert whole["record"][1] == {"captions": "a cat", "label": None}
+    with pytest.raises(BadSample, match="no label: row 2: it has no `label`"):
+        DATASET_REGISTRY.build(block, "here", tokenizer=tokenizer).load(0, 1, 1, random.Random(0))
+
+
+@pytest.mark.parametrize("given, said", [
+    (["big", "red"], "big red dog"), ("red", "red dog"), ([], "dog"), (None, "dog"),
+    (5, None), ([1], None), (["red", 2], None), ({"red": 1}, None), (True, None)])
+def test_attributes_of_regions_are_texts(given, said, tmp_path, shards, tokenizer):
+    (tmp_path / "0.jpg").write_bytes(shards.jpeg(0))
+    region = {"box": [0, 0, 9, 9], "caption": "dog"}
+    row = {"image": "0.jpg", "regions": [region | {"attributes": given}, region | {"caption": "cat"}]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
+    block = {"type": "Regions", "path": str(tmp_path / "x.jsonl")}
+    item = DATASET_REGISTRY.build(block, "here", tokenizer=tokenizer, **SIZES, train=False).load(0, 0, 9, random.Random(0))
+    assert [tokenizer.decode(text.ids).strip() for text in item.texts] == [said, "cat"][said is None:]
+    assert [str(one).partition(": ")[2] for one in item.dropped] == ([] if said else [
+        f"bad attributes: row 1: region 0: `attributes` must be texts, not {given}"])

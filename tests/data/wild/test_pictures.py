@@ -14,6 +14,7 @@ from xtoolkit.data.datasets import Images
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import ENDINGS, FORMATS, LazyImage
 from xtoolkit.data.transform import ImageTransform
+from xtoolkit.registry import ConfigError
 
 N = 16  # pixels a side, of the pictures and of what is made of them: so resizing changes nothing
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -133,7 +134,7 @@ def test_every_mode_is_what_numpy_says(mode):
 FILES = [(mode, *kind.split(":")) for mode, kinds in {
     "1": "PNG:png TIFF:tif XBM:xbm", "L": "PNG:png BMP:bmp TGA:tga JPEG2000:jp2 PPM:pgm", "P": "PNG:png GIF:gif BMP:bmp PCX:pcx",
     "LA": "PNG:png TIFF:tiff JPEG2000:j2k", "RGB": "PNG:png BMP:bmp TIFF:tif PPM:ppm SGI:rgb TGA:tga DDS:dds",
-    "RGBX": "TIFF:tif", "RGBA": "PNG:png TIFF:tif ICO:ico JPEG2000:jp2", "CMYK": "TIFF:tif", "LAB": "TIFF:tif",
+    "RGBX": "TIFF:tif", "RGBA": "PNG:png TIFF:tif JPEG2000:jp2", "CMYK": "TIFF:tif", "LAB": "TIFF:tif",
     "I;16": "PNG:png TIFF:tif JPEG2000:jp2 PPM:pgm", "I;16B": "TIFF:tif PNG:png", "I": "TIFF:tif PPM:pgm"}.items()
     for kind in kinds.split()]
 
@@ -279,17 +280,28 @@ def test_no_program_is_started_for_a_picture(monkeypatch):
         read(drawn)
 
 
-def test_an_icon_that_is_larger_than_it_says_is_refused():
+def test_an_icon_is_not_decoded_as_it_may_be_larger_than_it_says(tmp_path, monkeypatch):
     bomb = encoded(Image.new("1", (9000, 9000)), "PNG")
     icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(bomb), 22) + bomb
-    with pytest.warns(UserWarning), pytest.raises(BadSample, match="9000 x 9000 pixels, none or more than 64000000"):
-        read(icon)
+    icns = b"icns" + struct.pack(">I", 16 + len(bomb)) + b"ic07" + struct.pack(">I", 8 + len(bomb)) + bomb
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", None)
+    for data, start in ((icon, r"b'\\x00\\x00\\x01"), (icns, "b'icns")):
+        with pytest.raises(BadSample, match=f"corrupt image: of no format that Pillow reads: it begins with {start}"):
+            read(data)
+    with pytest.raises(ConfigError, match="no sample is left of it: 1 samples without a picture, only .ico"):
+        Images(N, 8, path=tar(tmp_path / "x.tar", [("0.ico", icon)]))
+
+
+def test_a_picture_that_says_it_is_too_large_is_refused():
+    with pytest.raises(BadSample, match="corrupt image: 9000 x 9000 pixels, none or more than 64000000"):
+        read(encoded(Image.new("1", (9000, 9000)), "PNG"))
 
 
 # ---- endings --------------------------------------------------------------------------------------------------------
 NOT_PICTURES = {
     "FITS": "fit fits",  # Pillow before 12 decodes more than its header says
     "QOI": "qoi",  # decoded in Python: minutes a picture
+    "ICO": "ico", "ICNS": "icns",  # what is in them may be larger than they say
     "EPS": "ps eps",  # drawn by a program that Pillow starts
     "IPTC": "iim",  # a wrapper of any other format, which Pillow opens whatever it is
     "WMF": "wmf emf", "BUFR": "bufr", "GRIB": "grib", "HDF5": "h5 hdf", "MPEG": "mpg mpeg",  # recognised, not decoded

@@ -153,6 +153,20 @@ def test_names_of_the_hub_are_held_against_the_same_rules(whole, tmp_path):
         assert part in said[name]
 
 
+def test_a_name_whose_tokenizer_is_in_the_cache_asks_nobody(whole, tmp_path):
+    """Nor does it take the seconds that transformers needs; without its config.json, which it would look for at the hub."""
+    home = tmp_path / "hub/models--me--alone"
+    written(home / "refs", {"main": b"0" * 40})
+    written(home / "snapshots" / ("0" * 40), {"tokenizer.json": whole["tokenizer.json"]})
+    script = ("import socket, sys\nfrom xtoolkit.data.text import load_tokenizer\n"
+              "socket.socket.connect = socket.getaddrinfo = lambda *given: sys.exit(f'asked {given}')\n"
+              "print(load_tokenizer('me/alone').encode(sys.argv[1]))\nassert 'transformers' not in sys.modules\n")
+    env = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"} | {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-c", script, TEXT], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == load_tokenizer(str(written(tmp_path / "w", pair(whole)))).encode(TEXT)
+
+
 def test_a_folder_saved_by_transformers_is_read_and_its_damage_named(whole, tmp_path):
     from transformers import AutoTokenizer
     AutoTokenizer.from_pretrained(str(written(tmp_path / "made", CONFIG | pair(whole)))).save_pretrained(tmp_path / "saved")
