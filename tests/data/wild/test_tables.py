@@ -120,7 +120,7 @@ def test_the_folder_of_the_pictures_is_named_by_images(root, tokenizer, shards):
 
 HEADS = {
     "no picture": ("x.csv", b"url,caption\nhttp://h/a.jpg,a\n", "the header row: it has no picture, one of image, file_name, filepath, "
-                   r"path, filename, only url, caption. Pairs reads rows such as {\"image\": \"a/b.jpg\", \"caption\": \"a dog\"}"),
+                   r"path, filename, img, only url, caption. Pairs reads rows such as {\"image\": \"a/b.jpg\", \"caption\": \"a dog\"}"),
     "no caption": ("x.csv", b"image,label\na.jpg,3\n", "it has no caption, one of captions, caption, text, title, only image, label"),
     "two pictures": ("x.tsv", b"image\tpath\tcaption\na\tb\tc\n", "it has `image` and `path`, and one must be meant: rename the others"),
     "two captions": ("x.jsonl", b'{"image": "a", "text": "b", "title": "c"}', "the first row: it has `text` and `title`, and one"),
