@@ -140,8 +140,8 @@ class Trainer:
         spec, parts, whole = self.recipe.streams[stream], self.train.accumulate, 0
         visit = self.schedule.visit(stream, step)
         batches = [self.loaders[stream].at(visit, part) for part in range(parts)]
-        first = visit == self.schedule.visit(stream, step - step % self.train.log_every)  # since the last log step
-        known = Known(stream, self.counts) if first else None
+        # Guesses are asked of the first batch since a log step, which depends on the step alone: a resumed run asks alike.
+        known = Known(stream, self.counts) if visit == self.schedule.visit(stream, step - step % self.train.log_every) else None
         shares = distributed.shares(batches) if parts * self.ranks.world > 1 else lambda part: None
         for part, batch in enumerate(batches):
             torch.manual_seed(_seed(self.train.seed, step, stream, self.ranks.rank, part))
