@@ -2,7 +2,9 @@
 
 import importlib.util
 import math
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from xtoolkit.batch import Batch
 from xtoolkit.engine.guessing import Known
 
 from .tiny import PATCH, VOCAB, Tiny, make_batch
@@ -149,6 +152,39 @@ def test_bbp_guesses_one_box(model):
     assert value["l1"].item() == pytest.approx(l1, rel=1e-5) and value["giou"].item() == pytest.approx(giou, rel=1e-5)
     none = batch.with_fields(region=replace(batch.region, is_box=torch.zeros(7, dtype=torch.bool)))
     assert sum(guess(model, none, "bbp")[0].values()).item() == 0
+
+
+class OfTwo(Known):
+    """What one of two ranks knows, each a thread of its own: sums wait for the other."""
+
+    def __init__(self, stream, rank, brought, both):
+        super().__init__(stream, {})
+        self.rank, self.brought, self.both = rank, brought, both
+
+    def total(self, values):
+        self.brought[self.rank] = values
+        self.both.wait(30)
+        found = self.brought[0] + self.brought[1]
+        self.both.wait(30)
+        return found
+
+
+@pytest.mark.parametrize("name, stream", [("mim", "image"), ("itm", "pairs")])
+def test_two_ranks_guess_as_one(model, name, stream):
+    """Means over the rows of both ranks, not of each: targets and shares that differ between them cost more together."""
+    batch, rows = make_batch(stream), make_batch(stream).size // 2
+    masks = batch.image.patch_mask
+    halves = [Batch(**{n: replace(field, **{k: v[at] for k, v in vars(field).items() if isinstance(v, torch.Tensor) and len(v) == 2 * rows})
+                       for n, field in batch.items()}) for at in (slice(rows), slice(rows, None))]
+    assert masks.sum(1).unique().numel() == 1  # as many masked patches on each rank: their share of the mean is the same
+    brought, both = {}, threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(guess, model, half, name, OfTwo(stream, rank, brought, both)) for rank, half in enumerate(halves)]
+        values = [one.result()[0].item() for one in asked]
+    whole = guess(model, batch, name)[0].item()
+    assert sum(values) / 2 == pytest.approx(whole, rel=1e-5)
+    alone = sum(guess(model, half, name)[0].item() for half in halves) / 2
+    assert name == "itm" or alone < 0.99 * whole
 
 
 def test_siglip_guesses_by_the_share_of_pairs():
