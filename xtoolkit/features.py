@@ -225,9 +225,9 @@ class Features:
     def frequencies(self, seen: Tensor, classes: int, weight: Tensor | None = None) -> Tensor:
         """(classes,) float64, the share of each class in what this loss has shown so far of this stream, smoothed; never 0.
 
-        A guess calls it once. That is ``seen`` of earlier batches, over all ranks and since the first step of the run; this batch's counts from the
-        next on. Before the first, all classes are as frequent. A class seen c times of n has the share (c - d + d S / C) / n,
-        one of the others d S / (C n), with S of all C classes seen and d = 0.75.
+        That is ``seen`` of the guesses before, over all ranks and since the first step of the run; this batch's counts from
+        the next step on. At first all classes are as frequent. A class seen c times of n has the share (c - d + d S / C) / n,
+        one of the others d S / (C n), with S of all C classes seen and d = 0.75. A guess calls it once.
 
         Args:
             seen: (K,) int64, classes.

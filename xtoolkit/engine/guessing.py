@@ -77,7 +77,8 @@ def judge(lines: list[dict], names) -> dict[str, dict]:
 
 def judge_run(output, recipe) -> dict[str, dict]:
     """``judge`` of what a run's folder holds."""
-    return judge(read_lines(Path(output) / METRICS), [f"{s}.{loss}" for s, spec in recipe.streams.items() for loss in spec.losses])
+    names = [f"{stream}.{loss}" for stream, spec in recipe.streams.items() for loss in spec.losses]
+    return judge(read_lines(Path(output) / METRICS), names)
 
 
 def sentences(judged: dict[str, dict]) -> list[str]:

@@ -53,7 +53,8 @@ class Trainer:
     Attributes:
         done: steps taken.
         values: numbers of the last step as tensors on the device: ``loss``, ``<stream>.<loss>``, ``<stream>.<logged>``,
-            ``<stream>.<loss>.guess`` of a stream's first batch after a log step, ``norm``, and at log steps ``norm.<encoder>`` (before clipping; of several groups the largest).
+            ``<stream>.<loss>.guess`` of a stream's first batch after a log step, ``norm``, and at log steps ``norm.<encoder>``
+            (before clipping; of several groups the largest).
         resumed_from: the checkpoint that the run went on from, or None.
         resumed_steps: what ``train.steps`` was when that was written; ``resumed_plugins``: its record of plugins.
         latest: the last numbers that the log wrote (``log``).

@@ -81,7 +81,7 @@ class Console(Hook):
         guesses = [f"{name} {guess:.4g}" for name in names if (guess := values.get(f"{name}.guess")) is not None]
         if guesses and not self._guesses_said:
             self._guesses_said = True
-            self._line(f"guessing, without a look at the sample, is: {'  '.join(guesses)}")
+            self._line(f"guessing, without a look at the sample, is at first: {'  '.join(guesses)}")
         eta = timedelta(seconds=round(values["eta_s"]))
         bad = sum(count for name, count in values.items() if name.startswith("bad."))
         self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  "
@@ -234,8 +234,9 @@ class Results(Hook):
     """``results.json``, when all steps are done.
 
     Keys: ``step``, ``evaluations`` {name: {metric: value}} of every evaluation so far, ``losses`` (the last numbers
-    logged), ``guessing`` (whether each came below its line of guessing: ``guessing.judge``), ``data`` {stream: what its loader reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen},
-    ``seconds`` (in steps), ``seconds_all`` (of this start, evaluations included).
+    logged), ``guessing`` (whether each came below its line of guessing: ``guessing.judge``), ``data`` {stream: what its loader
+    reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen}, ``seconds`` (in steps), ``seconds_all`` (of this
+    start, evaluations included).
     """
 
     def before_train(self, trainer):
