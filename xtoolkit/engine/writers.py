@@ -81,7 +81,7 @@ class Console(Hook):
         guesses = [f"{name} {guess:.4g}" for name in names if (guess := values.get(f"{name}.guess")) is not None]
         if guesses and not self._guesses_said:
             self._guesses_said = True
-            self._line(f"guessing, without a look at the sample, is at first: {'  '.join(guesses)}")
+            self._line(f"guessing, without a look at the sample, is so far: {'  '.join(guesses)}")
         eta = timedelta(seconds=round(values["eta_s"]))
         bad = sum(count for name, count in values.items() if name.startswith("bad."))
         self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  "
