@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from torch.special import entr
 
 from xtoolkit.batch import Batch
 from xtoolkit.features import Features
@@ -46,3 +47,8 @@ class SigLIP(Loss):
         sign = 2 * torch.eye(len(logits), device=logits.device) - 1
         terms = logsigmoid(sign * logits).masked_fill(batch.same_rows(), 0)
         return -terms.sum() / len(logits)
+
+    def guess(self, f: Features, batch: Batch) -> Tensor:
+        asked = batch.size ** 2 - batch.same_rows().sum()
+        yes = batch.size / asked                                             # the share of the questions to answer so
+        return (entr(yes) + entr(1 - yes)) / yes

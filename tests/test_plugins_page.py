@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -99,6 +100,10 @@ def test_three_steps_are_trained_and_the_hook_goes_on_from_its_state(ran):
     lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert all(np.isfinite(line[loss]) for line in lines for loss in ("siglip", "mlm", "mim", "classify"))
+    assert all(line["siglip.guess"] == pytest.approx(lines[0]["siglip.guess"], rel=0.3) for line in lines)
+    guesses = [line["classify.guess"] for line in lines]
+    assert guesses[0] == pytest.approx(math.log(3)) and guesses[1] != guesses[0] and max(guesses) < 3
+    assert "classify (pairs): " in ran[1] and ran[1].count(": the run is too short to tell") == 8  # of both starts
     peaks = [line["peak.norm"] for line in lines]
     assert peaks == sorted(peaks) and peaks[0] == pytest.approx(lines[0]["norm"])
     assert peaks[3] >= max(line["norm"] for line in lines[:3]) * 0.999

@@ -151,15 +151,16 @@ class Features:
         observer: called with a node, or with the (loss, reference) of a ``run``; returns a context manager around the pass.
         share: what ``mean`` multiplies by, a function of its ``count``; None: this batch is the whole step's.
         context: returns the context manager in which features are computed, whoever reads them; None: the reader's.
+        known: what ``Loss.guess`` may know of other ranks and earlier batches (``engine.guessing.Known``); None: nothing.
     """
 
-    def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None, share=None, context=None):
+    def __init__(self, graph, encoders, batch, needs=None, with_graph=None, observer=None, share=None, context=None, known=None):
         self._graph, self._encoders, self.batch = graph, encoders, batch
         self._needs, self._observer, self._share = needs, observer or contextlib.nullcontext, share
         self._with_graph = with_graph if torch.is_grad_enabled() else None
         self._fields, self._context = frozenset(batch.fields), context or contextlib.nullcontext
         self._memo, self.logged = {}, {}
-        self._reader = None
+        self._reader, self._known = None, known
 
     def bound(self, reader: str | None) -> "Features":
         """The same features as ``reader`` sees them. The memo and the log are shared."""
@@ -211,6 +212,36 @@ class Features:
     def log(self, name: str, tensor: Tensor) -> None:
         """Logged beside the losses, never summed."""
         self.logged[f"{self._reader}.{name}"] = tensor.detach()
+
+    # ---- what their guesses call, on every rank and part, in the same order ---------------------------------------------
+    def global_mean(self, values: Tensor, weight: Tensor) -> Tensor:
+        """(D,) float32 or better: the mean of rows (K, D), weighed by (K,), over all ranks; 0 where none has weight."""
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        weight = weight.to(dtype)
+        sums = torch.cat([(values * weight[:, None]).sum(0), weight.sum()[None]])
+        sums = sums if self._known is None else self._known.total(sums)
+        return sums[:-1] / sums[-1].clamp(min=torch.finfo(dtype).tiny)
+
+    def frequencies(self, seen: Tensor, classes: int, weight: Tensor | None = None) -> Tensor:
+        """(classes,) float64, the share of each class in what this loss has shown so far of this stream, smoothed; never 0.
+
+        That is ``seen`` of the guesses before, over all ranks and since the first step of the run; this batch's counts from
+        the next step on. At first all classes are as frequent. A class seen c times of n has the share (c - d + d S / C) / n,
+        one of the others d S / (C n), with S of all C classes seen and d = 0.75. A guess calls it once.
+
+        Args:
+            seen: (K,) int64, classes.
+            weight: (K,) integers or bool, how often each counts; None: once.
+
+        Source: absolute discounting, Ney, Essen and Kneser 1994.
+        """
+        counts = torch.zeros(classes, dtype=torch.int64, device=seen.device)
+        if self._known is not None:
+            weight = torch.ones_like(seen) if weight is None else weight.long()
+            counts = self._known.counts(self._reader, counts, counts.index_add(0, seen, weight))
+        counts, discount = counts.double(), 0.75
+        spread = torch.where(counts.sum() > 0, discount * (counts > 0).sum(), 1) / classes
+        return ((counts - discount).clamp(min=0) + spread) / counts.sum().clamp(min=1)
 
     # ---- how it is computed -----------------------------------------------------------------------------------------------
     def _declared(self, what, allows):

@@ -105,23 +105,31 @@ class Model(nn.Module):
         for part in (*self.encoders.values(), *self.losses.values()):
             part.load_init()
 
-    def forward(self, stream: str, batch: Batch, observer=None, share=None) -> Losses:
+    def forward(self, stream: str, batch: Batch, observer=None, share=None, known=None) -> Losses:
         """The active losses of a stream on one of its batches.
 
         Features are computed on first use, shared by the losses that agree on them, and forgotten when this returns.
 
         Args:
             observer, share: see ``Features``.
+            known: likewise; given, what guessing would cost is logged beside each loss as ``<loss>.guess``.
         """
-        f = Features(self.graph, self.encoders, batch, self.recipe.needs, self._with_graph[stream], observer, share)
+        f = Features(self.graph, self.encoders, batch, self.recipe.needs, self._with_graph[stream], observer, share, known=known)
         values = {}
         for name in self.recipe.streams[stream].losses:
             value = self.losses[name](f.bound(name), batch)
-            if isinstance(value, dict):
-                f.logged.update({f"{name}.{part}": v.detach() for part, v in value.items()})
-                value = sum(value.values())
-            values[name] = value
+            values[name] = _summed(f, name, value) if isinstance(value, dict) else value
+        if known is not None:
+            self._guess(f, values)
         return Losses(values, f.logged)
+
+    @torch.no_grad()
+    def _guess(self, f, names):
+        for name in names:
+            value = self.losses[name].guess(f.bound(name), f.batch)
+            value = _summed(f, name, value, ".guess") if isinstance(value, dict) else value
+            if value is not None:
+                f.logged[f"{name}.guess"] = value
 
     def features(self, batch: Batch, context=None) -> Features:
         """Free reading of any feature, nothing cut and nothing declared: for evaluations and notebooks.
@@ -135,6 +143,12 @@ class Model(nn.Module):
         """(name, module) of every encoder and loss: what ``lr_mult`` and reports name."""
         yield from self.encoders.items()
         yield from self.losses.items()
+
+
+def _summed(f, name, parts, what=""):
+    """The sum of what a loss returned in parts, each of which is logged."""
+    f.logged.update({f"{name}.{part}{what}": value.detach() for part, value in parts.items()})
+    return sum(parts.values())
 
 
 def trainable(model: nn.Module) -> int:

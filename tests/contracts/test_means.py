@@ -40,3 +40,5 @@ def test_unequal_counts(alone, how, tmp_path):
     for one, other in zip(alone[1], found[1]):
         for loss in ("text.mlm", "region.imlm", "region.bbp.l1", "region.bbp.giou", "loss"):
             assert one[loss] == pytest.approx(other[loss], rel=1e-5), loss
+        for loss in ("text.mlm", "region.imlm", *(("region.bbp.l1", "region.bbp.giou") if how == "ranks" else ())):
+            assert one[f"{loss}.guess"] == pytest.approx(other[f"{loss}.guess"], rel=1e-5), loss

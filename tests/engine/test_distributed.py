@@ -61,7 +61,7 @@ def test_two_processes_equal_one(tmp_path):
         torch.testing.assert_close(p, q, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
     first, second = ([json.loads(line) for line in open(tmp_path / part / "metrics.jsonl")] for part in ("one", "two"))
     for line, other in zip(first, second, strict=True):
-        for name in ("loss", "one", "two", "a.one", "norm", "norm.side"):
+        for name in ("loss", "one", "two", "a.one", "norm", "norm.side", "a.one.guess", "one.guess", "a.one.seen"):
             assert line[name] == pytest.approx(other[name], rel=2e-4), (line["step"], name)
     files = sorted(path.name for path in (tmp_path / "two").iterdir())
     assert files == ["checkpoints", "metrics.jsonl"]

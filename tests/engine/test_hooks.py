@@ -14,11 +14,12 @@ from datetime import datetime
 import pytest
 import torch
 
-from engine_toy import ToyModel, loaders, recipe
+from engine_toy import ToyLoader, ToyModel, loaders, recipe
 from xtoolkit.recipe.folder import evaluated, latest
 from xtoolkit.recipe import config
 from xtoolkit.recipe.plugins import find
 from xtoolkit.engine import checkpoint
+from xtoolkit.engine.guessing import judge, sentences
 from xtoolkit.engine.hooks import Checkpoint, Evaluate, JsonLines, Log, Signals, default_hooks
 from xtoolkit.recipe.settings import Optim, ScheduleBlock
 from xtoolkit.engine.trainer import Stopped, Trainer
@@ -164,10 +165,61 @@ def test_evaluations_run_when_due_and_join_the_line_of_their_step(tmp_path, caps
         (4, 10.0, None), (8, 20.0, None), (10, 30.0, 10.0)]
     assert lines(tmp_path)[0]["loss"] > 0 and lines(tmp_path)[0]["often.none"] is None
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 3 + 4
+    assert len(out) == 1 + 3 + 4 + 3
+    assert re.fullmatch(r"guessing, without a look at the sample, is so far: one \S+", out[0])
     assert re.fullmatch(r"step  4/10  loss \d+\.\d{4}  one \d+\.\d{4}  two \d+\.\d{4}  lr 8\.57e-03  norm \S+  "
-                        r"\S+ samples/s  data \d+%  eta 0:00:\d\d  \d+\.\d\d GB", out[0])
-    assert out[1].startswith("step  4/10  often.r10 10  often.seconds")
+                        r"\S+ samples/s  data \d+%  eta 0:00:\d\d  \d+\.\d\d GB", out[1])
+    assert out[2].startswith("step  4/10  often.r10 10  often.seconds")
+
+
+def test_what_guessing_costs_is_logged_and_judged(tmp_path, capsys):
+    """Loss one of both streams has a line of guessing, two has none; loss b.one is computed every second step."""
+    run = lambda output, steps=24, **more: Trainer(ToyModel(), recipe(output, steps=steps, log_every=2), loaders(),
+                                                   hooks=default_hooks(), **more).fit()
+    run(tmp_path / "one")
+    logged = lines(tmp_path / "one")
+    x = lambda stream, visit: ToyLoader(stream, 8).at(visit)["x"].sum(1)
+    for i, line in enumerate(logged):  # of the first batch of each interval, of `b` the only one
+        assert line["a.one.guess"] == pytest.approx(x("a", 2 * i).square().mean().item(), rel=1e-5)
+        assert line["one.guess"] == pytest.approx((line["a.one.guess"] + line["b.one.guess"]) / 2, rel=1e-5)
+        assert line["a.one.seen"] == sum((x("a", 2 * j) > 0).sum().item() for j in range(i))
+        assert "a.two.guess" not in line
+    said = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("step")]
+    results = json.loads((tmp_path / "one/results.json").read_text())["guessing"]
+    assert list(results) == ["a.one", "a.two", "b.one"] and said[1:] == sentences(results)
+    assert results["a.one"]["steps"] == 16 and results["a.one"]["learnt"] is not None
+    assert results["a.two"]["guess"] is None and said[2].endswith("over the last 16 steps, and no line of guessing is known")
+    # A run that stops, also between two log steps, goes on with what was counted.
+    run(tmp_path / "two", 9)
+    run(tmp_path / "two", resume=True)
+    again = lines(tmp_path / "two")
+    seen = [(line["step"], line["a.one.seen"]) for line in again if "a.one.seen" in line and line["step"] != 9]
+    assert seen == [(line["step"], line["a.one.seen"]) for line in logged if line["step"] != 10]
+
+
+@pytest.mark.parametrize("apart, learnt, end", [
+    (-0.05, True, "learnt beyond guessing"), (0.05, False, "not learnt, it is worse than guessing"),
+    (-0.001, None, "undecided, the difference is within its error of 0.0071"), (0.001, None, "undecided, the difference is within "
+                                                                                         "its error of 0.0071")])
+def test_a_run_says_whether_a_loss_learnt(apart, learnt, end):
+    """Twenty-four log steps, the first sixteen far below the line; noise of 0.01 at the last eight, so an error of 0.0071."""
+    logged = [{"step": 20 * i, "loss": 1.0, "match.itm": 0.1 if i <= 16 else 0.64 + apart + 0.01 * (-1) ** i * math.sqrt(7 / 8),
+               "match.itm.guess": 0.64} for i in range(1, 25)]
+    found = judge(logged, ["match.itm", "never.seen"])
+    assert list(found) == ["match.itm"] and found["match.itm"]["learnt"] is learnt
+    assert found["match.itm"]["error"] == pytest.approx(2 * 0.01 / math.sqrt(8)) and found["match.itm"]["steps"] == 160
+    assert sentences(found) == [f"itm (match): {0.64 + apart:.4g} over the last 160 steps, guessing is 0.64: {end}"]
+
+
+def test_what_cannot_be_judged_says_so():
+    logged = [{"step": i, "loss": 1.0, "a.one": 2.0, "a.two": None, "a.one.guess": 2.0 + 1e-7, "a.three": 3.0} for i in range(1, 8)]
+    assert sentences(judge(logged, ["a.one", "a.two", "a.three"])) == [
+        "one (a): 2 over the last 7 steps, guessing is 2: the run is too short to tell",
+        "three (a): 3 over the last 7 steps, and no line of guessing is known"]
+    equal = judge([*logged, logged[-1] | {"step": 8}], ["a.one"])["a.one"]
+    assert equal["learnt"] is None and equal["error"] == pytest.approx(2e-6)  # what rounding leaves apart is equal
+    long = [{"step": i, "loss": 1.0, "a.one": 1.0, "a.one.guess": 2.0} for i in range(1, 1001)]
+    assert judge(long, ["a.one"])["a.one"]["steps"] == 100
 
 
 def test_the_files_of_a_run(tmp_path):

@@ -17,6 +17,7 @@ from xtoolkit.batch import Batch
 from xtoolkit.engine import records, run
 from xtoolkit.engine.start import check_start
 from xtoolkit.engine.distributed import Ranks
+from xtoolkit.engine.guessing import sentences
 from xtoolkit.engine.hooks import Evaluate, JsonLines, default_hooks
 from xtoolkit.engine.trainer import Trainer
 from xtoolkit.recipe.folder import evaluated, is_complete, latest
@@ -175,7 +176,9 @@ def test_a_run_is_complete_once_it_has_its_steps_its_evaluations_and_its_results
     said = []
     assert ARun(tmp_path).train(resume=True, say=said.append, report=lambda *given: said.append(given)) == {
         "sums": {"sum": 15, "order": True}}
-    assert "is finished: all 2 steps are taken and evaluated" in said[0] and said[1:] == [(str(tmp_path), ["sums"])]
+    assert "is finished: all 2 steps are taken and evaluated" in said[0] and said[-1] == (str(tmp_path), ["sums"])
+    judged = json.loads((tmp_path / "results.json").read_text())["guessing"]
+    assert said[1:-1] == sentences(judged) and "too short to tell" in said[1]
 
 
 def test_evaluating_alone_writes_what_it_found_and_leaves_the_rest(tmp_path):

@@ -168,7 +168,8 @@ def test_how_to_go_on_is_said_in_words_of_python_too(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"go on from its last checkpoint with --resume \(Python: run.train\(resume=True\)\)"):
         xtoolkit.build(tiny()).train()
     xtoolkit.build(tiny()).train(resume=True, say=said.append)
-    assert "run.evaluate(run.load_newest())" in said[-1]
+    assert "run.evaluate(run.load_newest())" in said[1]
+    assert said[2:] and all("guessing" in line for line in said[2:])
 
 
 def test_values_that_are_not_plain_are_refused_by_their_key():

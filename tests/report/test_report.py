@@ -237,6 +237,24 @@ def change(path, how):
     path.write_text(json.dumps(value))
 
 
+def test_lines_of_guessing_are_drawn_and_said(tmp_path):
+    """Of a loss and of its parts, a dashed line a stream, where the last of them are; a guess is no curve of its own."""
+    fake_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()[:-1]]
+    for line in lines:
+        line |= {"itc": 3.0, "itc.guess": 4.0, "pairs.itc.guess": 4.0, "region.bbp.guess": 0.4, "region.bbp.l1.guess": 1 + line["step"] / 400}
+    (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(tmp_path / "run").read_text()
+    chart = lambda name: re.search(rf"<figcaption>{name}(?: <small>log</small>)?</figcaption>(.*?)</figure>", page, re.S).group(1)
+    levels = lambda name: len(re.findall(r'class="[^"]*\blevel\b', chart(name)))
+    assert [levels(name) for name in ("itc", "mlm", "bbp", r"bbp\.l1", r"bbp\.giou")] == [1, 0, 1, 1, 0]
+    assert "guess</figcaption>" not in page and chart("itc").count('class="line c') == 2
+    text = " ".join(Reader(page).text)
+    assert "learnt beyond guessing" in text and "itc (region): " in text and "l1 (region" not in text
+    last = [line["region.bbp"] for line in lines[-8:]]
+    assert f"bbp (region): {sum(last) / 8:.4g} over the last 80 steps, guessing is 0.4: not learnt, it is worse than guessing." in text
+
+
 def test_a_run_that_goes_on_and_one_of_which_little_is_known(tmp_path):
     fake_run(tmp_path / "run", lines=20)
     (tmp_path / "run/results.json").unlink()

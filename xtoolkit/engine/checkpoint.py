@@ -23,7 +23,7 @@ UNFINISHED = ".unfinished-"
 PLAIN = {("torch", "Size"), ("torch.serialization", "_get_layout")}
 
 
-def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
+def save(output, step: int, model, optimizer, record: dict, keep: int, counts: dict | None = None) -> Path:
     """Writes ``output/checkpoints/step_<step>`` and removes all but the newest ``keep``.
 
     Everything is written and synced under another name and then renamed, so that whenever the process is killed each
@@ -32,6 +32,7 @@ def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
     Args:
         record: what the tensors do not say (configuration, versions, data manifest), as JSON; ``step`` is added.
         keep: at least 1.
+        counts: {name: tensor} of what the run has counted.
 
     Raises:
         StorageError: it could not be written; what was begun is removed.
@@ -44,7 +45,8 @@ def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
             shutil.rmtree(left_over)
         unfinished = folder / f"{UNFINISHED}{final.name}"
         try:
-            _write(unfinished, _tensors(model, optimizer), {"step": step, **record})
+            counted = {f"counts.{name}": tensor for name, tensor in (counts or {}).items()}
+            _write(unfinished, _tensors(model, optimizer) | counted, {"step": step, **record})
             unfinished.rename(final)
             _sync(folder)
         except (OSError, RuntimeError, CheckpointException) as error:
@@ -57,11 +59,12 @@ def save(output, step: int, model, optimizer, record: dict, keep: int) -> Path:
     return final
 
 
-def load(path, model, optimizer=None) -> dict:
+def load(path, model, optimizer=None, counts: dict | None = None) -> dict:
     """Loads tensors in place, and returns the record.
 
     Args:
         optimizer: None loads the weights only.
+        counts: filled with what ``save`` was given as such, on the CPU; None: it is left alone.
 
     Raises:
         CheckpointError: names or shapes do not match; nothing has been changed then.
@@ -79,7 +82,11 @@ def load(path, model, optimizer=None) -> dict:
         raise CheckpointError("\n".join([f"{path} does not fit:", *(f"  {line}" for line in found),
                                          "  resume with the recipe that wrote it (its `config` is in "
                                          f"{Path(path) / RECORD}), or start in another `train.output`"]))
-    _read_tensors(path, {**wanted, **state}, reader)
+    counted = {n: torch.empty(meta.size, dtype=meta.properties.dtype) for n, meta in stored.items()
+               if counts is not None and n.startswith("counts.")}
+    _read_tensors(path, {**wanted, **state, **counted}, reader)
+    for name, tensor in counted.items():
+        counts[name.removeprefix("counts.")] = tensor
     if optimizer is not None:
         _give_state(optimizer, state)
     return record

@@ -35,9 +35,10 @@ class Log(Hook):
 
     Losses are means over the steps since the last log step in which they were computed (after a resume within an
     interval: over the steps since). Written by name: ``<stream>.<loss>``, ``<stream>.<loss>.<part>``, and ``<loss>``,
-    its mean over the streams that have it; ``loss`` is the weighted sum that is differentiated; also rates, times,
-    samples and epochs. On a CPU ``cpu_share`` is the part of the steps' time in which the main thread computed or waited
-    for data: far below 1, other processes hold the processors.
+    its mean over the streams that have it; with ``.guess`` behind, what guessing costs of each stream's first batch since;
+    ``loss`` is the weighted sum that is differentiated; also rates, times, samples and epochs. On a CPU ``cpu_share`` is the
+    part of the steps' time in which the main thread computed or waited for data: far below 1, other processes hold the
+    processors.
     """
 
     def before_train(self, trainer):
@@ -58,7 +59,8 @@ class Log(Hook):
         # One transfer for all numbers of the interval.
         means = torch.stack([self._sums[n].float() / self._counts[n] for n in names]).cpu()
         streams = trainer.recipe.streams
-        of_losses = {f"{s}.{loss}": loss for s, spec in streams.items() for loss in spec.losses}
+        of_losses = {f"{s}.{loss}{what}": loss + what
+                     for s, spec in streams.items() for loss in spec.losses for what in ("", ".guess")}
         # What every process has is averaged, parts of losses too; the rest is this process's own.
         ranks = distributed.Ranks()
         everyones = Counter(ranks.gather(names))

@@ -34,6 +34,17 @@ def write_results(output, results: dict) -> None:
     write_json(path, known | results | {"evaluations": metrics})
 
 
+def read_lines(path) -> list[dict]:
+    """The objects of a JSON Lines file, none where there is no file; a last line that was cut short is left out."""
+    found, path = [], Path(path)
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
 def now() -> str:
     """The time in ISO's form, UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

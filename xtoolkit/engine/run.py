@@ -7,6 +7,7 @@ import torch
 
 from xtoolkit.batch import Batch
 from xtoolkit.engine import checkpoint, distributed, figures, records
+from xtoolkit.engine.guessing import judge_run, sentences
 from xtoolkit.engine.initial import load_initial
 from xtoolkit.engine.start import check_start
 from xtoolkit.engine.device import autocast, pick_device
@@ -174,6 +175,8 @@ class Run:
             if distributed.is_main():
                 say(f"{output} is finished: all {steps} steps are taken and evaluated. {AGAIN} evaluates it "
                     "again; more `train.steps` go on from here")
+                for line in sentences(judge_run(output, self.recipe)):
+                    say(line)
                 report(output, names)
             return {name: record["metrics"] for name, record in evaluated(output).items() if name in names}
         kernels = describe(self.device.type)

@@ -10,6 +10,7 @@ from xtoolkit.engine import checkpoint, distributed
 from xtoolkit.engine.device import autocast, pick_device
 from xtoolkit.engine.finite import not_finite
 from xtoolkit.engine.environment import git_hash, versions
+from xtoolkit.engine.guessing import Known
 from xtoolkit.engine.optim import build_optimizer, owner_of, set_lr
 from xtoolkit.engine.records import numbers
 from xtoolkit.recipe.folder import RESUME, check_folder, check_resumed, latest, refusal
@@ -52,10 +53,12 @@ class Trainer:
     Attributes:
         done: steps taken.
         values: numbers of the last step as tensors on the device: ``loss``, ``<stream>.<loss>``, ``<stream>.<logged>``,
-            ``norm``, and at log steps ``norm.<encoder>`` (before clipping; of several groups the largest).
+            ``<stream>.<loss>.guess`` of a stream's first batch after a log step, ``norm``, and at log steps ``norm.<encoder>``
+            (before clipping; of several groups the largest).
         resumed_from: the checkpoint that the run went on from, or None.
         resumed_steps: what ``train.steps`` was when that was written; ``resumed_plugins``: its record of plugins.
         latest: the last numbers that the log wrote (``log``).
+        counts: what guesses have counted (``guessing.Known``), kept in checkpoints.
         evaluations: {name: {metric: number}}, the newest of each.
         seconds: time spent in steps, earlier parts of a resumed run included.
         computed: processor time of this thread in the steps of this start.
@@ -86,6 +89,7 @@ class Trainer:
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.done, self.seconds, self.computed, self.lr, self.stop = 0, 0.0, 0.0, 0.0, 0
         self.values, self.latest, self.evaluations, self._called = {}, {}, {}, None  # no hook is being called
+        self.counts = {}
         # On the device, 1 once anything was not finite: the optimizer reads it there and leaves updates out from then.
         self.optimizer.found_inf = self._failed = torch.zeros((), device=self.device)
         self._unchecked = []
@@ -137,11 +141,13 @@ class Trainer:
         spec, parts, whole = self.recipe.streams[stream], self.train.accumulate, 0
         visit = self.schedule.visit(stream, step)
         batches = [self.loaders[stream].at(visit, part) for part in range(parts)]
+        # Guesses are asked of the first batch since a log step, which depends on the step alone: a resumed run asks alike.
+        known = Known(stream, self.counts) if visit == self.schedule.visit(stream, step - step % self.train.log_every) else None
         shares = distributed.shares(batches) if parts * self.ranks.world > 1 else lambda part: None
         for part, batch in enumerate(batches):
             torch.manual_seed(_seed(self.train.seed, step, stream, self.ranks.rank, part))
             with autocast(self.device, self.train.precision):
-                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=shares(part))
+                losses = self.model(stream, batch.to(self.device, non_blocking=True), share=shares(part), known=known)
             total = sum(spec.losses[name] * value.float() for name, value in losses.items()) / parts
             total.backward()
             whole = whole + total.detach()
@@ -226,7 +232,7 @@ class Trainer:
                       "seconds": self.seconds, "kernels": self.kernels,
                       "hooks": {hook.name: state_of(hook) for hook in self.hooks if hook.name is not None},
                       "counted": {name: loader.counted() for name, loader in self.loaders.items()}}
-            checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep)
+            checkpoint.save(self.output, self.done, self.model, self.optimizer, record, self.train.keep, self.counts)
         distributed.barrier()
 
     def sizes(self) -> dict[str, int]:
@@ -253,7 +259,7 @@ class Trainer:
         found = [line for name, has in self.data_manifest().items() if name in had for line in _changed(name, had[name], has)]
         if found:
             raise ConfigError(refusal(path, found))
-        checkpoint.load(path, self.model, self.optimizer)
+        checkpoint.load(path, self.model, self.optimizer, self.counts)
         self.done, self.seconds, self.resumed_from = record["step"], record["seconds"], path
         self.resumed_steps, self.resumed_plugins = record["config"]["train"]["steps"], record["plugins"]
         for hook in self.hooks:

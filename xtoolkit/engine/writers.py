@@ -9,16 +9,20 @@ from datetime import timedelta
 from pathlib import Path
 
 from xtoolkit.engine import distributed, environment
+from xtoolkit.engine.guessing import judge_run, sentences
 from xtoolkit.engine.optim import lr_at
-from xtoolkit.engine.records import now, plain, write_json, write_results
+from xtoolkit.engine.records import now, plain, read_lines, write_json, write_results
 from xtoolkit.hooks import Hook
 from xtoolkit.recipe.config import Config
-from xtoolkit.recipe.folder import CONFIG, PLUGINS, TOKENIZER
+from xtoolkit.recipe.folder import CONFIG, METRICS, PLUGINS, TOKENIZER
 from xtoolkit.recipe.plugins import copy_plugins, record
 
 
 class Console(Hook):
-    """One line a log step on ``out``, one an evaluation, and a progress bar where ``bar`` is a terminal."""
+    """One line a log step on ``out``, one an evaluation, and a progress bar where ``bar`` is a terminal.
+
+    Before the first it says what guessing costs of each loss, and at the end whether each came below that.
+    """
 
     # Redraws a second of the bar: a terminal is slow, a small model's step is not.
     BAR_RATE = 10
@@ -33,7 +37,7 @@ class Console(Hook):
         self._drawn, self._said = 0.0, -math.inf
 
     def before_train(self, trainer):
-        self._until, self._computed, self._span = trainer.seconds, 0.0, 0.0
+        self._until, self._computed, self._span, self._guesses_said = trainer.seconds, 0.0, 0.0, False
         if trainer.resumed_from:
             self._line(f"resumed from {trainer.resumed_from}: step {trainer.done} of {trainer.train.steps}")
             self._bent(trainer)
@@ -69,11 +73,15 @@ class Console(Hook):
         if values is not trainer.latest:  # not the log's
             shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "step" and value is not None]
             if len(shown) > self.SHOWN and not any(name.partition(".")[0] in trainer.evaluators for name in values):
-                shown[self.SHOWN:] = [f"and {len(shown) - self.SHOWN} more in {JsonLines.NAME}"]
+                shown[self.SHOWN:] = [f"and {len(shown) - self.SHOWN} more in {METRICS}"]
             self._line(f"{step}  {'  '.join(shown)}")
             return
         names = dict.fromkeys(loss for spec in trainer.recipe.streams.values() for loss in spec.losses)
         losses = [f"{name} {values[name]:.4f}" for name in names if name in values]
+        guesses = [f"{name} {guess:.4g}" for name in names if (guess := values.get(f"{name}.guess")) is not None]
+        if guesses and not self._guesses_said:
+            self._guesses_said = True
+            self._line(f"guessing, without a look at the sample, is so far: {'  '.join(guesses)}")
         eta = timedelta(seconds=round(values["eta_s"]))
         bad = sum(count for name, count in values.items() if name.startswith("bad."))
         self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  "
@@ -96,13 +104,15 @@ class Console(Hook):
                        f"the processors (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
 
     def after_train(self, trainer):
-        """What was wrong with the data, a line a stream that had bad samples."""
+        """What was wrong with the data, a line a stream that had bad samples; and a line a loss, whether it learnt."""
         for name, loader in trainer.loaders.items():
             report = loader.report()
             if report["bad"]:
                 kinds = ", ".join(f"{count} {kind}" for kind, count in report["bad"].items())
                 self._line(f"stream {name}: {sum(report['bad'].values())} of {report['read']} samples were bad and replaced "
                            f"({kinds}); worst shard {report['worst_shard']}")
+        for line in sentences(judge_run(trainer.output, trainer.recipe)):
+            self._line(line)
 
     def close(self, trainer):
         self._clear()
@@ -125,17 +135,15 @@ class JsonLines(Hook):
     of its step.
     """
 
-    NAME = "metrics.jsonl"
-
     def __init__(self):
         self._file, self._last, self._last_at = None, None, 0
 
     def before_train(self, trainer):
         if not distributed.is_main():
             return
-        path = Path(trainer.output) / self.NAME
+        path = Path(trainer.output) / METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _lines_up_to(path, trainer.done)
+        kept = [line for line in read_lines(path) if line["step"] <= trainer.done]
         unfinished = path.with_suffix(".jsonl.unfinished")
         unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept))
         unfinished.replace(path)
@@ -226,8 +234,9 @@ class Results(Hook):
     """``results.json``, when all steps are done.
 
     Keys: ``step``, ``evaluations`` {name: {metric: value}} of every evaluation so far, ``losses`` (the last numbers
-    logged), ``data`` {stream: what its loader reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen},
-    ``seconds`` (in steps), ``seconds_all`` (of this start, evaluations included).
+    logged), ``guessing`` (whether each came below its line of guessing: ``guessing.judge``), ``data`` {stream: what its loader
+    reports, bad samples included}, ``samples`` and ``epochs`` {stream: seen}, ``seconds`` (in steps), ``seconds_all`` (of this
+    start, evaluations included).
     """
 
     def before_train(self, trainer):
@@ -238,21 +247,8 @@ class Results(Hook):
             return
         streams, sizes = list(trainer.recipe.streams), trainer.sizes()
         write_results(trainer.output, {
-            "step": trainer.done, "losses": trainer.latest,
+            "step": trainer.done, "losses": trainer.latest, "guessing": judge_run(trainer.output, trainer.recipe),
             "data": {name: loader.report() for name, loader in trainer.loaders.items()},
             "samples": {name: trainer.samples(name) for name in streams},
             "epochs": {name: trainer.samples(name) / max(1, sizes[name]) for name in streams},
             "seconds": trainer.seconds, "seconds_all": time.perf_counter() - self._started})
-
-
-def _lines_up_to(path, step):
-    """The objects of a metrics file up to a step; a last line that was cut short is left out."""
-    kept = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if line["step"] <= step:
-            kept.append(line)
-    return kept

@@ -32,3 +32,15 @@ class Loss(nn.Module):
     def forward(self, f: Features, batch: Batch) -> Tensor | dict[str, Tensor]:
         """A scalar, or a dict of scalars that are summed and logged apart (``bbp.l1``, ``bbp.giou``)."""
         raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def guess(self, f: Features, batch: Batch) -> Tensor | dict[str, Tensor] | None:
+        """What ``forward`` would return for one who knows how often each answer comes, and looks at no sample: the line of
+        guessing, below which the loss has learnt. None: no such line is known.
+
+        Asked after ``forward`` of the first batch that a stream takes after each log step, without gradients, on all ranks at
+        once. It makes no pass of its own, draws nothing at random and asks the device for no value.
+
+        Returns:
+            As ``forward``; of a dict, those of its parts.
+        """
+        return None

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from xtoolkit.batch import Batch
 from xtoolkit.features import Encoded
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
@@ -31,6 +32,8 @@ class BBP(Loss):
     boxes if one of them is degenerate.
     """
 
+    GUESSED = (1.0, 1.1, 1.25)
+
     def __init__(self, feature: str, centred: bool = False, *, widths: dict):
         super().__init__()
         from xtoolkit.kernels import box_loss  # only here: it imports Triton
@@ -53,5 +56,21 @@ class BBP(Loss):
     def forward(self, f, batch):
         region = f["$region"]
         l1, giou = self.box_loss(self.boxes(f[self.feature]), region.box, valid=region.is_box)
-        boxes = lambda batch: batch.region.is_box.sum()
-        return {"l1": f.mean(l1, boxes), "giou": f.mean(giou, boxes)}
+        return {"l1": f.mean(l1, real_boxes), "giou": f.mean(giou, real_boxes)}
+
+    def guess(self, f, batch):
+        """One box for every text: the mean of the batch's own, in that of ``GUESSED`` sizes which costs least (what covers more
+        overlaps more). On the sample pack it costs under 0.01 more than the best box in hindsight."""
+        region = f["$region"]
+        mean, costs = f.global_mean(region.box, region.is_box), []
+        for size in self.GUESSED:
+            box = torch.cat([mean[:2], size * mean[2:]]).expand_as(region.box)
+            costs += self.box_loss(box, region.box, valid=region.is_box)
+        costs = f.global_mean(torch.stack(costs)[None], region.is_box.sum()[None]).view(-1, 2)
+        l1, giou = costs.index_select(0, costs.sum(1).argmin(0, keepdim=True))[0]
+        return {"l1": f.mean(l1, real_boxes), "giou": f.mean(giou, real_boxes)}
+
+
+def real_boxes(batch: Batch) -> Tensor:
+    """() int64, the boxes of a batch that are none of a whole picture."""
+    return batch.region.is_box.sum()

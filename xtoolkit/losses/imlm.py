@@ -4,7 +4,7 @@ from torch import nn
 
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_count, masked_hidden
+from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, unigram_cost
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -52,3 +52,7 @@ class IMLM(Loss):
         hidden = self.layer_norm(nn.functional.gelu(self.dense(hidden)))
         loss = self.cross_entropy(hidden, self.decoder.weight, self.decoder.bias, batch.text.labels)
         return f.mean(loss, masked_count)
+
+    def guess(self, f, batch):
+        """The words as frequent as they were so far."""
+        return unigram_cost(f, batch.text, self.decoder.out_features)

@@ -1,9 +1,10 @@
-"""What MLM and IMLM share: the hidden states of the masked tokens, and how many there are."""
+"""What MLM and IMLM share: the hidden states of the masked tokens, how many there are, and what guessing them costs."""
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from xtoolkit.batch import Batch, TextField
-from xtoolkit.features import Encoded
+from xtoolkit.features import Encoded, Features
 
 
 def masked_hidden(encoded: Encoded, text: TextField) -> Tensor:
@@ -26,3 +27,14 @@ def masked_hidden(encoded: Encoded, text: TextField) -> Tensor:
 def masked_count(batch: Batch) -> int:
     """M, the tokens that a batch asks for."""
     return batch.text.labels.numel()
+
+
+def unigram_cost(f: Features, text: TextField, vocab_size: int) -> Tensor:
+    """() float32: -log of how frequent each masked token was in the texts of earlier guesses, averaged.
+
+    With ever more texts it tends to their unigram entropy, from above. All their tokens count, but for the specials at both
+    ends, which are never asked for: a mask takes them as they come, and too few for frequencies of their own.
+    """
+    inner = pad(text.mask[:, 2:], (1, 1))  # neither the first nor the last of a text
+    frequencies = f.frequencies(text.ids.flatten(), vocab_size, inner.flatten())
+    return f.mean(-frequencies.log()[text.labels].sum() / max(1, text.labels.numel()), masked_count)

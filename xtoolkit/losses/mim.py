@@ -72,6 +72,20 @@ class MIM(Loss):
         f.log("summary", summary)
         return loss + summary
 
+    def guess(self, f, batch):
+        """The same for every patch, and for every summary: their means over the batch, the best that there is in hindsight."""
+        mask, target = batch.image.patch_mask, f[self.target]
+        pixels = self.target == PIXELS
+        wanted = patch_pixels(target.pixels, self.patch_size) if pixels else target.segment("image", AFTER_SUMMARY)
+        mean = f.global_mean(wanted.flatten(0, 1), mask.flatten())
+        patches = f.mean(self.masked_mse(mean.expand_as(wanted), wanted, mask), masked_patches)
+        if pixels or not self.summary:
+            return patches
+        rows = target.pooled.float()
+        summary = (rows - f.global_mean(rows, torch.ones_like(rows[:, 0]))).square().mean()
+        f.log("summary.guess", summary)
+        return patches + summary
+
 
 def masked_patches(batch: Batch) -> Tensor:
     """() int64, the masked patches of a batch."""

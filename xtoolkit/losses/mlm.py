@@ -2,7 +2,7 @@
 
 from xtoolkit.graph import Need, Ref
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_count, masked_hidden
+from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, unigram_cost
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -26,11 +26,11 @@ class MLM(Loss):
 
     VIEWS = {"feature": "mask_text"}
 
-    def __init__(self, feature: str):
+    def __init__(self, feature: str, *, vocab_size_of: int | None):
         super().__init__()
         from xtoolkit.kernels.linear_cross_entropy import cross_entropy
 
-        self.feature, self.cross_entropy = feature, cross_entropy
+        self.feature, self.vocab_size, self.cross_entropy = feature, vocab_size_of, cross_entropy
 
     @classmethod
     def needs(cls, block: dict) -> list[Need]:
@@ -44,3 +44,7 @@ class MLM(Loss):
         else:
             loss = self.cross_entropy(head(hidden), batch.text.labels)
         return f.mean(loss, masked_count)
+
+    def guess(self, f, batch):
+        """The words as frequent as they were so far; None where no encoder says how many words there are."""
+        return None if self.vocab_size is None else unigram_cost(f, batch.text, self.vocab_size)

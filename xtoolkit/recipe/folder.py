@@ -17,7 +17,7 @@ FOLDER, RECORD = "checkpoints", "checkpoint.json"  # of the run's folder, and in
 PLUGINS = "plugins"  # the folder in a run's folder that holds copies of its recipe's plugins
 TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
 EVALUATIONS = "evaluations"  # the folder in a run's folder with a file an evaluation
-RESULTS = "results.json"
+METRICS, RESULTS = "metrics.jsonl", "results.json"
 
 
 # How a command is told to go on, or to evaluate once more; and `xtoolkit.build`'s Run.

@@ -3,6 +3,7 @@
 from datetime import datetime, timezone
 from pathlib import Path
 
+from xtoolkit.engine.guessing import sentences
 from xtoolkit.report.charts import Chart, Curve, layout, number
 from xtoolkit.report.figures import COLOURS, Figure
 from xtoolkit.report.record import Evaluation, Run, read_run
@@ -34,6 +35,7 @@ def write_report(output) -> Path:
         "report.html", name=folder.resolve().name, facts=_facts(run), tiles=_tiles(run),
         results=result_tables({name: one.table for name, one in run.evaluations.items()},
                               {name: f" ({at})" for name, one in run.evaluations.items() if (at := _elsewhen(run, one))}),
+        guessing=sentences({key: found for key, found in run.guessing.items() if key.count(".") == 1}),
         curves=_groups([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]),
         behind=_groups([("", _part_charts(run)), ("The run", _health_charts(run))]),
         examples={name: (one.step, figures) for name, one in run.evaluations.items() if (figures := _figures(one.figures))},
@@ -113,8 +115,13 @@ def _groups(groups) -> list[tuple[str, list]]:
 def _loss_charts(run):
     colours = {stream: i % COLOURS for i, stream in enumerate(run.streams)}
     losses = dict.fromkeys(loss for block in run.streams.values() for loss in block.get("losses") or {})
-    charts = [Chart(loss, [Curve(s, run.points(f"{s}.{loss}"), c) for s, c in colours.items()]) for loss in losses]
+    charts = [Chart(loss, [_curve(run, s, f"{s}.{loss}", c) for s, c in colours.items()]) for loss in losses]
     return [Chart("all losses, weighted", [Curve("sum", run.points("loss"), 6)]), *charts]
+
+
+def _curve(run, stream, key, colour):
+    """What is logged of a loss of a stream, with its line of guessing."""
+    return Curve(stream, run.points(key), colour, run.guessing[key]["guess"] if key in run.guessing else None)
 
 
 def _evaluation_charts(run):
@@ -131,10 +138,10 @@ def _evaluation_charts(run):
 def _part_charts(run):
     """``<stream>.<loss>.<part>``: a chart a part, a curve a stream."""
     charts: dict[str, Chart] = {}
-    for key in run.keys:
+    for key in run.logged:
         stream, _, rest = key.partition(".")
-        if stream in run.streams and "." in rest:
-            curve = Curve(stream, run.points(key), list(run.streams).index(stream) % COLOURS)
+        if "." in rest:
+            curve = _curve(run, stream, key, list(run.streams).index(stream) % COLOURS)
             charts.setdefault(rest, Chart(rest)).curves.append(curve)
     return [charts[name] for name in sorted(charts)]
 

@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from xtoolkit.engine.figures import Samples
+from xtoolkit.engine.guessing import judge
+from xtoolkit.engine.records import read_lines
 from xtoolkit.recipe import config
-from xtoolkit.recipe.folder import CONFIG, RESULTS, evaluated
+from xtoolkit.recipe.folder import CONFIG, METRICS, RESULTS, evaluated
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -72,6 +75,16 @@ class Run:
     def streams(self) -> dict:
         return self.config.get("streams") or {}
 
+    @property
+    def logged(self) -> list[str]:
+        """``<stream>.<loss>`` and ``<stream>.<loss>.<part>``, whatever is logged of the streams' losses but their guesses."""
+        return [k for k in self.keys if k.partition(".")[0] in self.streams and not k.endswith(".guess")]
+
+    @cached_property
+    def guessing(self) -> dict[str, dict]:
+        """Of all that is ``logged``: ``guessing.judge``."""
+        return judge(self.lines, self.logged)
+
 
 def read_run(folder: Path) -> Run:
     """Reads a run's folder.
@@ -84,20 +97,9 @@ def read_run(folder: Path) -> Run:
         raise FileNotFoundError(f"{folder} holds no run: it has no {CONFIG}; name the `train.output` of a run")
     known, found = config.load(str(path)).data, evaluated(folder)
     order = [*(name for name in known.get("evaluate") or () if name in found), *found]
-    return Run(known, path.read_text(encoding="utf-8"), read_lines(folder / "metrics.jsonl"), _json(folder / RESULTS),
+    return Run(known, path.read_text(encoding="utf-8"), read_lines(folder / METRICS), _json(folder / RESULTS),
                _json(folder / "environment.json"), {name: Evaluation(**found[name]) for name in order},
                _json(folder / Samples.NAME))
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The objects of a JSON Lines file; a last line that was cut short is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
 
 
 def _json(path: Path) -> dict:
