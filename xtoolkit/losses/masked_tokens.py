@@ -1,6 +1,7 @@
-"""What MLM and IMLM share: the hidden states of the masked tokens, and how many there are."""
+"""What MLM and IMLM share: the hidden states of the masked tokens, how many there are, and what each of them costs."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from xtoolkit.batch import Batch, TextField
 from xtoolkit.features import Encoded
@@ -26,3 +27,20 @@ def masked_hidden(encoded: Encoded, text: TextField) -> Tensor:
 def masked_count(batch: Batch) -> int:
     """M, the tokens that a batch asks for."""
     return batch.text.labels.numel()
+
+
+def token_losses(hidden: Tensor, labels: Tensor, logits, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """-log p of each masked word, (M,) float32, and whether it is the likeliest word, (M,) bool.
+
+    Args:
+        hidden: (M, D), what the output layer reads.
+        labels: (M,) int64.
+        logits: the output layer, (m, D) -> (m, vocabulary).
+        chunk: tokens whose logits exist at a time.
+    """
+    losses, right = [], []
+    for states, words in zip(hidden.split(chunk), labels.split(chunk)):
+        scores = logits(states).float()
+        losses.append(nn.functional.cross_entropy(scores, words, reduction="none"))
+        right.append(scores.argmax(1) == words)
+    return torch.cat(losses), torch.cat(right)

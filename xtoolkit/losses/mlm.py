@@ -1,8 +1,12 @@
 """MLM: masked language modelling on text alone."""
 
+from torch import Tensor
+
+from xtoolkit.batch import TextField
+from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need, Ref
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_count, masked_hidden
+from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, token_losses
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -37,10 +41,17 @@ class MLM(Loss):
         return [Need(block["feature"], head="lm_logits")]
 
     def forward(self, f, batch):
-        head = f.head(Ref.parse(self.feature).name, "lm_logits")
+        head = self._head(f)
         hidden = masked_hidden(f[self.feature], batch.text)
         if hasattr(head, "cross_entropy"):
             loss = head.cross_entropy(hidden, batch.text.labels)
         else:
             loss = self.cross_entropy(head(hidden), batch.text.labels)
         return f.mean(loss, masked_count)
+
+    def word_losses(self, f: Features, encoded: Encoded, text: TextField) -> tuple[Tensor, Tensor]:
+        """As ``IMLM.word_losses``: an encoder that reads pictures, too, may be asked with whatever picture."""
+        return token_losses(masked_hidden(encoded, text), text.labels, self._head(f))
+
+    def _head(self, f: Features):
+        return f.head(Ref.parse(self.feature).name, "lm_logits")
