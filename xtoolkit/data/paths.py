@@ -87,6 +87,16 @@ def resolve(path: str, reads: tuple[str, ...] | None = None, hints: bool = True)
     return sorted({file for files in found.values() for file in files})
 
 
+def folder(path: str) -> str:
+    """The folder, or single file, that a path names: a place on this machine's disks, or what ``sample://`` resolves to."""
+    return resolve(path)[0] if _scheme(path) else os.path.expanduser(path)
+
+
+def is_there(path: str) -> bool:
+    """Whether ``folder`` can give it; a ``sample://`` path is held against the list of names, and nothing is unpacked."""
+    return problem(path) is None if _scheme(path) else os.path.exists(os.path.expanduser(path))
+
+
 def problem(path: str) -> str | None:
     """The line of ``resolve``; None where all is there.
 
