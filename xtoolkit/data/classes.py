@@ -102,22 +102,22 @@ class ImageFolder(StreamDataset):
         block = {"path": path, "sources": sources and {n: vars(one) for n, one in sources.items()}, "classes": classes}
         if found := self.check_source(block) or self.missing(block):
             raise ConfigError([f"data.{key}: {message}" for key, message in found])
-        listed = {None: FolderSource(path)} if sources is None else sources
-        self.train, self._sources, self._weights = train, list(listed), [source.weight for source in listed.values()]
+        self.train, self._several, listed = train, sources is not None, sources or {"data": FolderSource(path)}
+        self._sources, self._weights = list(listed), [source.weight for source in listed.values()]
         self._paths = [paths.folder(source.path) for source in listed.values()]
         self.names = class_names(classes or self._paths[0])
         self._ends, self._files = [], []
-        for name, source, folder in zip(listed, listed.values(), self._paths):
-            found = {name: _files(folder, name) for name in folders(folder)}
+        for (name, source), folder in zip(listed.items(), self._paths):
+            found = {one: _files(folder, one) for one in folders(folder)}
             for wrong, what in ((sorted(found.keys() - set(self.names)), "folders that are no class"),
-                                ([name for name in self.names if not found.get(name)], "no picture of the class")):
+                                ([one for one in self.names if not found.get(one)], "no picture of the class")):
                 if wrong:
                     of = f" of {classes}" if isinstance(classes, str) else ""
-                    key = "path" if name is None else f"sources.{name}.path"
+                    key = f"sources.{name}.path" if self._several else "path"
                     raise ConfigError(f"data.{key}: {source.path}: {what}: {', '.join(wrong[:6])}{', ...' if wrong[6:] else ''} "
                                       f"({len(wrong)}; there are {len(self.names)} classes{of})")
-            self._ends.append(np.cumsum([len(found[name]) for name in self.names]))
-            self._files.append(np.array([file for name in self.names for file in found[name]]))  # one array: forked workers share it
+            self._ends.append(np.cumsum([len(found[one]) for one in self.names]))
+            self._files.append(np.array([file for one in self.names for file in found[one]]))  # one array: forked workers share it
         self.images = ImageProcessor(image_size, patch_size, mean, std, (augment or Augment()) if train else None)
 
     @classmethod
@@ -140,7 +140,7 @@ class ImageFolder(StreamDataset):
     @property
     def digests(self) -> dict[str, str]:
         """Of the names: which sample is which."""
-        return {name or "data": hashlib.blake2b(files.tobytes(), digest_size=16).hexdigest()
+        return {name: hashlib.blake2b(files.tobytes(), digest_size=16).hexdigest()
                 for name, files in zip(self._sources, self._files)}
 
     def order(self, seed: int, stream: str, batch_size: int) -> Order:
@@ -158,8 +158,8 @@ class ImageFolder(StreamDataset):
         # A link may lead anywhere: it is the user's own.
         whole = os.path.join(self._paths[source], os.fsdecode(self._files[source][sample]))
         folder, file = os.path.split(os.path.realpath(whole))
-        of, name = self._sources[source], name if self._sources[source] is None else f"{self._sources[source]}/{name}"
-        told = {} if self.train or of is None else {"source": of}
+        told = {} if self.train else {"source": self._sources[source]}
+        name = f"{self._sources[source]}/{name}" if self._several else name
         return items.Item(self.images(tables.picture(folder, file, bad), name, rng, bad), fields={"label": label} | told)
 
 

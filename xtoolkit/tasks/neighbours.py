@@ -51,7 +51,7 @@ class NearestNeighbours(Task):
     def predict(self, f, batch) -> dict:
         """``feature`` (B, D), ``label`` (B,), ``in_bank`` (B,) bool, and what each row shows."""
         if "source" not in batch or batch["label"].value.is_floating_point():
-            raise ValueError("NearestNeighbours needs data with `sources`, one of them the bank, and with classes")
+            raise ValueError("NearestNeighbours needs data that name each row's `source`, and whose labels are classes")
         image, label = batch.image, batch["label"].value
         in_bank = torch.tensor([source == self.bank for source in batch["source"]])
         kept = {"feature": summary(f[self.feature]).float(), "label": label, "in_bank": in_bank}
