@@ -237,6 +237,10 @@ def test_folders_of_several_sources_have_the_classes_of_the_first(blocks, tmp_pa
     assert data.digests.keys() == {"train", "val"} and data.digests["train"] == build({"type": "ImageFolder", "path": train}).digests["data"]
     drawn = [slot.source for visit in range(50) for slot in build(block).order(0, "s", 8).slots(visit)]
     assert 0.7 < sum(drawn) / len(drawn) < 0.8 and "source" not in Loader("s", build(block), 4, 1, 0).at(0)
+    assert ImageFolder.missing({"path": "sample://picturebook/imagenet-train", "classes": "sample://picturebook/imagenet-val"}) == []
+    assert ImageFolder.missing({"path": f"{val}/no/1.JPEG"}) == [("path", f"{val}/no/1.JPEG: no such folder")]
+    (key, line), = ImageFolder.missing({"path": "sample://picturebook/imagenet"})
+    assert key == "path" and "no part `imagenet`" in line
     (val / "perhaps").mkdir()
     for wrong, message in (({}, "data.sources.val.path: .*val: folders that are no class: perhaps"),
                            ({"path": train}, "data.path: give either `path` or `sources"),

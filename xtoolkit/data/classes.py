@@ -63,8 +63,8 @@ def class_paths(block: dict) -> list[tuple[str, str]]:
 
 
 def missing_classes(block: dict) -> list[tuple[str, str]]:
-    return [(key, f"{path}: no such file or folder; give names, a file of a name a line, or a folder of a folder a class")
-            for key, path in class_paths(block) if not paths.is_there(path)]
+    return [(key, f"{line}; give names, a file of a name a line, or a folder of a folder a class")
+            for key, path in class_paths(block) if (line := paths.no_folder(path, files=True))]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class ImageFolder(StreamDataset):
         self.train, self._several, listed = train, sources is not None, sources or {"data": FolderSource(path)}
         self._sources, self._weights = list(listed), [source.weight for source in listed.values()]
         self._paths = [paths.folder(source.path) for source in listed.values()]
+        if wrong := [source.path for source, folder in zip(listed.values(), self._paths) if not os.path.isdir(folder)]:
+            raise ConfigError(f"data.path: {wrong[0]}: no folder of a folder a class")
         self.names = class_names(classes or self._paths[0])
         self._ends, self._files = [], []
         for (name, source), folder in zip(listed.items(), self._paths):
@@ -130,8 +132,7 @@ class ImageFolder(StreamDataset):
 
     @classmethod
     def missing(cls, block: dict) -> list[tuple[str, str]]:
-        return [(key, f"{path}: no such folder") for key, path in _folders_of(block)
-                if not paths.is_there(path)] + missing_classes(block)
+        return [(key, line) for key, path in _folders_of(block) if (line := paths.no_folder(path))] + missing_classes(block)
 
     @property
     def sizes(self) -> list[int]:

@@ -92,9 +92,12 @@ def folder(path: str) -> str:
     return resolve(path)[0] if _scheme(path) else os.path.expanduser(path)
 
 
-def is_there(path: str) -> bool:
-    """Whether ``folder`` can give it; a ``sample://`` path is held against the list of names, and nothing is unpacked."""
-    return problem(path) is None if _scheme(path) else os.path.exists(os.path.expanduser(path))
+def no_folder(path: str, files: bool = False) -> str | None:
+    """A line where ``folder`` can give no folder, or no file either (``files``); of ``sample://`` the name alone is looked at."""
+    if scheme := _scheme(path):
+        return scheme.problem(path)
+    there = os.path.exists if files else os.path.isdir
+    return None if there(os.path.expanduser(path)) else f"{path}: no such {'file or ' * files}folder"
 
 
 def problem(path: str) -> str | None:
