@@ -119,7 +119,8 @@ class ImageFolder(StreamDataset):
                     raise ConfigError(f"data.{key}: {source.path}: {what}: {', '.join(wrong[:6])}{', ...' if wrong[6:] else ''} "
                                       f"({len(wrong)}; there are {len(self.names)} classes{of})")
             self._ends.append(np.cumsum([len(found[one]) for one in self.names]))
-            self._files.append(np.array([file for one in self.names for file in found[one]]))  # one array: forked workers share it
+            # One array: forked workers share it.
+            self._files.append(np.array([file for one in self.names for file in found[one]]))
         self.images = ImageProcessor(image_size, patch_size, mean, std, (augment or Augment()) if train else None)
 
     @classmethod

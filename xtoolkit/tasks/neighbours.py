@@ -99,8 +99,7 @@ class NearestNeighbours(Task):
             {"image": e["image_id"], "caption": text(e)},
             {"image": e["neighbour"]["image_id"], "caption": text(e["neighbour"]), "right": e["right"],
              "note": f"nearest, cosine {e['cosine']:.2f}"})]
-        lead = "Each with its nearest neighbour in the bank behind it, framed where it is of the same class. Spread evenly over " \
-               "the data, not picked."
+        lead = "Each with its nearest row of the bank, framed where it is of the same class. Spread evenly, not picked."
         return [{"title": "Nearest neighbours", "text": lead, "items": items}] if items else []
 
     def _rows(self, outputs: dict) -> tuple[Tensor, Tensor]:
@@ -108,8 +107,8 @@ class NearestNeighbours(Task):
         known = outputs["label"] >= 0
         bank, asked = ((known & side).nonzero()[:, 0] for side in (outputs["in_bank"], ~outputs["in_bank"]))
         if not (len(bank) and len(asked)):
-            raise ValueError(f"NearestNeighbours: {len(bank)} labelled rows in the source `{self.bank}`, {len(asked)} in the others: "
-                             "`bank` names one of several `sources`")
+            raise ValueError(f"NearestNeighbours: {len(bank)} labelled rows in the source `{self.bank}`, {len(asked)} in the "
+                             "others: `bank` must name one of several `sources`")
         return bank, asked
 
 
