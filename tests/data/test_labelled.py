@@ -234,12 +234,14 @@ def test_folders_of_several_sources_have_the_classes_of_the_first(blocks, tmp_pa
     names = batch["image"].image_id
     assert names[0] == "train/maybe/1.JPEG" and names[12] == "val/maybe/1.JPEG" and len(set(names)) == 15
     assert len(set(batch["image"].key.tolist())) == 15 and data.place(1, 2).endswith("val/yes/1.JPEG")
-    assert data.digests.keys() == {"train", "val"} and data.digests["train"] == build({"type": "ImageFolder", "path": train}).digests["data"]
+    alone = build({"type": "ImageFolder", "path": train})
+    assert data.digests.keys() == {"train", "val"} and data.digests["train"] == alone.digests["data"]
     drawn = [slot.source for visit in range(50) for slot in build(block).order(0, "s", 8).slots(visit)]
     assert 0.7 < sum(drawn) / len(drawn) < 0.8 and "source" not in Loader("s", build(block), 4, 1, 0).at(0)
-    assert ImageFolder.missing({"path": "sample://picturebook/imagenet-train", "classes": "sample://picturebook/imagenet-val"}) == []
+    pack = "sample://picturebook/imagenet"
+    assert ImageFolder.missing({"path": f"{pack}-train", "classes": f"{pack}-val"}) == []
     assert ImageFolder.missing({"path": f"{val}/no/1.JPEG"}) == [("path", f"{val}/no/1.JPEG: no such folder")]
-    (key, line), = ImageFolder.missing({"path": "sample://picturebook/imagenet"})
+    (key, line), = ImageFolder.missing({"path": pack})
     assert key == "path" and "no part `imagenet`" in line
     (val / "perhaps").mkdir()
     for wrong, message in (({}, "data.sources.val.path: .*val: folders that are no class: perhaps"),

@@ -98,7 +98,8 @@ def test_the_nearer_weighs_more_but_two_outvote_it():
 
 
 @pytest.mark.parametrize("given, message", [
-    ({"sources": "q"}, "0 labelled rows in the source `b`"), ({"sources": "b"}, "21 labelled rows in the source `b`, 0 in the others"),
+    ({"sources": "q"}, "0 labelled rows in the source `b`"),
+    ({"sources": "b"}, "21 labelled rows in the source `b`, 0 in the others"),
     ({"labels": -1}, "0 labelled rows in the source `b`, 0"), ({"labels": 0.5}, "whose labels are classes")])
 def test_data_that_cannot_serve_are_an_error(given, message):
     with pytest.raises(ValueError, match=message):
@@ -114,5 +115,6 @@ def test_its_table_and_figures():
     figure, = task.figures(found["examples"])
     query, nearest = figure["items"][:2]
     assert query["image"] == found["examples"][0]["image_id"] and nearest["note"].startswith("nearest, cosine ")
-    assert nearest["image"] == found["examples"][0]["neighbour"]["image_id"] and len(figure["items"]) == 2 * len(found["examples"])
+    assert nearest["image"] == found["examples"][0]["neighbour"]["image_id"]
+    assert len(figure["items"]) == 2 * len(found["examples"])
     assert task.figures([]) == []
