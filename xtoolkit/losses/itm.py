@@ -76,24 +76,22 @@ class ITM(Loss):
 
     def forward(self, f, batch):
         pairs = self.pairs(f, batch)
-        logits = self.match(pairs.fused)
-        weight = pairs.counts.to(logits.dtype)
+        logits, weight = self.match(pairs.fused), pairs.counts.float()
         f.log("accuracy", ((logits.argmax(1) == pairs.label) * weight).sum() / weight.sum())
         loss = (nn.functional.cross_entropy(logits, pairs.label, reduction="none") * weight).sum() / weight.sum()
         return f.mean(loss, lambda batch: batch.size + 2 * (~self.illegal(batch).all(1)).sum())
 
     def pairs(self, f: Features, batch: Batch) -> Judged:
         """The pairs that a batch is judged by, negatives drawn by torch's generator, in one pass of the fusion encoder."""
-        image, text, legal = self.draw(f[self.negatives], batch)
-        inputs = f.inputs(self.fusion)
+        (image, text, legal), inputs = self.draw(f[self.negatives], batch), f.inputs(self.fusion)
         if set(inputs) != {"text", "image"}:
             raise ValueError(f"ITM pairs the slots `text` and `image` of its fusion encoder; `{self.fusion}` has: "
                              f"{', '.join(inputs)}")
         own = torch.arange(len(image), device=image.device)
         images, texts = torch.cat([own, image, own]), torch.cat([own, own, text])
         fused = f.run(self.fusion, text=inputs["text"].select(texts), image=inputs["image"].select(images))
-        label = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
-        return Judged(fused, images, texts, label, torch.cat([torch.ones_like(legal), legal, legal]))
+        yes, no = torch.ones_like(own), torch.zeros_like(own)
+        return Judged(fused, images, texts, torch.cat([yes, no, no]), torch.cat([yes.bool(), legal, legal]))
 
     def draw(self, scores, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Hard negatives.
