@@ -37,6 +37,9 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     metrics = results["evaluations"]["retrieval"]
     assert {"dual.t2i_r10", "dual.i2t_r10", "matched.t2i_r10", "matched.i2t_r10"} <= metrics.keys()
     assert {"accuracy", "mean_iou", "testA.accuracy", "testB.accuracy"} <= results["evaluations"]["boxes"].keys()
+    assert {"accuracy", "auc"} <= results["evaluations"]["matching"].keys()
+    assert {"gain", "gain_error"} <= results["evaluations"]["words"].keys()
+    assert 40 < results["evaluations"]["neighbours"]["pixels.accuracy"] < 55, "no model, a fact of the pack"
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and next(iter(lines[0])) == "step"
     assert {"mlm", "mim", "itc", "itm", "imlm", "bbp", "region.bbp.giou", "pairs.itc.temperature"} <= lines[0].keys()
@@ -65,7 +68,8 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     gone = ["streams.text.data.path=gone/*.jsonl", "streams.pairs.data.sources.coco.path=gone/*.tar", "encoders.vision.init=gone.pth"]
     assert run(*SMALL, f"train.output={output}", "--eval-only", "evaluate.boxes=null", *gone) == 0
     assert f"weights: those of the checkpoint {output}/checkpoints/step_00000004" in capsys.readouterr().out
-    assert list(json.loads((output / "results.json").read_text())["evaluations"]) == ["boxes", "retrieval"]
+    assert list(json.loads((output / "results.json").read_text())["evaluations"]) == [
+        "boxes", "matching", "neighbours", "retrieval", "words"]
     assert (output / "evaluations/boxes.json").read_bytes() == boxes, "another evaluation's results were touched"
     shown = json.loads((output / "evaluations/retrieval.json").read_text())
     assert shown["step"] == 4 and any("image" in item for figure in shown["figures"] for item in figure.get("items", ()))

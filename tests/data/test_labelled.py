@@ -221,6 +221,42 @@ def test_classes_of_a_folder_are_its_folders_and_those_of_val_must_be_those_of_t
     assert data.names == ["yes", "maybe"] and [data.load(0, n, 1, random.Random(0)).fields["label"] for n in (0, 1)] == [0, 1]
 
 
+def test_folders_of_several_sources_have_the_classes_of_the_first(blocks, tmp_path, shards):
+    train, val = blocks["ImageFolder"]["path"], tmp_path / "val"
+    for name in ("maybe", "no", "yes"):
+        (val / name).mkdir(parents=True)
+        (val / name / "1.JPEG").write_bytes(shards.jpeg(20))
+    block = {"type": "ImageFolder", "sources": {"train": {"path": train}, "val": {"path": str(val), "weight": 3}}}
+    data = build(block, train=False)
+    batch, = EvalLoader(data, 99)
+    assert data.sizes == [12, 3] and batch["source"] == ["train"] * 12 + ["val"] * 3
+    assert batch["label"].value.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0, 1, 2]
+    names = batch["image"].image_id
+    assert names[0] == "train/maybe/1.JPEG" and names[12] == "val/maybe/1.JPEG" and len(set(names)) == 15
+    assert len(set(batch["image"].key.tolist())) == 15 and data.place(1, 2).endswith("val/yes/1.JPEG")
+    alone = build({"type": "ImageFolder", "path": train})
+    assert data.digests.keys() == {"train", "val"} and data.digests["train"] == alone.digests["data"]
+    drawn = [slot.source for visit in range(50) for slot in build(block).order(0, "s", 8).slots(visit)]
+    assert 0.7 < sum(drawn) / len(drawn) < 0.8 and "source" not in Loader("s", build(block), 4, 1, 0).at(0)
+    pack = "sample://picturebook/imagenet"
+    assert ImageFolder.missing({"path": f"{pack}-train", "classes": f"{pack}-val"}) == []
+    assert ImageFolder.missing({"path": f"{val}/no/1.JPEG"}) == [("path", f"{val}/no/1.JPEG: no such folder")]
+    (key, line), = ImageFolder.missing({"path": pack})
+    assert key == "path" and "no part `imagenet`" in line
+    (val / "perhaps").mkdir()
+    for wrong, message in (({}, "data.sources.val.path: .*val: folders that are no class: perhaps"),
+                           ({"path": train}, "data.path: give either `path` or `sources"),
+                           ({"sources": {"val": {"path": "nowhere"}}}, "data.sources.val.path: nowhere: no such folder")):
+        with pytest.raises(ConfigError, match=message):
+            build(block | wrong)
+
+
+def test_a_row_of_evaluated_records_names_its_source(blocks, tokenizer):
+    path = blocks["LabelledImages"].pop("path")
+    block = blocks["LabelledImages"] | {"sources": {"bank": {"path": path}, "asked": {"path": path}}}
+    assert one(block, tokenizer)["source"] == ["bank"] * 12 + ["asked"] * 12
+
+
 def test_folders_are_looked_for_before_anything_loads(blocks, tmp_path):
     folder = {"path": blocks["ImageFolder"]["path"], "classes": str(tmp_path / "none")}
     assert [key for key, _ in ImageFolder.paths(folder)] == ["path", "classes"]

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xtoolkit.batch import Batch
+from xtoolkit.losses.masked_tokens import token_losses
 from xtoolkit.registry import LOSS_REGISTRY
 
 from .tiny import VOCAB, Tiny, make_batch
@@ -58,6 +59,27 @@ def test_imlm(model, stream):
     want = plain_loss(states, batch.text,
                       lambda x: plain_head(x, head.dense, head.layer_norm, head.decoder.weight, head.decoder.bias))
     assert model.run(batch, "imlm")[0]["imlm"].item() == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss, stream", [("mlm", "text"), ("imlm", "pairs"), ("imlm", "region")])
+@torch.no_grad()
+def test_the_losses_of_single_words_are_those_of_the_mean(model, loss, stream):
+    batch, head = make_batch(stream), model.losses[loss]
+    f = model.features(batch, [loss]).bound(loss)
+    losses, right = head.word_losses(f, f[head.feature], batch.text)
+    assert losses.shape == right.shape == batch.text.labels.shape and losses.std() > 0
+    assert losses.mean().item() == pytest.approx(model.run(batch, loss)[0][loss].item(), rel=1e-5)
+    asked = lambda word: replace(batch.text, labels=torch.full_like(batch.text.labels, word))
+    scores = torch.stack([head.word_losses(f, f[head.feature], asked(word))[0] for word in range(VOCAB)])
+    assert right.tolist() == (scores.argmin(0) == batch.text.labels).tolist()
+    torch.testing.assert_close((-scores).exp().sum(0), torch.ones(len(right)))
+
+
+def test_words_in_chunks_are_words():
+    hidden, labels, matrix = torch.randn(7, 4), torch.arange(7), torch.randn(9, 4)
+    layer = lambda states: states @ matrix.t()
+    whole, parts = token_losses(hidden, labels, layer), token_losses(hidden, labels, layer, chunk=3)
+    assert all(map(torch.equal, whole, parts)) and token_losses(hidden[:0], labels[:0], layer)[0].shape == (0,)
 
 
 def without_masked_tokens(batch):

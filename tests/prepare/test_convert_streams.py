@@ -215,7 +215,7 @@ def test_sample_names_resolve_to_prepared_files(pack):
     assert names("images") == ["pairs/pairs-00000.tar", "web/web-00000.tar"]
     assert names("refcoco+-testA") == ["refcoco+-testA/refcoco+-testA-00000.tar"]
     assert names("text") == ["text/text-00000.jsonl"] and names("text-val") == ["text-val/text-val-00000.jsonl"]
-    assert names("tokenizer") == ["../tokenizer"]
+    assert names("tokenizer") == ["../tokenizer"] and names("imagenet-val") == ["../imagenet/val"]
     assert sorted(read(out / "regions/regions-vg-00000.tar")) == ["7", "9"]  # 8 is in COCO's test split
     before = os.stat(out / "pairs/pairs-00000.tar").st_mtime_ns
     assert names("pairs") == ["pairs/pairs-00000.tar"]

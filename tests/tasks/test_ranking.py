@@ -1,4 +1,4 @@
-"""Recall at k: against a slow plain recomputation, with ties, and at chance."""
+"""Recall at k: against a slow plain recomputation, with ties, and at chance; gains against a bootstrap by hand."""
 
 import itertools
 import random
@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from xtoolkit.tasks.base import cell
-from xtoolkit.tasks.ranking import both_ways, chance, recall_at
+from xtoolkit.tasks.ranking import chance, gains, hits_at, hits_both_ways, recalls
+
+
+def both_ways(t2i, i2t, owner, chunk=1024):
+    return recalls(hits_both_ways(t2i, i2t, owner, chunk))
 
 
 def plain_recall(scores, relevant, k):
@@ -53,8 +57,8 @@ def test_ties_count_as_the_mean_over_all_orders(seed):
     for k in (1, 2, 5):
         orders = list(itertools.permutations(range(6)))
         hits = sum(any(relevant[c] for c in sorted(o, key=lambda c: -scores[c])[:k]) for o in orders)
-        found = recall_at(torch.tensor([scores]), torch.tensor([relevant]), depths=(k,))
-        assert found[k] == pytest.approx(100 * hits / len(orders))
+        found = hits_at(torch.tensor([scores]), torch.tensor([relevant]), depths=(k,))
+        assert found[k].tolist() == pytest.approx([hits / len(orders)])
 
 
 def test_a_constant_model_scores_chance_and_not_more():
@@ -93,6 +97,30 @@ def test_order_of_the_file_changes_nothing():
     images, texts = torch.randperm(20, generator=generator), torch.randperm(40, generator=generator)
     moved = scores[images][:, texts]
     assert both_ways(moved, moved, images.argsort()[owner[texts]]) == pytest.approx(both_ways(scores, scores, owner))
+
+
+def test_gains_equal_a_bootstrap_by_hand_of_pictures_with_all_their_texts():
+    generator = torch.Generator().manual_seed(3)
+    owner = torch.tensor([0, 2, 0, 1, 4, 4, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12, 13, 13])  # nothing describes picture 3
+    scores = [torch.randn(14, len(owner), generator=generator) + (owner == torch.arange(14)[:, None]) for _ in range(3)]
+    before, after = hits_both_ways(scores[0], scores[0], owner), hits_both_ways(scores[1], scores[2], owner)
+    found = gains(before, after, owner, draws=200)
+    described = [picture for picture in range(14) if picture in owner.tolist()]
+    draw, seen = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        drawn = [described[i] for i in torch.randint(13, (13,), generator=draw).tolist()]
+        texts = [text for picture in drawn for text in range(len(owner)) if owner[text] == picture]
+        rows = {name: texts if name.startswith("t2i") else drawn for name in after}
+        seen.append({name: 100 * (after[name][rows[name]].mean() - before[name][rows[name]].mean()).item() for name in after})
+        seen[-1]["r_mean"] = sum(seen[-1].values()) / 6
+    plain = {name: recalls(after)[name] - recalls(before)[name] for name in recalls(after)}
+    for name in ("t2i_r10", "i2t_r10", "r_mean"):
+        values = sorted(one[name] for one in seen)
+        at = lambda q: values[int(q * 199)] + (q * 199 % 1) * (values[int(q * 199) + 1] - values[int(q * 199)])
+        assert found[f"{name}_gain"] == pytest.approx(plain[name])
+        assert found[f"{name}_gain_low"] == pytest.approx(at(0.025)) and found[f"{name}_gain_high"] == pytest.approx(at(0.975))
+    assert len(found) == 9 and found == gains(before, after, owner, draws=200)
+    assert set(gains(before, before, owner, draws=20).values()) == {0.0}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -13,7 +13,7 @@ from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import EncoderSpec, Graph
 from xtoolkit.tasks import Retrieval, Task
 from xtoolkit.tasks.comparing import sides
-from xtoolkit.tasks.ranking import below_scored, both_ways, chance
+from xtoolkit.tasks.ranking import below_scored, chance, hits_both_ways, recalls
 
 WIDTH = 8
 FIELDS = {"text": TextField, "image": ImageField}
@@ -130,7 +130,7 @@ def batches(counts=((2, 3, 1), (4, 1), (5,)), seed=0):
 
 @torch.no_grad()
 def by_hand(model):
-    """Similarities and matching logits (I, T) of every pair, one pair at a time; and the owner of each text."""
+    """Similarities and both matching logits (I, T) of every pair, one pair at a time; and the owner of each text."""
     pictures, texts, owner = [], [], []
     for batch in batches():
         for text in range(len(batch.text.ids)):
@@ -138,13 +138,13 @@ def by_hand(model):
             length = int(batch.text.mask[text].sum())
             texts.append(TextField(batch.text.ids[text:text + 1, :length], batch.text.mask[text:text + 1, :length]))
         pictures += [ImageField(p[None]) for p in batch.image.pixels]
-    similarity, logits = torch.zeros(2, len(pictures), len(texts))
+    similarity, unlike, alike = torch.zeros(3, len(pictures), len(texts))
     for i, picture in enumerate(pictures):
         for t, text in enumerate(texts):
             f = model.features(Batch(text=text, image=picture))
             similarity[i, t] = (f["vision_proj"] @ f["text_proj"].T)[0, 0]
-            logits[i, t] = model.losses["itm"].match(f["fusion"])[0, 1]
-    return similarity, logits, torch.tensor(owner)
+            unlike[i, t], alike[i, t] = model.losses["itm"].match(f["fusion"])[0]
+    return similarity, (unlike, alike), torch.tensor(owner)
 
 
 def reranked(similarity, logits, owner, k):
@@ -156,17 +156,22 @@ def reranked(similarity, logits, owner, k):
             order = sorted(order[:k], key=lambda c: -other[q, c].item()) + order[k:]
             for place, candidate in enumerate(order):
                 out[q, candidate] = -place
-    return both_ways(t2i, i2t, owner)
+    return recalls(hits_both_ways(t2i, i2t, owner))
 
 
 @pytest.mark.parametrize("k, pairs_per_pass", [(1, 64), (3, 2), (3, 5), (4, 64), (256, 7), (256, 64)])
-def test_both_rows_equal_brute_force(k, pairs_per_pass):
+def test_all_rows_equal_brute_force(k, pairs_per_pass):
     model = Model()
     found = Retrieval(match="itm", k=k, pairs_per_pass=pairs_per_pass).evaluate(model, Batches(batches()))["metrics"]
-    similarity, logits, owner = by_hand(model)
-    dual, matched = both_ways(similarity, similarity, owner), reranked(similarity, logits, owner, k)
-    expected = {f"dual.{n}": v for n, v in dual.items()} | {f"matched.{n}": v for n, v in matched.items()}
-    assert found == pytest.approx(expected) and len(found) == 14
+    similarity, (unlike, alike), owner = by_hand(model)
+    ways = {"dual": recalls(hits_both_ways(similarity, similarity, owner)), "matched": reranked(similarity, alike, owner, k),
+            "combined": reranked(similarity, alike - unlike + similarity / model.encoders["sim"].temperature.item(), owner, k)}
+    expected = {f"{way}.{name}": value for way, values in ways.items() for name, value in values.items()}
+    for way in ("matched", "combined"):
+        for name in ("t2i_r10", "i2t_r10", "r_mean"):
+            gain, low, high = (found.pop(f"{way}.{name}_gain{end}") for end in ("", "_low", "_high"))
+            assert gain == pytest.approx(ways[way][name] - ways["dual"][name]) and low <= high
+    assert found == pytest.approx(expected) and len(found) == 21
 
 
 @pytest.mark.parametrize("k, pairs_per_pass", [(2, 4), (3, 64), (256, 3)])
@@ -196,6 +201,7 @@ def test_a_constant_matching_head_gets_chance_among_all():
     owner = by_hand(Model())[2]
     for name, value in chance(6, owner).items():
         assert found["metrics"][f"matched.{name}"] == pytest.approx(value)
+        assert found["metrics"][f"combined.{name}"] == found["metrics"][f"dual.{name}"]
         assert found["floor"][f"matched.{name}"] == found["floor"][f"dual.{name}"] == pytest.approx(value)
 
 
@@ -263,9 +269,14 @@ def test_its_table_stands_beside_chance_and_a_figure_shows_each_text():
     task = Retrieval(match="itm", tokenizer=SimpleNamespace(decode=lambda ids: f" {len(ids)} words"))
     found = task.evaluate(Model(), Batches(batches()))
     heading, rows = task.table(found["metrics"], found["floor"])
-    assert [row[0] for row in rows] == ["dual encoder", "re-ranked by fusion", "floor: chance"] and len(heading) == 8
-    assert rows[1][3] == f"{found['metrics']['matched.t2i_r10']:.1f}" and rows[2][7] == f"{found['floor']['dual.r_mean']:.1f}"
-    assert {f"{way}.{metric}" for metric in task.HEADLINES for way in ("dual", "matched")} <= found["metrics"].keys()
+    assert [row[0] for row in rows] == ["dual encoder", "re-ranked by fusion", "re-ranked by fusion: gain, 95 %",
+                                        "re-ranked by both", "re-ranked by both: gain, 95 %", "floor: chance"]
+    metrics = found["metrics"]
+    assert {len(row) for row in rows} == {len(heading)} == {8} and rows[5][7] == f"{found['floor']['dual.r_mean']:.1f}"
+    assert rows[1][3] == f"{metrics['matched.t2i_r10']:.1f}" and rows[3][7] == f"{metrics['combined.r_mean']:.1f}"
+    gain, low, high = (metrics[f"combined.i2t_r10_gain{end}"] for end in ("", "_low", "_high"))
+    assert rows[4][1:] == ["", "", *rows[4][3:4], "", "", f"{gain:+.1f} ({low:+.1f} to {high:+.1f})", rows[4][7]]
+    assert {f"{way}.{metric}" for metric in task.HEADLINES for way in ("dual", "matched", "combined")} <= metrics.keys()
     names = [name for batch in batches() for name in batch.image.image_id]
     example = {"ids": [3, 4], "right": "2-0", "pictures": names[:5], "rank": 6, "way": "dual"}
     lead, missed = task.figures([example])

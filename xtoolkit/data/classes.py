@@ -4,19 +4,22 @@ import hashlib
 import os
 import random
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 from xtoolkit.batch import ImageField
-from xtoolkit.data import items, limits, scan, tables
+from xtoolkit.data import items, limits, paths, scan, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, ENDINGS, Augment, Mean, Std
 from xtoolkit.data.process import ImageProcessor
+from xtoolkit.data.order import Order
+from xtoolkit.data.sharded import Sharded
 from xtoolkit.fields import LabelField
-from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Range
+from xtoolkit.registry import DATASET_REGISTRY, ConfigError, Positive, Range
 
 Classes = list[str] | Annotated[int, Range(2)] | str
 
@@ -35,8 +38,8 @@ def class_names(classes: Classes) -> list[str]:
     if isinstance(classes, int):
         found = map(str, range(classes))
     elif isinstance(classes, str):
-        path = Path(classes).expanduser()
         try:
+            path = Path(paths.folder(classes))
             found = folders(path) if path.is_dir() else limits.decode(path.read_bytes()).split("\n")
         except (OSError, ValueError) as e:
             raise ConfigError(f"data.classes: {classes}: {getattr(e, 'strerror', None) or e}")
@@ -60,8 +63,21 @@ def class_paths(block: dict) -> list[tuple[str, str]]:
 
 
 def missing_classes(block: dict) -> list[tuple[str, str]]:
-    return [(key, f"{path}: no such file or folder; give names, a file of a name a line, or a folder of a folder a class")
-            for key, path in class_paths(block) if not os.path.exists(os.path.expanduser(path))]
+    return [(key, f"{line}; give names, a file of a name a line, or a folder of a folder a class")
+            for key, path in class_paths(block) if (line := paths.no_folder(path, files=True))]
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """One of several `sources` of an ImageFolder.
+
+    Attributes:
+        path: a folder of a folder a class.
+        weight: its share of the draws, among the weights of all sources.
+    """
+
+    path: str
+    weight: Positive = 1.0
 
 
 @DATASET_REGISTRY.register
@@ -72,59 +88,88 @@ class ImageFolder(StreamDataset):
 
     Args:
         path: a folder of a folder a class; what is no picture by its ending, lies beside the folders or is hidden is left out.
-        classes: null: the folders, sorted; else as LabelledImages has them, and the folders must be these and no others.
+        sources: several, {name: {path, weight}}, instead of `path`. Not training: ``source`` names the source of each picture.
+        classes: null: the folders, of the first source, sorted; else as LabelledImages has them. The folders of each source
+            must be these and no others.
         others: augment: mean: std: as Images has them.
     """
 
     FIELDS = {"image": ImageField, "label": LabelField}
 
-    def __init__(self, image_size, patch_size, path: str, train: bool = True, classes: Classes | None = None,
+    def __init__(self, image_size, patch_size, path: str | None = None, train: bool = True,
+                 sources: dict[str, FolderSource] | None = None, classes: Classes | None = None,
                  augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
-        self.train, self._path = train, os.path.expanduser(path)
-        if found := self.missing({"path": path, "classes": classes}):
+        block = {"path": path, "sources": sources and {n: vars(one) for n, one in sources.items()}, "classes": classes}
+        if found := self.check_source(block) or self.missing(block):
             raise ConfigError([f"data.{key}: {message}" for key, message in found])
-        self.names = class_names(classes or self._path)
-        found, left_out = _files(self._path)
-        self.left_out = {path: left_out} if left_out else {}
-        for wrong, what in ((sorted(found.keys() - set(self.names)), "folders that are no class"),
-                            ([name for name in self.names if not found.get(name)], "no picture of the class")):
-            if wrong:
-                of = f" of {classes}" if isinstance(classes, str) else ""
-                raise ConfigError(f"data.path: {path}: {what}: {', '.join(wrong[:6])}{', ...' if wrong[6:] else ''} "
-                                  f"({len(wrong)}; there are {len(self.names)} classes{of})")
-        self._ends = np.cumsum([len(found[name]) for name in self.names])
-        self._files = np.array([file for name in self.names for file in found[name]])  # one array: forked workers share it
+        self.train, self._several, listed = train, sources is not None, sources or {"data": FolderSource(path)}
+        self._sources, self._weights = list(listed), [source.weight for source in listed.values()]
+        self._paths = [paths.folder(source.path) for source in listed.values()]
+        if wrong := [source.path for source, folder in zip(listed.values(), self._paths) if not os.path.isdir(folder)]:
+            raise ConfigError(f"data.path: {wrong[0]}: no folder of a folder a class")
+        self.names = class_names(classes or self._paths[0])
+        self._ends, self._files, self.left_out = [], [], {}
+        for (name, source), folder in zip(listed.items(), self._paths):
+            found, left_out = _files(folder)
+            self.left_out |= {source.path: left_out} if left_out else {}
+            for wrong, what in ((sorted(found.keys() - set(self.names)), "folders that are no class"),
+                                ([one for one in self.names if not found.get(one)], "no picture of the class")):
+                if wrong:
+                    of = f" of {classes}" if isinstance(classes, str) else ""
+                    key = f"sources.{name}.path" if self._several else "path"
+                    raise ConfigError(f"data.{key}: {source.path}: {what}: {', '.join(wrong[:6])}{', ...' if wrong[6:] else ''} "
+                                      f"({len(wrong)}; there are {len(self.names)} classes{of})")
+            self._ends.append(np.cumsum([len(found[one]) for one in self.names]))
+            # One array: forked workers share it.
+            self._files.append(np.array([file for one in self.names for file in found[one]]))
         self.images = ImageProcessor(image_size, patch_size, mean, std, (augment or Augment()) if train else None)
 
     @classmethod
+    def check_source(cls, block: dict) -> list[tuple[str, str]]:
+        return Sharded.check_source(block)
+
+    @classmethod
     def paths(cls, block: dict) -> list[tuple[str, str]]:
-        return [("path", block["path"]), *class_paths(block)]
+        return _folders_of(block) + class_paths(block)
 
     @classmethod
     def missing(cls, block: dict) -> list[tuple[str, str]]:
-        there = os.path.isdir(os.path.expanduser(block["path"]))
-        return ([] if there else [("path", f"{block['path']}: no such folder")]) + missing_classes(block)
+        return [(key, line) for key, path in _folders_of(block) if (line := paths.no_folder(path))] + missing_classes(block)
 
     @property
     def sizes(self) -> list[int]:
-        return [len(self._files)]
+        return [len(files) for files in self._files]
 
     @property
     def digests(self) -> dict[str, str]:
-        return {"data": hashlib.blake2b(self._files.tobytes(), digest_size=16).hexdigest()}  # of names: which sample is which
+        """Of the names: which sample is which."""
+        return {name: hashlib.blake2b(files.tobytes(), digest_size=16).hexdigest()
+                for name, files in zip(self._sources, self._files)}
+
+    def order(self, seed: int, stream: str, batch_size: int) -> Order:
+        return Order(seed, stream, batch_size, self.sizes, self._weights)
 
     def place(self, source: int, sample: int) -> str:
-        return os.path.join(self._path, self._name(sample))
+        return os.path.join(self._paths[source], self._name(source, sample))
 
-    def _name(self, sample: int) -> str:
-        return self._files[sample].decode("utf-8", "replace")
+    def _name(self, source: int, sample: int) -> str:
+        return self._files[source][sample].decode("utf-8", "replace")
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
-        name, label = self._name(sample), int(np.searchsorted(self._ends, sample, side="right"))
-        bad = lambda kind, detail: BadSample(kind, self._path, f"{name}: {detail}")
+        name, label = self._name(source, sample), int(np.searchsorted(self._ends[source], sample, side="right"))
+        bad = lambda kind, detail: BadSample(kind, self._paths[source], f"{name}: {detail}")
         # A link may lead anywhere: it is the user's own.
-        folder, file = os.path.split(os.path.realpath(os.path.join(self._path, os.fsdecode(self._files[sample]))))
-        return items.Item(self.images(tables.picture(folder, file, bad), name, rng, bad), fields={"label": label})
+        whole = os.path.join(self._paths[source], os.fsdecode(self._files[source][sample]))
+        folder, file = os.path.split(os.path.realpath(whole))
+        told = {} if self.train else {"source": self._sources[source]}
+        name = f"{self._sources[source]}/{name}" if self._several else name
+        return items.Item(self.images(tables.picture(folder, file, bad), name, rng, bad), fields={"label": label} | told)
+
+
+def _folders_of(block: dict) -> list[tuple[str, str]]:
+    """The path of each source with its key."""
+    several = {f"sources.{name}.path": one.get("path") for name, one in (block.get("sources") or {}).items() if one is not None}
+    return [(key, path) for key, path in ({"path": block.get("path")} | several).items() if path is not None]
 
 
 def _files(folder: str) -> tuple[dict[str, list[bytes]], Counter]:

@@ -1,8 +1,8 @@
 """The datasets of tasks: texts, pictures and both with a label, questions with answers, videos.
 
-Evaluated, the batch also has ``record``, on the host: the json of each sample, or each row of a table by its columns, for what a
-score or a server's file needs: question ids, all answers. Of a table the picture is called ``image`` and the text ``captions``,
-whatever their columns are.
+Evaluated, the batch also has, on the host, ``record``, the json of each sample, or each row of a table by its columns, for what a
+score or a server's file needs: question ids, all answers; and ``source``, the name of each row's source. Of a table the picture
+is called ``image`` and the text ``captions``, whatever their columns are.
 """
 
 import random
@@ -60,7 +60,7 @@ class LabelledText(Recorded):
         texts, make = [record.text("sentence", "sentence1", "text")], self._text
         if self._sentences == 2:
             texts, make = [*texts, record.text("second_text", "sentence2")], self._text.pair
-        return self._item(record, None, [make(*texts, rng, record.bad)], label=self._label(record))
+        return self._item(source, record, None, [make(*texts, rng, record.bad)], label=self._label(record))
 
 
 @DATASET_REGISTRY.register
@@ -85,7 +85,7 @@ class LabelledImages(Recorded):
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = Record(self._shards[source], sample)
-        return self._item(record, self._image(record, *record.picture(), rng), [], label=self._label(record))
+        return self._item(source, record, self._image(record, *record.picture(), rng), [], label=self._label(record))
 
 
 @DATASET_REGISTRY.register
@@ -117,7 +117,7 @@ class LabelledPairs(Recorded):
         of = 2 if "second" in self.FIELDS else 1
         image = lambda place: self._image(record, *record.picture(place, of), rng, [said])
         fields = {"label": self._label(record)} | ({"second": image(1)} if of == 2 else {})
-        return self._item(record, image(0), [self._text(said, rng, record.bad)], **fields)
+        return self._item(source, record, image(0), [self._text(said, rng, record.bad)], **fields)
 
 
 @DATASET_REGISTRY.register
@@ -168,7 +168,7 @@ class Questions(Recorded):
             raise record.bad("no answer", "it has no `answers` and no `answer`")
         said = items.Answers([self._answer(text, rng, record.bad) for text, _ in answers], [weight for _, weight in answers])
         image = self._image(record, *record.picture(), rng, [asked, *(text for text, _ in answers)])
-        return self._item(record, image, [self._text(asked, rng, record.bad)], answers=said)
+        return self._item(source, record, image, [self._text(asked, rng, record.bad)], answers=said)
 
 
 @DATASET_REGISTRY.register
@@ -204,7 +204,7 @@ class Videos(Recorded):
             rng.setstate(state)  # every frame is cropped, turned and coloured alike
             shown.append(self._image(record, record.file(name), name, rng, captions).pixels)
         name = str(record.meta.get("video_id", record.name))
-        return self._item(record, None, texts, video=(torch.stack(shown), stable_key(name), name))
+        return self._item(source, record, None, texts, video=(torch.stack(shown), stable_key(name), name))
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         frames = [(f"{name}, frame {n}", frame) for name, pixels in zip(batch["video"].video_id, batch["video"].pixels)

@@ -87,6 +87,19 @@ def resolve(path: str, reads: tuple[str, ...] | None = None, hints: bool = True)
     return sorted({file for files in found.values() for file in files})
 
 
+def folder(path: str) -> str:
+    """The folder, or single file, that a path names: a place on this machine's disks, or what ``sample://`` resolves to."""
+    return resolve(path)[0] if _scheme(path) else os.path.expanduser(path)
+
+
+def no_folder(path: str, files: bool = False) -> str | None:
+    """A line where ``folder`` can give no folder, or no file either (``files``); of ``sample://`` the name alone is looked at."""
+    if scheme := _scheme(path):
+        return scheme.problem(path)
+    there = os.path.exists if files else os.path.isdir
+    return None if there(os.path.expanduser(path)) else f"{path}: no such {'file or ' * files}folder"
+
+
 def problem(path: str) -> str | None:
     """The line of ``resolve``; None where all is there.
 

@@ -182,5 +182,6 @@ class Recorded(Sharded):
     def _image(self, record: Record, data: bytes, name: str, rng: random.Random, texts=()) -> items.Image:
         return self.images(data, name, rng, lambda kind, detail: record.bad(kind, f"{name}: {detail}"), texts)
 
-    def _item(self, record: Record, image: items.Image | None, texts: list, **fields) -> items.Item:
-        return items.Item(image, texts, fields=fields if self.train else fields | {"record": record.meta})
+    def _item(self, source: int, record: Record, image: items.Image | None, texts: list, **fields) -> items.Item:
+        told = {} if self.train else {"record": record.meta, "source": self._names[source]}
+        return items.Item(image, texts, fields=fields | told)

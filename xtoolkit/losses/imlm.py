@@ -1,10 +1,12 @@
 """IMLM: masked language modelling with the picture in view."""
 
-from torch import nn
+from torch import Tensor, nn
 
+from xtoolkit.batch import TextField
+from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, unigram_cost
+from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, token_losses, unigram_cost
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -48,11 +50,22 @@ class IMLM(Loss):
         return [Need(block["feature"])]
 
     def forward(self, f, batch):
-        hidden = masked_hidden(f[self.feature], batch.text)
-        hidden = self.layer_norm(nn.functional.gelu(self.dense(hidden)))
+        hidden = self._hidden(f[self.feature], batch.text)
         loss = self.cross_entropy(hidden, self.decoder.weight, self.decoder.bias, batch.text.labels)
         return f.mean(loss, masked_count)
 
     def guess(self, f, batch):
         """The words as frequent as they were so far."""
         return unigram_cost(f, batch.text, self.decoder.out_features)
+
+    def word_losses(self, f: Features, encoded: Encoded, text: TextField) -> tuple[Tensor, Tensor]:
+        """What each masked word of a text costs, and whether it is the likeliest: see ``token_losses``.
+
+        Args:
+            encoded: what the fusion encoder says of ``text`` under the mark of ``feature``, with whatever picture.
+        """
+        return token_losses(self._hidden(encoded, text), text.labels, self.decoder)
+
+    def _hidden(self, encoded: Encoded, text: TextField) -> Tensor:
+        """(M, D), what the output matrix reads."""
+        return self.layer_norm(nn.functional.gelu(self.dense(masked_hidden(encoded, text))))

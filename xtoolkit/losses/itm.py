@@ -1,14 +1,35 @@
 """ITM: image-text matching against hard negatives drawn in the batch."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from xtoolkit.batch import Batch
-from xtoolkit.features import Encoded
+from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.heads import summary_head
 from xtoolkit.registry import LOSS_REGISTRY
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Pairs of a text with a picture, K = 3B: the B that belong together, then B with a drawn picture, B with a drawn text.
+
+    Attributes:
+        fused: K rows of the fusion encoder.
+        image: (K,) int64, the row of each pair's picture in the batch.
+        text: (K,) int64, that of its text.
+        label: (K,) int64, 1 where they belong together.
+        counts: (K,) bool, False for draws of a row that has no legal negative.
+    """
+
+    fused: Encoded
+    image: Tensor
+    text: Tensor
+    label: Tensor
+    counts: Tensor
 
 
 @LOSS_REGISTRY.register
@@ -54,19 +75,23 @@ class ITM(Loss):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def forward(self, f, batch):
-        image, text, legal = self.draw(f[self.negatives], batch)
-        inputs = f.inputs(self.fusion)
+        pairs = self.pairs(f, batch)
+        logits, weight = self.match(pairs.fused), pairs.counts.float()
+        f.log("accuracy", ((logits.argmax(1) == pairs.label) * weight).sum() / weight.sum())
+        loss = (nn.functional.cross_entropy(logits, pairs.label, reduction="none") * weight).sum() / weight.sum()
+        return f.mean(loss, self._counted)
+
+    def pairs(self, f: Features, batch: Batch) -> Judged:
+        """The pairs that a batch is judged by, negatives drawn by torch's generator, in one pass of the fusion encoder."""
+        (image, text, legal), inputs = self.draw(f[self.negatives], batch), f.inputs(self.fusion)
         if set(inputs) != {"text", "image"}:
             raise ValueError(f"ITM pairs the slots `text` and `image` of its fusion encoder; `{self.fusion}` has: "
                              f"{', '.join(inputs)}")
         own = torch.arange(len(image), device=image.device)
-        logits = self.match(f.run(self.fusion, text=inputs["text"].select(torch.cat([own, own, text])),
-                                  image=inputs["image"].select(torch.cat([own, image, own]))))
-        labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
-        weight = torch.cat([torch.ones_like(legal), legal, legal]).to(logits.dtype)
-        f.log("accuracy", ((logits.argmax(1) == labels) * weight).sum() / weight.sum())
-        loss = (nn.functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
-        return f.mean(loss, self._counted)
+        images, texts = torch.cat([own, image, own]), torch.cat([own, own, text])
+        fused = f.run(self.fusion, text=inputs["text"].select(texts), image=inputs["image"].select(images))
+        yes, no = torch.ones_like(own), torch.zeros_like(own)
+        return Judged(fused, images, texts, torch.cat([yes, no, no]), torch.cat([yes.bool(), legal, legal]))
 
     def guess(self, f, batch):
         """The entropy of the labels that count: 0.6365 where every row has legal negatives, one pair among three."""

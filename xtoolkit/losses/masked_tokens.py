@@ -1,6 +1,7 @@
-"""What MLM and IMLM share: the hidden states of the masked tokens, how many there are, and what guessing them costs."""
+"""What MLM and IMLM share: the hidden states of the masked tokens, how many there are, what each costs, and what guessing costs."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from xtoolkit.batch import Batch, TextField
@@ -38,3 +39,20 @@ def unigram_cost(f: Features, text: TextField, vocab_size: int) -> Tensor:
     inner = pad(text.mask[:, 2:], (1, 1))  # neither the first nor the last of a text
     frequencies = f.frequencies(text.ids.flatten(), vocab_size, inner.flatten())
     return f.mean(-frequencies.log()[text.labels].sum() / max(1, text.labels.numel()), masked_count)
+
+
+def token_losses(hidden: Tensor, labels: Tensor, logits, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """-log p of each masked word, (M,) float32, and whether it is the likeliest word, (M,) bool.
+
+    Args:
+        hidden: (M, D), what the output layer reads.
+        labels: (M,) int64.
+        logits: the output layer, (m, D) -> (m, vocabulary).
+        chunk: tokens whose logits exist at a time.
+    """
+    losses, right = [], []
+    for states, words in zip(hidden.split(chunk), labels.split(chunk)):
+        scores = logits(states).float()
+        losses.append(nn.functional.cross_entropy(scores, words, reduction="none"))
+        right.append(scores.argmax(1) == words)
+    return torch.cat(losses), torch.cat(right)

@@ -1,8 +1,12 @@
 """MLM: masked language modelling on text alone."""
 
+from torch import Tensor
+
+from xtoolkit.batch import TextField
+from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need, Ref
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, unigram_cost
+from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, token_losses, unigram_cost
 from xtoolkit.registry import LOSS_REGISTRY
 
 
@@ -37,7 +41,7 @@ class MLM(Loss):
         return [Need(block["feature"], head="lm_logits")]
 
     def forward(self, f, batch):
-        head = f.head(Ref.parse(self.feature).name, "lm_logits")
+        head = self._head(f)
         hidden = masked_hidden(f[self.feature], batch.text)
         if hasattr(head, "cross_entropy"):
             loss = head.cross_entropy(hidden, batch.text.labels)
@@ -48,3 +52,10 @@ class MLM(Loss):
     def guess(self, f, batch):
         """The words as frequent as they were so far; None where no encoder says how many words there are."""
         return None if self.vocab_size is None else unigram_cost(f, batch.text, self.vocab_size)
+
+    def word_losses(self, f: Features, encoded: Encoded, text: TextField) -> tuple[Tensor, Tensor]:
+        """As ``IMLM.word_losses``: an encoder that reads pictures, too, may be asked with whatever picture."""
+        return token_losses(masked_hidden(encoded, text), text.labels, self._head(f))
+
+    def _head(self, f: Features):
+        return f.head(Ref.parse(self.feature).name, "lm_logits")

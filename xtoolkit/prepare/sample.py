@@ -12,7 +12,8 @@ from xtoolkit.registry import nearest
 OUT = "prepared-2"  # of a pack; raise it where what the converters write changes: older files are then not used
 SCHEME = "sample://"
 PARTS = ("pairs", "pairs-val", "pairs-test", "regions", "refcoco+-val", "refcoco+-testA", "refcoco+-testB", "images",
-         "web", "text", "text-val", "tokenizer")
+         "web", "text", "text-val", "imagenet-train", "imagenet-val", "tokenizer")
+FOLDERS = {"tokenizer": "tokenizer", "imagenet-train": "imagenet/train", "imagenet-val": "imagenet/val"}  # read as they are
 ALIASES = {"images": ("pairs", "web")}  # the image-only stream reads pictures and leaves their captions
 
 
@@ -40,9 +41,9 @@ paths.SCHEMES[SCHEME] = paths.Scheme(resolve, problem)
 
 
 def prepare(pack: Path, name: str) -> list[str]:
-    """The files, sorted, of one part of an unpacked pack, prepared once and whole; for the tokenizer its folder."""
-    if name == "tokenizer":
-        return [str(pack / "tokenizer")]
+    """The files, sorted, of one part of an unpacked pack, prepared once and whole; of what is read as it is its folder."""
+    if name in FOLDERS:
+        return [str(pack / FOLDERS[name])]
     if name in ALIASES:
         return sorted((file for part in ALIASES[name] for file in prepare(pack, part)), key=os.path.basename)
     out = sample_pack.once(pack / OUT / name, lambda folder: _convert(pack, name, folder), _is_whole)

@@ -165,7 +165,9 @@ class Checker:
                     self.say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")
             known = cls is not None and at not in self.found.bad
             wanted = self.wiring.good(self.found.needs(cls, block, *at), block, at, graph) if known else []
-            marks = frozenset().union(*(Ref.parse(n.ref).marks for n in wanted))
+            heads = {key: block.get(key, schema(cls)[key].default) for key in cls.HEADS} if known else {}
+            read = [*wanted, *(n for key in heads.keys() & cls.MARKED for n in needs.get(heads[key], []))] if known else []
+            marks = frozenset().union(*(Ref.parse(n.ref).marks for n in read))
             dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`", marks)
             if not known:
                 continue
@@ -176,8 +178,8 @@ class Checker:
                 if why := misread(graph, need.ref, frozenset(dataset.FIELDS)):
                     self.say(at, f"evaluation `{name}` reads {need.ref}, {why}; its data ({dataset.__name__}) has only $"
                              + ", $".join(sorted(dataset.FIELDS)))
-            for key, method in cls.HEADS.items():
-                loss = block.get(key, schema(cls)[key].default)
+            for key, loss in heads.items():
+                method = cls.HEADS[key]
                 if loss is None:
                     continue
                 if loss not in self.data["losses"]:

@@ -2,6 +2,9 @@
 
 from xtoolkit.tasks.base import Task
 from xtoolkit.tasks.boxes import BoxAccuracy
+from xtoolkit.tasks.masked_words import MaskedWords
+from xtoolkit.tasks.matching import Matching
+from xtoolkit.tasks.neighbours import NearestNeighbours
 from xtoolkit.tasks.retrieval import Retrieval
 
-__all__ = ["BoxAccuracy", "Retrieval", "Task"]
+__all__ = ["BoxAccuracy", "MaskedWords", "Matching", "NearestNeighbours", "Retrieval", "Task"]

@@ -34,6 +34,7 @@ class Task:
             writes any.
         HEADS: {key: method}: keys of the block that name a loss (or null), and the method which that loss must have (None:
             no particular one). What that loss needs is built too, and some stream must train it.
+        MARKED: those of these keys whose loss is read under its own marks: the data must say how they are drawn.
         FIELDS: the batch fields that its data must have, among others; empty: any.
         HEADLINES: {metric: title}: the figures that matter most, for tiles and curves; also of a part of what is evaluated,
             ``<part>.<metric>``: a tile shows the whole, or else the first part. A title that ends in `, %` says the unit.
@@ -43,6 +44,7 @@ class Task:
 
     GIVEN: frozenset = frozenset({"tokenizer", "output"})
     HEADS: dict = {}
+    MARKED: frozenset = frozenset()
     FIELDS: frozenset = frozenset()
     HEADLINES: dict = {}
     ABILITIES: dict = {}
@@ -63,8 +65,12 @@ class Task:
         return None
 
     # ---- what is computed -----------------------------------------------------------------------------------------------
+    def parts(self, batch) -> list:
+        """The batches, on the device, that are predicted of one of the loader's: here that one, whole."""
+        return [batch]
+
     def predict(self, f, batch) -> dict:
-        """What is kept of one batch: tensors (rows first) and lists, by name. ``f`` reads freely; nothing is cut.
+        """What is kept of one batch, see ``parts``: tensors (rows first) and lists, by name. ``f`` reads freely; nothing is cut.
 
         Args:
             f: Features of the batch.
@@ -96,11 +102,12 @@ class Task:
             ``metrics`` {name: float}, ``floor`` {name: float}, ``examples`` [dict]; all on the host.
 
         Raises:
-            ValueError: the loader gave no batch.
+            ValueError: the loader gave no batch, or none that has parts.
         """
         self.heads = heads(self, model)
         with evaluating(model) as device:
-            mine = [on_host(self.predict(model.features(batch), batch)) for batch in share(loader, ranks, device)]
+            mine = [on_host(self.predict(model.features(part), part)) for batch in share(loader, ranks, device)
+                    for part in self.parts(batch)]
         return self.result(joined(ranks.gather(mine)))
 
     def result(self, outputs: dict) -> dict:
@@ -154,6 +161,14 @@ def evaluating(model):
             module.training = True
 
 
+@contextlib.contextmanager
+def drawing(seed: int, device: torch.device):
+    """What is drawn within comes of this seed; the generators then go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
+
+
 def share(loader, ranks, device):
     """This process's batches of a loader, on the device."""
     for batch in loader.batches(ranks.part(len(loader))):
@@ -172,10 +187,15 @@ def joined(outputs: list[dict]) -> dict:
         ValueError: there are none.
     """
     if not outputs:
-        raise ValueError("the evaluation has no data: its loader gave no batch")
+        raise ValueError("the evaluation has no data: its loader gave no batch that it can use")
     several = {name: [output[name] for output in outputs] for name in outputs[0]}
     return {name: torch.cat(values) if isinstance(values[0], Tensor) else list(chain(*values))
             for name, values in several.items()}
+
+
+def spread(rows: list, shown: int) -> list:
+    """At most ``shown`` of some rows, spread evenly over them."""
+    return rows[::-(-len(rows) // shown)] if rows else []
 
 
 def token_ids(text) -> list[list[int]]:

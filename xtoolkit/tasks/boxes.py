@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xtoolkit.batch import Batch, RegionField
 from xtoolkit.registry import TASK_REGISTRY, Share
-from xtoolkit.tasks.base import Task, cell, decoded, evaluating, token_ids
+from xtoolkit.tasks.base import Task, cell, decoded, evaluating, spread, token_ids
 
 
 @TASK_REGISTRY.register()
@@ -64,7 +64,7 @@ class BoxAccuracy(Task):
         overlap = iou(outputs["predicted"], outputs["true"]).tolist()
         return [{"ids": outputs["ids"][r], "image_id": outputs["image_id"][r], "iou": overlap[r],
                  "predicted": outputs["predicted"][r].tolist(), "true": outputs["true"][r].tolist()}
-                for r in rows[::-(-len(rows) // shown)]]
+                for r in spread(rows, shown)]
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
         """A row for all expressions, and one for each source."""

@@ -92,8 +92,8 @@ def sides(graph, encoder: str) -> tuple[str, str]:
         for field in graph.sources(source) & found.keys():
             found[field].append(slot)
     if any(len(slots) != 1 for slots in found.values()) or found["image"] == found["text"]:
-        raise ValueError(f"retrieval reads encoder `{encoder}`, which must have one input that comes from $image and "
-                         f"one that comes from $text; it has {dict(graph.encoders[encoder].inputs)}")
+        raise ValueError(f"encoder `{encoder}` must have one input that comes from $image and one that comes from $text; "
+                         f"it has {dict(graph.encoders[encoder].inputs)}")
     return found["image"][0], found["text"][0]
 
 

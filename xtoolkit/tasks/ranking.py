@@ -1,4 +1,5 @@
-"""Recall at k, honest about ties; the best candidates of a query, and a ranking of which only they were scored.
+"""Recall at k, honest about ties, and what one ranking gains over another; the best candidates of a query, and a ranking of
+which only they were scored.
 
 Shape letters: Q queries, C candidates, I images, T texts.
 """
@@ -9,10 +10,10 @@ from torch import Tensor
 DEPTHS = (1, 5, 10)
 
 
-def recall_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, float]:
-    """The share of queries, in per cent, with a relevant candidate among their first k.
+def hits_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, Tensor]:
+    """For each query the probability, (Q,) float64, that a relevant candidate is among its first k; NaN if it has none.
 
-    Tied candidates are taken in random order and the share is its exact expectation: nothing depends on where a
+    Tied candidates are taken in random order and the probability is exact: nothing depends on where a
     candidate stands in the file, and a model that scores everything alike gets what chance gives. (A plain ``argsort``
     of a constant row leaves the candidates in file order, where the right one may well be first.)
 
@@ -20,7 +21,7 @@ def recall_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, floa
 
     Args:
         scores: (Q, C) float, higher is better; -inf is allowed, NaN and +inf are not.
-        relevant: (Q, C) bool. Queries without a relevant candidate do not count.
+        relevant: (Q, C) bool.
         depths: the k.
 
     Raises:
@@ -29,45 +30,84 @@ def recall_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, floa
     if bool((scores.isnan() | scores.isposinf()).any()):
         raise FloatingPointError("retrieval scores are not finite: the model has diverged; "
                                  "evaluate an earlier checkpoint")
-    asked = relevant.any(1)
-    scores, relevant = scores[asked], relevant[asked]
     best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
     tied = scores == best
     above = (scores > best).sum(1)
     right = (tied & relevant).sum(1).double()
     wrong = (tied & ~relevant).sum(1).double()
-    missed, recalls = torch.ones_like(right), {}
+    missed, hits = torch.ones_like(right).where(relevant.any(1), torch.nan), {}
     for place in range(max(depths)):
         drawn = (place - above).double()  # tied candidates that took the places before this one
         wrong_again = (wrong - drawn).clamp(min=0) / (right + wrong - drawn).clamp(min=1)
         missed = torch.where(drawn >= 0, missed * wrong_again, missed)
         if place + 1 in depths:
-            recalls[place + 1] = 100 * (1 - missed).mean().item()
-    return recalls
+            hits[place + 1] = 1 - missed
+    return hits
 
 
-def both_ways(t2i: Tensor, i2t: Tensor, owner: Tensor, chunk: int = 1024) -> dict[str, float]:
-    """R@1, R@5, R@10 of texts to images (``t2i_r1`` ...) and of images to texts (``i2t_r1`` ...), per cent; ``r_mean``.
+def hits_both_ways(t2i: Tensor, i2t: Tensor, owner: Tensor, chunk: int = 1024) -> dict[str, Tensor]:
+    """``hits_at`` 1, 5 and 10 of texts that look for their image (``t2i_r1`` ..., (T,)) and of images that look for one of
+    their texts (``i2t_r1`` ..., (I,)).
 
     Args:
         t2i: (images, texts) float, the scores by which a text ranks the images.
         i2t: (images, texts) float, those by which an image ranks the texts; a dual encoder has one matrix for both.
         owner: (texts,) int64, the image that a text describes.
         chunk: queries ranked at once.
+    """
+    images = torch.arange(t2i.shape[0], device=owner.device)
+    by_text = _hits(t2i.T, lambda rows: owner[rows][:, None] == images, chunk)
+    by_image = _hits(i2t, lambda rows: rows[:, None] == owner, chunk)
+    return {f"t2i_r{k}": v for k, v in by_text.items()} | {f"i2t_r{k}": v for k, v in by_image.items()}
+
+
+def recalls(hits: dict[str, Tensor]) -> dict[str, float]:
+    """The means of ``hits_both_ways`` in per cent, over the queries that have a relevant candidate, and ``r_mean``.
 
     Source: the released X-FM code; for an image the best of its captions counts, ``r_mean`` is the mean of the six.
     """
-    images = torch.arange(t2i.shape[0], device=owner.device)
-    by_text = _recalls(t2i.T, lambda rows: owner[rows][:, None] == images, chunk)
-    by_image = _recalls(i2t, lambda rows: rows[:, None] == owner, chunk)
-    named = {f"t2i_r{k}": v for k, v in by_text.items()} | {f"i2t_r{k}": v for k, v in by_image.items()}
+    named = {name: 100 * values.nanmean().item() for name, values in hits.items()}
     return named | {"r_mean": sum(named.values()) / len(named)}
 
 
+def gains(before: dict[str, Tensor], after: dict[str, Tensor], owner: Tensor, draws: int = 2000) -> dict[str, float]:
+    """What one way of ranking the same queries gains over another, in per cent: ``t2i_r10_gain``, ``i2t_r10_gain`` and
+    ``r_mean_gain``, each with ``_low`` and ``_high``, the ends of its 95 % interval.
+
+    The interval is that of a paired bootstrap (percentiles): pictures are drawn with replacement, each with all its texts,
+    always the same ones; the candidates stay as they are.
+
+    Args:
+        before, after: of ``hits_both_ways``.
+        owner: (texts,) int64, the image that a text describes.
+    """
+    owner, images = owner.cpu(), len(after["i2t_r1"])
+    with_texts = torch.bincount(owner, minlength=images) > 0
+    sums, counts = [], []
+    for name, hits in after.items():
+        difference = (hits - before[name]).cpu()
+        picture = owner if name.startswith("t2i") else torch.arange(images)
+        asked = difference.isfinite()
+        add = lambda values: torch.zeros(images, dtype=torch.float64).index_add(0, picture[asked], values)[with_texts]
+        sums.append(add(difference[asked]))
+        counts.append(add(asked[asked].double()))
+    sums, counts, pictures = torch.stack(sums, 1), torch.stack(counts, 1), int(with_texts.sum())
+    generator, drawn = torch.Generator().manual_seed(0), []
+    for _ in range(draws):
+        weight = torch.bincount(torch.randint(pictures, (pictures,), generator=generator), minlength=pictures).double()
+        drawn.append(weight @ sums / (weight @ counts))
+    drawn, found = torch.stack([sums.sum(0) / counts.sum(0), *drawn]), {}
+    for name, values in (*((name, drawn[:, list(after).index(name)]) for name in ("t2i_r10", "i2t_r10")),
+                         ("r_mean", drawn.mean(1))):
+        low, high = torch.quantile(values[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        found |= {f"{name}_gain": 100 * values[0].item(), f"{name}_gain_low": 100 * low, f"{name}_gain_high": 100 * high}
+    return found
+
+
 def chance(images: int, owner: Tensor) -> dict[str, float]:
-    """What ``both_ways`` gives a model that scores everything alike."""
+    """What ``recalls`` are of a model that scores everything alike."""
     same = torch.zeros(1, 1, device=owner.device).expand(images, owner.numel())
-    return both_ways(same, same, owner)
+    return recalls(hits_both_ways(same, same, owner))
 
 
 def best(similarity: Tensor, k: int, dim: int) -> Tensor:
@@ -83,12 +123,8 @@ def below_scored(logits: Tensor, scored: Tensor, similarity: Tensor) -> Tensor:
     return torch.where(scored, logits, similarity - similarity.max() + lowest - 1)
 
 
-def _recalls(scores, relevant_of, chunk):
-    """``recall_at`` in chunks of queries; ``relevant_of(rows)`` gives the relevant candidates of some of them."""
-    found = []
-    for start in range(0, scores.shape[0], chunk):
-        rows = torch.arange(start, min(start + chunk, scores.shape[0]), device=scores.device)
-        relevant = relevant_of(rows)
-        found.append((int(relevant.any(1).sum()), recall_at(scores[rows], relevant)))
-    asked = sum(n for n, _ in found)
-    return {k: sum(n * recalls[k] for n, recalls in found if n) / asked for k in DEPTHS}
+def _hits(scores, relevant_of, chunk) -> dict[int, Tensor]:
+    """``hits_at`` in chunks of queries; ``relevant_of(rows)`` gives the relevant candidates of some of them."""
+    rows = torch.arange(scores.shape[0], device=scores.device).split(chunk)
+    found = [hits_at(scores[some], relevant_of(some)) for some in rows]
+    return {k: torch.cat([hits[k] for hits in found]) for k in DEPTHS}

@@ -12,18 +12,18 @@ from xtoolkit.batch import Batch, Field
 from xtoolkit.features import full_precision
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, Count
-from xtoolkit.tasks.base import Alone, Task, cell, decoded, evaluating, heads, joined, share, token_ids
+from xtoolkit.tasks.base import Alone, Task, cell, decoded, evaluating, heads, joined, share, spread, token_ids
 from xtoolkit.tasks.comparing import Comparing, matched, rows_of, sides, summary
-from xtoolkit.tasks.ranking import below_scored, best, both_ways, chance
+from xtoolkit.tasks.ranking import below_scored, best, chance, gains, hits_both_ways, recalls
 
-DUAL, MATCHED = "dual", "matched"
-WAYS = {DUAL: "dual encoder", MATCHED: "re-ranked by fusion"}
+DUAL, MATCHED, COMBINED = "dual", "matched", "combined"
+WAYS = {DUAL: "dual encoder", MATCHED: "re-ranked by fusion", COMBINED: "re-ranked by both"}
 RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "r_mean")
 
 
 @TASK_REGISTRY.register()
 class Retrieval(Task):
-    """Recall of images by text and of texts by image, from the dual encoder alone and re-ranked by the fusion encoder.
+    """Recall of images by text and of texts by image: by the dual encoder alone, re-ranked by the fusion encoder, and by both.
 
     YAML: {type: Retrieval, sim: sim, match: itm, k: 256, pairs_per_pass: 64}
 
@@ -32,8 +32,15 @@ class Retrieval(Task):
     that is wanted from both sides is scored once, and pairs go picture by picture, so that the keys and values of a
     picture are projected once in all. Of several processes each matches the pairs of the pictures that it has encoded.
 
-    Metrics are per cent: ``dual.t2i_r1`` ... ``dual.i2t_r10``, ``dual.r_mean``, and the same under ``matched.``; the
-    floor is chance. Ties are taken at their expectation (``ranking.recall_at``).
+    Three ways to order the candidates. ``dual``: similarity over temperature. ``matched``: the matching head's logit of
+    class 1, as the paper has it. ``combined``: its log odds, class 1 minus class 0, plus similarity over temperature. A head
+    that is trained on negatives drawn in proportion to exp(similarity over temperature) estimates how likely a pair is
+    *beside* what the similarity says already (noise-contrastive estimation), so that the sum is the estimate of the whole.
+
+    Metrics are per cent: ``dual.t2i_r1`` ... ``dual.i2t_r10``, ``dual.r_mean``, and the same under ``matched.`` and
+    ``combined.``; the floor is chance. Ties are taken at their expectation (``ranking.hits_at``). Of the last two also what
+    they gain over the dual encoder, with a 95 % interval over pictures: ``matched.t2i_r10_gain``,
+    ``matched.t2i_r10_gain_low``, ``matched.t2i_r10_gain_high``, likewise ``i2t_r10`` and ``r_mean`` (``ranking.gains``).
 
     Args:
         sim: the similarity encoder; its two inputs are the dual encoder's features, its scores have ``image_to_text``.
@@ -42,7 +49,9 @@ class Retrieval(Task):
         pairs_per_pass: pairs a pass through the fusion encoder.
 
     Source: the released X-FM ``Retrieval.py``. There as here the score of a pair is the matching head's raw logit of
-    class 1, not added to the similarity; there the candidates that are not re-ranked tie at -100.
+    class 1, not added to the similarity; there the candidates that are not re-ranked tie at -100. BLIP's released
+    evaluation adds to that logit the cosine itself, not divided by the temperature. Noise-contrastive estimation: Gutmann
+    and Hyvarinen 2010; Ma and Collins 2018 (1809.01812) for negatives that are drawn by a model.
     """
 
     HEADS = {"match": "match"}
@@ -97,12 +106,14 @@ class Retrieval(Task):
             images, texts = (torch.cat(outputs[f"sim.{slot}"]).to(device) for slot in (image_slot, text_slot))
             ways = {DUAL: [self._similarity(images, texts, image_slot, text_slot)] * 2}
             if self.match is not None:
-                ways[MATCHED] = self._rerank(model, pictures, own, outputs, ways[DUAL][0], ranks)
+                ways |= self._rerank(model, pictures, own, outputs, ways[DUAL][0], ranks)
         return self.result({"ways": ways, "owner": owner, "image_id": outputs["image_id"], "ids": outputs["ids"]})
 
     def score(self, outputs: dict) -> dict[str, float]:
-        return {f"{way}.{name}": value for way, (t2i, i2t) in outputs["ways"].items()
-                for name, value in both_ways(t2i, i2t, outputs["owner"]).items()}
+        owner = outputs["owner"]
+        hits = {way: hits_both_ways(t2i, i2t, owner) for way, (t2i, i2t) in outputs["ways"].items()}
+        found = {way: recalls(one) | ({} if way == DUAL else gains(hits[DUAL], one, owner)) for way, one in hits.items()}
+        return {f"{way}.{name}": value for way, values in found.items() for name, value in values.items()}
 
     def floor(self, outputs: dict) -> dict[str, float]:
         by_chance = chance(len(outputs["image_id"]), outputs["owner"])
@@ -117,16 +128,21 @@ class Retrieval(Task):
         way, (t2i, _) = list(outputs["ways"].items())[-1]
         names, owner = outputs["image_id"], outputs["owner"].tolist()
         shown = []
-        for text in range(0, len(owner), -(-len(owner) // queries)):
+        for text in spread(range(len(owner)), queries):
             order = t2i[:, text].argsort(descending=True, stable=True).tolist()
             shown.append({"ids": outputs["ids"][text], "right": names[owner[text]], "way": way,
                           "pictures": [names[i] for i in order[:top]], "rank": order.index(owner[text]) + 1})
         return shown
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
-        """A row for each way of ranking, and one for chance."""
-        ways = [way for way in WAYS if f"{way}.r_mean" in metrics]
-        rows = [[WAYS[way], *(cell(metrics[f"{way}.{recall}"]) for recall in RECALLS)] for way in ways]
+        """A row for each way of ranking, for what it gains over the dual encoder, and one for chance."""
+        ways, rows = [way for way in WAYS if f"{way}.r_mean" in metrics], []
+        for way in ways:
+            rows.append([WAYS[way], *(cell(metrics[f"{way}.{recall}"]) for recall in RECALLS)])
+            gained = [[metrics.get(f"{way}.{recall}_gain{end}") for end in ("", "_low", "_high")] for recall in RECALLS]
+            if way != DUAL:
+                rows.append([f"{WAYS[way]}: gain, 95 %", *("" if gain is None else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
+                                                           for gain, low, high in gained)])
         rows += [["floor: chance", *(cell(floor.get(f"{ways[0]}.{recall}")) for recall in RECALLS)]] if floor else []
         return ["% of queries", "text to image R@1", "R@5", "R@10", "image to text R@1", "R@5", "R@10", "mean"], rows
 
@@ -157,15 +173,14 @@ class Retrieval(Task):
             return torch.cat([sim(view=None, **{image_slot: rows.float(), text_slot: texts}).image_to_text.float()
                               for rows in images.split(chunk)])
 
-    def _rerank(self, model, pictures, own: slice, outputs: dict, similarity: Tensor, ranks) -> list[Tensor]:
-        """The scores of both directions, (I, T) float64 each, the k best of each query matched and above all others.
+    def _rerank(self, model, pictures, own: slice, outputs: dict, similarity: Tensor, ranks) -> dict:
+        """{way: the scores of both directions}, (I, T) float64 each, the k best of each query matched and above all others.
 
         Args:
             pictures: what the fusion encoder reads of this process's pictures, which are the rows ``own`` of all.
         """
         device = similarity.device
         wanted = [best(similarity, self.k, dim) for dim in (0, 1)]
-        logits = torch.zeros_like(similarity)
         rows, columns = (wanted[0] | wanted[1]).nonzero(as_tuple=True)
         asked = (rows >= own.start) & (rows < own.stop)
         found = []
@@ -173,11 +188,13 @@ class Retrieval(Task):
             texts = _cat(outputs[f"fusion.{sides(self._graph, self.heads['match'].fusion)[1]}"])
             pairs = rows[asked] - own.start, columns[asked]
             found = [self._match(model, pictures.to(device), texts.to(device), *pairs).cpu()]
-        logits[rows, columns] = torch.cat(ranks.gather(found)).to(device)
-        return [below_scored(logits, scored, similarity) for scored in wanted]
+        logits = torch.cat(ranks.gather(found)).to(device)
+        scores = {MATCHED: logits[:, 1], COMBINED: logits[:, 1] - logits[:, 0] + similarity[rows, columns]}
+        everywhere = {way: torch.zeros_like(similarity).index_put_((rows, columns), some) for way, some in scores.items()}
+        return {way: [below_scored(all_of, scored, similarity) for scored in wanted] for way, all_of in everywhere.items()}
 
     def _match(self, model, images, texts, rows: Tensor, columns: Tensor) -> Tensor:
-        """(P,) float32, the matching logits of pairs (``rows`` ascending), whole pictures after whole pictures.
+        """(P, 2) float32, the matching logits of pairs (``rows`` ascending), whole pictures after whole pictures.
 
         Args:
             images, texts: what the fusion encoder reads of them: features, or fields of the batch.
@@ -200,7 +217,7 @@ class Retrieval(Task):
                 text = rows_of(texts, columns[some])
                 text = text.trim(int(lengths[columns[some]].max())) if hasattr(text, "trim") else text
                 fused = f.run(loss.fusion, **{image_slot: rows_of(group, rows[some] - first), text_slot: text})
-                found.append(matched(loss, fused)[:, 1])
+                found.append(matched(loss, fused))
             logits.append(torch.cat(found)[pairs.argsort()])
             first, start = last, ends[last - 1]
         return torch.cat(logits)

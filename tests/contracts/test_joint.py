@@ -59,6 +59,24 @@ def test_retrieval_ranks_by_what_the_joint_encoder_says_of_each_pair(made, batch
         assert (found.sort(dim, descending=True).indices.narrow(dim, 0, 4).sort(dim).values == best.sort(dim).values).all()
 
 
+def test_words_and_pairs_of_a_joint_encoder_are_told_apart(made):
+    data = "data: {type: SyntheticPairs, size: 9, tokens: 8, mask: {prob: 0.4, max: 4}, image_mask: {patches: 5, min_block: 2}}"
+    blocks = f"evaluate={{words: {{type: MaskedWords, loss: mvlm, {data}}}, pairs: {{type: Matching, {data}}}}}"
+    recipe = recipes.load(str(Path(__file__).parent / "experts.yaml"), [blocks], missing_files=False)
+    found = {}
+    for name, block in recipe.evaluate.items():
+        given = {"tokenizer": made.tokenizer}
+        loaded = EvalLoader(recipe.dataset("evaluate", name, **given, **made.model.sizes({"image"})), 9)
+        found[name] = TASK_REGISTRY.build(block, "here", **given).evaluate(made.model, loaded)
+    words, pairs = found["words"]["metrics"], found["pairs"]["metrics"]
+    assert words["gain"] != 0 and words["gain_error"] > 0 and 0 <= pairs["auc"] <= 100
+    batch, = EvalLoader(recipe.dataset("evaluate", "words", **given, **made.model.sizes({"image"})), 9)
+    loss = made.model.losses["mvlm"]
+    with torch.no_grad():
+        f = made.model.features(batch)
+        assert words["loss"] == pytest.approx(loss.word_losses(f, f[loss.feature], batch.text)[0].mean().item(), abs=1e-4)
+
+
 def test_a_loaded_model_matches_pair_by_pair(made):
     loaded = Pretrained(made.model, made.tokenizer)
     pictures = [Image.linear_gradient("L").rotate(50 * n).convert("RGB") for n in range(3)]
