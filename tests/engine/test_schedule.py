@@ -21,8 +21,14 @@ def test_groups_keep_their_order_and_every_makes_a_stream_sit_out():
         [["region", "image"], ["pairs"]]]
 
 
+def test_how_often_a_stream_takes_part_may_change_with_the_step():
+    schedule = Schedule(ScheduleBlock(every={"pairs": [[2, 3], [7, None], [9, 1]]}), 0, ["text", "pairs"])
+    assert [step for step in range(12) if "pairs" in schedule.groups(step)[0]] == [2, 5, 9, 10, 11]
+
+
 @pytest.mark.parametrize("block", [
     ScheduleBlock(every_step=[["text", "image"], ["pairs", "region"]], every={"text": 4, "region": 3}),
+    ScheduleBlock(every={"text": [[5, 3], [700, None], [1100, 1]], "image": [[0, None], [1030, 7]], "pairs": [], "region": 1}),
     ScheduleBlock(sample={"text": 1, "image": 0.5, "pairs": 3, "region": 2})])
 def test_a_visit_is_the_count_of_earlier_draws(block):
     schedule, counts, steps = Schedule(block, 7, STREAMS), dict.fromkeys(STREAMS, 0), 2 * BLOCK + 50
@@ -58,7 +64,10 @@ def test_draws_follow_weights_and_seed_and_not_the_order_of_writing():
      ["('every_step',)", "unknown stream `imagee`; did you mean `image`?", "`image` is never scheduled"]),
     (ScheduleBlock(every_step=[STREAMS], sample={"text": 1}), ["exclude each other"]),
     (ScheduleBlock(every_step=[STREAMS], every={"txt": 2}), ["('every', 'txt')", "`txt` stands in no group"]),
-    (ScheduleBlock(every_step=[STREAMS], every=dict.fromkeys(STREAMS, 2)), ["the second step would have no stream"]),
+    (ScheduleBlock(every_step=[STREAMS], every=dict.fromkeys(STREAMS, 2)), ["step 1 would have no stream"]),
+    (ScheduleBlock(every={"text": [[0, 1], [9, 2]], "image": 2, "pairs": [[5, 1], [9, None]], "region": 3}),
+     ["('every',)", "step 10 would have no stream"]),
+    (ScheduleBlock(every={"text": [[0, 1], [9, 2], [9, 3]]}), ["('every', 'text')", "must rise"]),
     (ScheduleBlock(every_step=[STREAMS, ["text"]]), ["`text` stands in 2 places"]),
     (ScheduleBlock(every_step=[STREAMS, []]), ["an empty group"]),
     (ScheduleBlock(sample=dict.fromkeys(STREAMS, 1), every={"text": 2}), ["only goes with `every_step`"]),

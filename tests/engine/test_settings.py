@@ -53,7 +53,7 @@ def test_every_number_has_a_range(block):
     ("optim.layer_decay={vison: 0.7}", "`layer_decay` names no encoder: `vison`; did you mean `vision`?"),
     ("optim.layer_decay={itm: 0.7}", "`layer_decay` names no encoder: `itm`; choose from: fusion, "),
     ("optim.lr_mult.itm=-1", "`lr_mult.itm` of Optim must be a number of at least 0, not -1"),
-    ("schedule.every.text=0", "`every.text` of ScheduleBlock must be an integer of at least 1, not 0"),
+    ("schedule.every.text=0", "`every.text` of ScheduleBlock must be an integer of at least 1 or a list of [an integer of at least 0, an integer of at least 1 or null], not 0"),
     ("train.max_bad=2", "`max_bad` of Train must be a number of at least 0 and at most 1, not 2"),
     ("train.workers=-1", "`workers` of Train must be an integer of at least 0, not -1")])
 def test_a_number_out_of_its_range_is_one_line_by_key(key, said):

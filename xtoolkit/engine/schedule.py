@@ -5,7 +5,7 @@ import itertools
 from bisect import bisect_right
 from functools import lru_cache
 
-from xtoolkit.recipe.settings import ScheduleBlock, groups_of, schedule_problems
+from xtoolkit.recipe.settings import ScheduleBlock, groups_of, intervals, schedule_problems
 from xtoolkit.registry import ConfigError
 
 # Steps whose draws are counted together: a run keeps one row of counts for each block that it has passed.
@@ -16,7 +16,8 @@ class Schedule:
     """The order of updates.
 
     ``every_step`` gives groups in order, one optimizer update each; with ``every: {a: n}`` stream a takes part in steps
-    0, n, 2n, ... only, and a group that is left empty is skipped. ``sample`` gives one group of one stream a step,
+    0, n, 2n, ... only, and with ``every: {a: [[step, n], ...]}`` n changes at these steps; a group that is left empty is
+    skipped. ``sample`` gives one group of one stream a step,
     drawn with probability proportional to its weight; draws do not depend on the order in which the streams are
     written. With neither, all streams are one group.
 
@@ -33,7 +34,7 @@ class Schedule:
         if found := schedule_problems(block, streams):
             raise ConfigError([f"{'.'.join(('schedule', *path))}: {message}" for path, message in found])
         self.seed, self._groups = seed, groups_of(block, streams)
-        self._interval = dict.fromkeys(streams, 1) | block.every
+        self._intervals = {name: intervals(block, name) for name in streams}
         self._names = sorted(block.sample or {})
         self._bounds = list(itertools.accumulate(block.sample[name] for name in self._names)) if block.sample else []
         self._counts = [dict.fromkeys(self._names, 0)]
@@ -44,7 +45,7 @@ class Schedule:
         """The groups of a step, counted from 0, in order; each is one optimizer update."""
         if self._names:
             return [[self._drawn(step // BLOCK)[step % BLOCK]]]
-        taking_part = [[name for name in group if step % self._interval[name] == 0] for group in self._groups]
+        taking_part = [[name for name in group if self.visit(name, step + 1) > self.visit(name, step)] for group in self._groups]
         return [group for group in taking_part if group]
 
     def visit(self, stream: str, step: int) -> int:
@@ -54,7 +55,9 @@ class Schedule:
         is looked through.
         """
         if not self._names:
-            return -(-step // self._interval[stream])
+            found = self._intervals[stream]
+            ends = [start for start, _ in found[1:]] + [step]
+            return sum(-(-(min(end, step) - start) // n) for (start, n), end in zip(found, ends) if n and start < step)
         block, offset = divmod(step, BLOCK)
         while len(self._counts) <= block:
             drawn = self._draw_block(len(self._counts) - 1)

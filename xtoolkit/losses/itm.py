@@ -10,7 +10,7 @@ from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.heads import summary_head
-from xtoolkit.registry import LOSS_REGISTRY
+from xtoolkit.registry import LOSS_REGISTRY, Positive
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ITM(Loss):
         loss = 1 / 3B  sum over (t_i, v_i), (t_i, v~_i), (t~_i, v_i)  of  CE(head(fusion(t, v)), is it a pair)
 
     Each text draws one picture and each picture one text that does not belong to it, likelier the more alike the
-    contrastive scores find them: weight softmax(scores) + 1e-5 over this rank's rows. Never drawn: a row's own
+    contrastive scores find them: weight softmax(scores) + ``smoothing`` over this rank's rows. Never drawn: a row's own
     partner, a row that shows the same picture (on a region stream: the same box of it) or holds the same tokens. A
     row with no legal negative keeps its positive pair; its two negatives drop out of the mean.
 
@@ -51,6 +51,7 @@ class ITM(Loss):
     Args:
         fusion: the encoder of pairs, with the slots ``text`` and ``image``; its summary token is judged.
         negatives: the encoder whose scores the negatives are drawn by; read without gradient.
+        smoothing: added to each weight. 1e-5, the release's, leaves the hardest; 1 / B draws every second negative uniformly.
         ignore_same: False: any other row is a legal negative, as in the release.
 
     Source: X-FM, equation 3, which sums the three expectations; the release, as here, averages over the 3B rows. The
@@ -60,9 +61,10 @@ class ITM(Loss):
 
     CONTRASTS = True
 
-    def __init__(self, fusion: str, negatives: str, ignore_same: bool = True, *, widths: dict):
+    def __init__(self, fusion: str, negatives: str, smoothing: Positive = 1e-5, ignore_same: bool = True, *,
+                 widths: dict):
         super().__init__()
-        self.fusion, self.negatives, self.ignore_same = fusion, negatives, ignore_same
+        self.fusion, self.negatives, self.smoothing, self.ignore_same = fusion, negatives, smoothing, ignore_same
         self.head = summary_head(widths[fusion], 2)
 
     @classmethod
@@ -116,7 +118,7 @@ class ITM(Loss):
         rows, illegal = batch.size, self.illegal(batch)
         local = slice(scores.first, scores.first + rows)
         scores = torch.cat([scores.text_to_image[:, local], scores.image_to_text[:, local]]).float()
-        drawn = _draw_one((scores.softmax(1) + 1e-5).masked_fill(illegal.repeat(2, 1), 0))
+        drawn = _draw_one((scores.softmax(1) + self.smoothing).masked_fill(illegal.repeat(2, 1), 0))
         return drawn[:rows], drawn[rows:], ~illegal.all(1)
 
     def illegal(self, batch: Batch) -> Tensor:

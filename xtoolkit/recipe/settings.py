@@ -99,12 +99,14 @@ class ScheduleBlock:
 
     Attributes:
         every_step: groups of streams in order; a group is one optimizer update over the sum of its streams' losses.
-        every: {stream: n}: the stream takes part in every n-th step only, the first included.
+        every: {stream: n}: the stream takes part in every n-th step only, the first included. {stream: [[step, n], ...]}: from
+            each of these steps on (counted from 0, rising) in every n-th, that step included; null: in none. Before the
+            first it takes part in none.
         sample: {stream: weight}: one stream a step, drawn by seed.
     """
 
     every_step: list[list[str]] | None = None
-    every: dict[str, Count] = field(default_factory=dict)
+    every: dict[str, Count | list[tuple[Whole, Count | None]]] = field(default_factory=dict)
     sample: dict[str, Positive] | None = None
 
 
@@ -154,6 +156,13 @@ def groups_of(block: ScheduleBlock, streams) -> list[list[str]]:
     return [list(group) for group in block.every_step] if block.every_step is not None else [list(streams)]
 
 
+def intervals(block: ScheduleBlock, stream: str) -> list[tuple[int, int | None]]:
+    """[(step, n)], rising from step 0: from there on the stream takes part in every n-th step; None: in none."""
+    given = block.every.get(stream, 1)
+    given = [(0, given)] if isinstance(given, int) else [tuple(pair) for pair in given]
+    return given if given and given[0][0] == 0 else [(0, None), *given]
+
+
 def _sample_problems(block, streams):
     found = [(("sample", name), f"unknown stream `{name}`{nearest(name, streams)}")
              for name in block.sample if name not in streams]
@@ -176,6 +185,12 @@ def _every_problems(block, streams):
     for name, interval in block.every.items():
         if name not in named:
             found.append((("every", name), f"`{name}` stands in no group of `every_step`{nearest(name, named)}"))
-    if named and all(name in block.every and block.every[name] > 1 for name in named):
-        found.append((("every",), "the second step would have no stream; leave at least one out of `every`"))
+        starts = [step for step, _ in intervals(block, name)]
+        if starts != sorted(set(starts)):
+            found.append((("every", name), f"the steps of {interval} must rise"))
+    starts = sorted({step for name in named for step, _ in intervals(block, name)})
+    idle = [step for step in starts if all([n for start, n in intervals(block, name) if start <= step][-1] != 1
+                                           for name in named)]
+    if idle and named:
+        found.append((("every",), f"step {idle[0] + 1} would have no stream; at every time one must take part in each step"))
     return found
