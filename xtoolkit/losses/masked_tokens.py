@@ -1,4 +1,4 @@
-"""What MLM and IMLM share: the hidden states of the masked tokens, how many there are, what each costs, and what guessing costs."""
+"""What MLM and IMLM share: the states of the masked tokens, how many there are, what each costs, and what guessing costs."""
 
 import torch
 from torch import Tensor, nn
