@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from bisect import bisect_right
 from functools import lru_cache
 
@@ -34,7 +35,7 @@ class Schedule:
         if found := schedule_problems(block, streams):
             raise ConfigError([f"{'.'.join(('schedule', *path))}: {message}" for path, message in found])
         self.seed, self._groups = seed, groups_of(block, streams)
-        self._intervals = {name: intervals(block, name) for name in streams}
+        self._intervals = {name: _pieces(intervals(block, name)) for name in streams}
         self._names = sorted(block.sample or {})
         self._bounds = list(itertools.accumulate(block.sample[name] for name in self._names)) if block.sample else []
         self._counts = [dict.fromkeys(self._names, 0)]
@@ -55,9 +56,7 @@ class Schedule:
         is looked through.
         """
         if not self._names:
-            found = self._intervals[stream]
-            ends = [start for start, _ in found[1:]] + [step]
-            return sum(-(-(min(end, step) - start) // n) for (start, n), end in zip(found, ends) if n and start < step)
+            return sum(-(-(min(end, step) - start) // n) for start, end, n in self._intervals[stream] if start < step)
         block, offset = divmod(step, BLOCK)
         while len(self._counts) <= block:
             drawn = self._draw_block(len(self._counts) - 1)
@@ -71,3 +70,9 @@ class Schedule:
         digest = hashlib.blake2b(f"schedule/{self.seed}/{step}".encode(), digest_size=8).digest()
         share = (int.from_bytes(digest, "big") >> 11) / 2**53
         return self._names[min(bisect_right(self._bounds, share * self._bounds[-1]), len(self._names) - 1)]
+
+
+def _pieces(found: list[tuple[int, int | None]]) -> list[tuple[int, float, int]]:
+    """(step, the step at which it ends, n) of each stretch of ``intervals`` in which the stream takes part."""
+    ends = [start for start, _ in found[1:]] + [math.inf]
+    return [(start, end, n) for (start, n), end in zip(found, ends) if n is not None]

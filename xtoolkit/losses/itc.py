@@ -43,27 +43,20 @@ class ITC(Loss):
         scores = f[self.sim]
         f.log("temperature", scores.temperature.reshape(()))
         own, ignored = self._columns(scores, batch)
-        losses = [_cross_entropy(s, own, ignored) for s in (scores.image_to_text, scores.text_to_image)]
+        ways = [s.to(torch.promote_types(s.dtype, torch.float32)) for s in (scores.image_to_text, scores.text_to_image)]
+        losses = [nn.functional.cross_entropy(way.masked_fill(ignored, -torch.inf), own) for way in ways]
         return (losses[0] + losses[1]) / 2
 
     def guess(self, f, batch):
         """Every candidate of a row is as likely as the others: the logarithm of how many it has, both ways the same."""
         scores = f[self.sim]
-        own, ignored = self._columns(scores, batch)
-        candidates = torch.full_like(own, scores.image_to_text.shape[1])
-        return (candidates if ignored is None else candidates - ignored.sum(1)).float().log().mean()
+        _, ignored = self._columns(scores, batch)
+        return (scores.image_to_text.shape[1] - ignored.sum(1)).float().log().mean()
 
     def _columns(self, scores, batch):
-        """(B,) int64, the column of each row's own partner; (B, W B) bool, those left out of its softmax, or None."""
+        """(B,) int64, the column of each row's own partner; (B, W B) bool, those left out of its softmax."""
         own = scores.first + torch.arange(batch.size, device=scores.image_to_text.device)
-        return own, same_columns(scores, batch, own) if self.ignore_same else None
-
-
-def _cross_entropy(scores: Tensor, own: Tensor, ignored: Tensor | None) -> Tensor:
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if ignored is not None:
-        scores = scores.masked_fill(ignored, -torch.inf)
-    return nn.functional.cross_entropy(scores, own)
+        return own, same_columns(scores, batch, own) & self.ignore_same
 
 
 def same_columns(scores, batch: Batch, own: Tensor) -> Tensor:
