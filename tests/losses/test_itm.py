@@ -124,9 +124,11 @@ def test_ignore_same_off_draws_duplicates_but_never_the_own_partner():
     assert any(d[1] == 4 for d in drawn) and all((d != torch.arange(6)).all() for d in drawn)
 
 
-def test_negatives_follow_their_weights(model):
-    """Images by the text-to-image scores, texts by the image-to-text scores: softmax over the block, + 1e-5."""
-    loss, matrix = model.losses["itm"], torch.randn(3, 3)
+@pytest.mark.parametrize("smoothing, training, added", [(1e-5, True, 1e-5), (0.5, True, 0.5), (0.5, False, 1e-5)])
+def test_negatives_follow_their_weights(smoothing, training, added):
+    """Images by the text-to-image scores, texts by the image-to-text scores: softmax over the block, + smoothing in training."""
+    block = {"type": "ITM", "fusion": "fusion", "negatives": "sim", "smoothing": smoothing}
+    loss, matrix = Tiny(losses={"itm": block}).losses["itm"].train(training), 2 * torch.randn(3, 3)
     batch = SimpleNamespace(size=3, device=torch.device("cpu"), same_rows=lambda: torch.zeros(3, 3, dtype=torch.bool))
     counts = {"image": torch.zeros(3, 3), "text": torch.zeros(3, 3)}
     draws = 4000
@@ -135,7 +137,7 @@ def test_negatives_follow_their_weights(model):
         counts["image"][torch.arange(3), image] += 1
         counts["text"][torch.arange(3), text] += 1
     for name, block in (("image", matrix.T), ("text", matrix)):
-        weight = (block.double().softmax(1) + 1e-5).fill_diagonal_(0)
+        weight = (block.double().softmax(1) + added).fill_diagonal_(0)
         want = weight / weight.sum(1, keepdim=True)
         assert ((counts[name] / draws - want).abs() < 0.04).all()  # five standard deviations
 

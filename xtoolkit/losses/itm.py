@@ -12,6 +12,8 @@ from xtoolkit.losses.base import Loss
 from xtoolkit.losses.heads import summary_head
 from xtoolkit.registry import LOSS_REGISTRY, Positive
 
+HARDEST = 1e-5
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -51,7 +53,9 @@ class ITM(Loss):
     Args:
         fusion: the encoder of pairs, with the slots ``text`` and ``image``; its summary token is judged.
         negatives: the encoder whose scores the negatives are drawn by; read without gradient.
-        smoothing: added to each weight. 1e-5, the release's, leaves the hardest; 1 / B draws every second negative uniformly.
+        smoothing: added to each weight in training. 1e-5, the release's, leaves the hardest; the more, the more are drawn
+            uniformly: a model that starts from nothing finds no way from "never a pair" with the hardest alone. In eval mode
+            always 1e-5.
         ignore_same: False: any other row is a legal negative, as in the release.
 
     Source: X-FM, equation 3, which sums the three expectations; the release, as here, averages over the 3B rows. The
@@ -61,7 +65,7 @@ class ITM(Loss):
 
     CONTRASTS = True
 
-    def __init__(self, fusion: str, negatives: str, smoothing: Positive = 1e-5, ignore_same: bool = True, *,
+    def __init__(self, fusion: str, negatives: str, smoothing: Positive = HARDEST, ignore_same: bool = True, *,
                  widths: dict):
         super().__init__()
         self.fusion, self.negatives, self.smoothing, self.ignore_same = fusion, negatives, smoothing, ignore_same
@@ -118,7 +122,8 @@ class ITM(Loss):
         rows, illegal = batch.size, self.illegal(batch)
         local = slice(scores.first, scores.first + rows)
         scores = torch.cat([scores.text_to_image[:, local], scores.image_to_text[:, local]]).float()
-        drawn = _draw_one((scores.softmax(1) + self.smoothing).masked_fill(illegal.repeat(2, 1), 0))
+        weight = scores.softmax(1) + (self.smoothing if self.training else HARDEST)
+        drawn = _draw_one(weight.masked_fill(illegal.repeat(2, 1), 0))
         return drawn[:rows], drawn[rows:], ~illegal.all(1)
 
     def illegal(self, batch: Batch) -> Tensor:

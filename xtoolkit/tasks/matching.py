@@ -16,11 +16,11 @@ from xtoolkit.tasks.comparing import matched
 
 @TASK_REGISTRY.register()
 class Matching(Task):
-    """How well a matching loss tells true pairs from the hard negatives that it trains on, on pairs that it has not seen.
+    """How well a matching loss tells true pairs from hard negatives, on pairs that it has not seen.
 
     YAML: {type: Matching, match: itm}
 
-    The pairs are those that the loss itself makes of a batch (``ITM.pairs``): every text with its picture, with a picture
+    The pairs are those that the loss itself makes of a batch in eval mode (``ITM.pairs``): every text with its picture, with a picture
     that the contrastive scores draw, and every picture with a text drawn so; rows without a legal negative give none. A
     batch is ``batch_size`` pictures with a text each: the first text of each, then the second of each that has two, and so
     on. So `batch_size` is part of what is measured: among more pictures negatives are harder. They are drawn by a seed
