@@ -168,7 +168,7 @@ def test_evaluations_run_when_due_and_join_the_line_of_their_step(tmp_path, caps
     assert len(out) == 1 + 3 + 4 + 3
     assert re.fullmatch(r"guessing, without a look at the sample, is so far: one \S+", out[0])
     assert re.fullmatch(r"step  4/10  loss \d+\.\d{4}  one \d+\.\d{4}  two \d+\.\d{4}  lr 8\.57e-03  norm \S+  "
-                        r"\S+ samples/s  data \d+%  eta 0:00:\d\d  \d+\.\d\d GB", out[1])
+                        r"\S+ samples/s  data \d+%  eta 0:00:\d\d  \d+\.\d\d GB(, now \d+\.\d\d)?", out[1])
     assert out[2].startswith("step  4/10  often.r10 10  often.seconds")
 
 

@@ -81,7 +81,7 @@ def train(tmp_path, folder, name, *more, resume=False):
 
 
 def logged(path):
-    times = {"seconds", "samples_per_s", "eta_s", "memory_gb", "data_share", "cpu_share"}
+    times = {"seconds", "samples_per_s", "eta_s", "memory_gb", "memory_now_gb", "data_share", "cpu_share"}
     return [{k: v for k, v in json.loads(line).items() if k not in times} for line in open(path / "metrics.jsonl")]
 
 

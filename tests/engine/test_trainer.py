@@ -45,7 +45,8 @@ def lines(output):
 
 
 def without_times(line):
-    return {k: v for k, v in line.items() if k not in ("seconds", "samples_per_s", "eta_s", "memory_gb", "data_share", "cpu_share")}
+    return {k: v for k, v in line.items() if k not in ("seconds", "samples_per_s", "eta_s", "memory_gb", "memory_now_gb", "data_share",
+                                                       "cpu_share")}
 
 
 @pytest.mark.parametrize("schedule", [ScheduleBlock(every_step=[["a"], ["b"]], every={"b": 2}),

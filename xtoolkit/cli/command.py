@@ -6,7 +6,7 @@ import os
 import select
 import sys
 
-from xtoolkit.engine.environment import share_processors
+from xtoolkit.engine.environment import keep_few_shapes, share_processors
 from xtoolkit.registry import ConfigError
 
 HINT = "xfm/tiny.yaml runs as it is, its data come with the toolkit: xtoolkit train --config xfm/tiny.yaml"
@@ -44,6 +44,7 @@ def command(main):
     @functools.wraps(main)
     def run(argv=None) -> int:
         share_processors()
+        keep_few_shapes()
         try:
             try:
                 return main(argv)

@@ -1,6 +1,5 @@
 """The hooks of a full run: what to log, checkpoints, evaluations, signals."""
 
-import resource
 import signal
 import sys
 import time
@@ -8,7 +7,7 @@ from collections import Counter
 
 import torch
 
-from xtoolkit.engine import distributed, records
+from xtoolkit.engine import distributed, memory, records
 from xtoolkit.engine.figures import Samples
 from xtoolkit.engine.trainer import Stopped
 from xtoolkit.engine.writers import Console, JsonLines, Results, RunRecord, TensorBoard
@@ -79,7 +78,10 @@ class Log(Hook):
         waited = self._wait(trainer) - self._waited
         values = {"lr": trainer.lr, "samples_per_s": (self._seen(trainer) - self._samples) / max(seconds, 1e-9),
                   "data_share": waited / max(seconds, 1e-9), "seconds": trainer.seconds,
-                  "eta_s": seconds / steps * (trainer.train.steps - trainer.done), "memory_gb": _memory(trainer.device)}
+                  "eta_s": seconds / steps * (trainer.train.steps - trainer.done), "memory_gb": memory.peak(trainer.device) / 1e9}
+        now = memory.current(trainer.device)
+        if now is not None:
+            values["memory_now_gb"] = now / 1e9
         if trainer.device.type == "cpu":
             loading = waited if trainer.train.workers else 0  # without workers data are made by this thread
             values["cpu_share"] = min(1.0, (trainer.computed - self._computed + loading) / max(seconds, 1e-9))
@@ -190,11 +192,3 @@ class Evaluate(Hook):
             distributed.barrier()
         if wrong:
             raise ConfigError(wrong)
-
-
-def _memory(device) -> float:
-    """Peak memory in GB: of the device, on CPU of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

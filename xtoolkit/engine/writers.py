@@ -87,6 +87,7 @@ class Console(Hook):
         self._line(f"{step}  loss {values['loss']:.4f}  {'  '.join(losses)}  "
                    f"lr {values['lr']:.2e}  norm {values['norm']:.3g}  {values['samples_per_s']:.1f} samples/s  "
                    f"data {values['data_share']:.0%}  eta {eta}  {values['memory_gb']:.2f} GB"
+                   + (f", now {values['memory_now_gb']:.2f}" if "memory_now_gb" in values else "")
                    + (f"  bad samples {bad}" if bad else ""))
         if "cpu_share" in values:
             self._held(values["seconds"], values["cpu_share"])

@@ -13,7 +13,8 @@ from xtoolkit.report.tables import result_tables
 NAME = "report.html"
 # What a logged number beside the losses is called, by the last part of its name.
 TITLES = {"lr": "Learning rate", "norm": "Gradient norm", "samples_per_s": "Samples a second",
-          "memory_gb": "Peak memory (GB)", "data_share": "Share of time spent waiting for data"}
+          "memory_gb": "Peak memory (GB)", "memory_now_gb": "Memory now (GB)",
+          "data_share": "Share of time spent waiting for data"}
 
 
 def write_report(output) -> Path:

@@ -20,8 +20,8 @@ class Matching(Task):
 
     YAML: {type: Matching, match: itm}
 
-    The pairs are those that the loss itself makes of a batch in eval mode (``ITM.pairs``): every text with its picture, with a picture
-    that the contrastive scores draw, and every picture with a text drawn so; rows without a legal negative give none. A
+    The pairs are those that the loss itself makes of a batch in eval mode (``ITM.pairs``): every text with its picture, with a
+    picture that the contrastive scores draw, and every picture with a text drawn so; rows without a legal negative give none. A
     batch is ``batch_size`` pictures with a text each: the first text of each, then the second of each that has two, and so
     on. So `batch_size` is part of what is measured: among more pictures negatives are harder. They are drawn by a seed
     made of what is in the batch: a figure repeats, on any number of processes. A better similarity draws harder ones: two

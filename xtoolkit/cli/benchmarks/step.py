@@ -1,12 +1,11 @@
 """One training step taken apart: where its seconds go, what it computes, how much memory it needs."""
 
 import dataclasses
-import resource
 import time
-from pathlib import Path
 
 import torch
 
+from xtoolkit.engine import memory
 from xtoolkit.engine.optim import build_optimizer, set_lr
 from xtoolkit.engine.device import autocast
 from xtoolkit.graph import Node, Ref
@@ -75,7 +74,7 @@ class Step:
         forward: all of it; ``passes`` are parts of it, by encoder.
         optimizer: clipping, the update, what moves after it, and giving the gradients' memory back.
         cpu: processor seconds of this process, all threads together.
-        peak: bytes; see ``peak_memory``.
+        peak: bytes; see ``engine.memory.peak``.
     """
 
     data: float
@@ -116,7 +115,7 @@ class Stepper:
         """One step on the batch that ``fetch()`` returns, always from the same seed."""
         mark, passes, clip = self.marks.mark, Passes(self.marks), self.recipe.optim.clip
         self.marks.settle()
-        forget_peak(self.device)
+        memory.forget_peak(self.device)
         cpu, began = time.process_time(), mark()
         batch = fetch().to(self.device, non_blocking=True)
         made = mark()
@@ -139,7 +138,7 @@ class Stepper:
         self.marks.settle()
         seconds = self.marks.seconds
         return Step(seconds(began, made), seconds(made, forward), passes.seconds(), seconds(forward, backward),
-                    seconds(backward, ended), time.process_time() - cpu, peak_memory(self.device))
+                    seconds(backward, ended), time.process_time() - cpu, memory.peak(self.device))
 
     def operators(self, stream: str, fetch, precision: str, most: int) -> list[tuple[str, int, float]]:
         """(name, calls, seconds of its own) of the operators that cost most in one step."""
@@ -201,31 +200,3 @@ def _count(model, stream, batch, length):
         name = p.name.partition("@")[0]
         forward[name] = forward.get(name, 0.0) + p.gflops
     return forward, trained(passes, heads)
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------
-_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def forget_peak(device: torch.device) -> None:
-    """Lets ``peak_memory`` begin anew, where the system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif _FORGET.exists():
-        try:
-            _FORGET.write_text("5")
-        except OSError:
-            return
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes in use since ``forget_peak``: of the device; on a CPU resident in this process, weights included.
-
-    Where the system cannot forget (macOS, some containers) it is the peak since the process began.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
