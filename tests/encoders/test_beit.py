@@ -261,3 +261,57 @@ def test_an_unreachable_name_says_what_to_fetch_and_where_to_put_it():
         BEiTv2(**SMALL, image_size=12, init="beitv2_base_patch16_224.in1k_ft_in22k").load_init()
     with pytest.raises(WeightsError, match="nor a model that timm knows"):
         BEiTv2(**SMALL, image_size=12, init="beit_v9").load_init()
+
+
+def plain_stem(model, pixels):
+    """The convolutional stem in float64, a vector a place, from the parameters' names alone."""
+    p = {k.removeprefix("patch_embed."): v.double() for k, v in model.patch_embed.state_dict().items()}
+    x, layers = pixels.double(), len(model.patch_embed.convs)
+    for i in range(layers):
+        weight = p[f"convs.{i}.weight"]
+        size, stride = weight.shape[-1], 2 if i else weight.shape[-1]
+        x = F.pad(x, [int(i > 0)] * 4)
+        places = range(0, x.shape[-1] - size + 1, stride)
+        x = torch.stack([torch.stack([torch.einsum("ichw,ochw->io", x[:, :, r:r + size, c:c + size], weight) for c in places], -1)
+                         for r in places], -2)
+        groups = x.view(len(x), model.patch_embed.norms[i].num_groups, -1)
+        x = ((groups - groups.mean(-1, True)) / (groups.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()).view_as(x)
+        x = x * p[f"norms.{i}.weight"][:, None, None] + p[f"norms.{i}.bias"][:, None, None]
+        x = x * 0.5 * (1 + torch.erf(x / 2 ** 0.5))
+    return x.flatten(2).transpose(1, 2) @ p["proj.weight"].t() + p["proj.bias"]
+
+
+@pytest.mark.parametrize("patch_size, stem", [(8, [32, 48]), (8, [8, 16, 32]), (4, [24]), (12, [16, 40, 16])])
+def test_a_convolutional_stem_is_what_its_names_say(patch_size, stem):
+    model, image = build(image_size=24, patch_size=patch_size, stem=stem), picture(image_size=24)
+    ours = model.double().patch_embed(image.pixels.double(), None)
+    assert ours.shape == (3, (24 // patch_size) ** 2, 16)
+    torch.testing.assert_close(ours, plain_stem(model, image.pixels), rtol=1e-9, atol=1e-9)
+
+
+def test_no_patch_sees_the_pixels_of_a_masked_one_through_the_stem():
+    model, image = build(stem=[8, 16, 16]), picture(masked=True)
+    hidden = image.patch_mask.view(3, 1, 3, 3).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    other = ImageField(torch.where(hidden, 7.0, image.pixels), patch_mask=image.patch_mask)
+    assert torch.equal(model(view="mask_image", image=image).tokens, model(view="mask_image", image=other).tokens)
+    whole = [ImageField(each.pixels) for each in (image, other)]
+    assert not torch.equal(*(model(view=None, image=each).tokens for each in whole))
+
+
+def test_a_stem_must_fit_the_patches_and_an_empty_one_is_none():
+    with pytest.raises(ValueError, match="4 convolutions of `stem` halve a picture 3 times.*multiple of 8, not 4"):
+        build(stem=[8, 8, 8, 8])
+    assert build(stem=[]).state_dict().keys() == build().state_dict().keys()
+
+
+def test_a_stem_draws_its_weights_anew_and_the_same_for_a_seed():
+    torch.manual_seed(3)
+    model = BEiTv2(**SMALL, image_size=12, stem=[8, 16])
+    first = {k: v.clone() for k, v in model.state_dict().items()}
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 5.0)
+    torch.manual_seed(3)
+    again = BEiTv2(**SMALL, image_size=12, stem=[8, 16])
+    assert all(torch.equal(first[k], v) for k, v in again.state_dict().items())
+    model.init_weights()
+    assert all(not (v == 5).any() for k, v in model.state_dict().items() if v.is_floating_point())

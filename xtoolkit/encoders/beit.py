@@ -15,6 +15,7 @@ from xtoolkit.batch import ImageField
 from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.weights.beit import TABLE, from_hugging_face, relative_position_index, resize_position_table
+from xtoolkit.encoders.patches import ConvStem, PatchEmbed
 from xtoolkit.encoders.positions import grid_positions
 from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
@@ -49,6 +50,12 @@ class BEiTv2(Encoder):
         summary: ``mean`` of the normed patches, or the normed CLS token (``cls``).
         absolute_positions: amplitude of a fixed sine-cosine embedding of each patch's place, added to all patches, masked ones
             too; 0: none, as in BEiTv2. Small models that train for minutes learn places sooner with it.
+        stem: channels of convolutions that turn pixels into patches instead of BEiT's one linear map, the last one's before a
+            linear map to ``width``: each after the first halves the picture (3 x 3, stride 2), the first, whose squares do not
+            overlap, does the rest. [64, 128, 192] at patches of 16: squares of 4, then two halvings. A model that starts from
+            nothing tells things apart much sooner with it (Xiao et al. 2106.14881, whose stem is all of 3 x 3 and normed by batch;
+            here GroupNorm, so that a picture's features are its own). Masked patches are painted in the mean colour first, or
+            their neighbours would see them.
         init_std: of the linear layers. 0.02 is made for 768 channels; narrow encoders start better with more.
         checkpointing: recompute each block in the backward pass: less memory, a third more time.
         init: weights: a file or folder (safetensors, or torch) in the format of unilm, timm or transformers, or a name that timm
@@ -68,8 +75,8 @@ class BEiTv2(Encoder):
 
     def __init__(self, width: Count = 768, layers: Count = 12, heads: Count = 12, patch_size: Count = 16, image_size: Count = 224,
                  mlp_ratio: Positive = 4, drop_path: Dropout = 0.1, layer_scale: NotNegative = 0.1,
-                 summary: Literal["mean", "cls"] = "mean", absolute_positions: NotNegative = 0, init_std: NotNegative = 0.02,
-                 checkpointing: bool = False, init: str | None = None):
+                 summary: Literal["mean", "cls"] = "mean", absolute_positions: NotNegative = 0, stem: list[Count] | None = None,
+                 init_std: NotNegative = 0.02, checkpointing: bool = False, init: str | None = None):
         super().__init__()
         if width % heads:
             raise ValueError(f"BEiTv2: width {width} is not a multiple of heads {heads}")
@@ -80,7 +87,7 @@ class BEiTv2(Encoder):
         self.grid = image_size // patch_size
         self.layer_scale, self.summary, self.checkpointing, self.init = layer_scale, summary, checkpointing, init
         self.absolute_positions, self.init_std = absolute_positions, init_std
-        self.patch_embed = PatchEmbed(width, patch_size)
+        self.patch_embed = ConvStem(width, patch_size, stem) if stem else PatchEmbed(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         rates = [drop_path * i / max(1, layers - 1) for i in range(layers)]
@@ -97,7 +104,7 @@ class BEiTv2(Encoder):
         self.position_index.copy_(relative_position_index(self.grid).flatten())
         if self.absolute_positions:
             self.positions.copy_(self.absolute_positions * grid_positions(self.grid, self.width))
-        self.patch_embed.proj.reset_parameters()
+        self.patch_embed.reset_parameters()
         self.fc_norm.reset_parameters()
         for token in (self.cls_token, self.mask_token):
             nn.init.trunc_normal_(token, std=0.02)
@@ -111,11 +118,12 @@ class BEiTv2(Encoder):
             raise ValueError(f"BEiTv2 is built for {self.image_size} x {self.image_size} pixels, this batch has "
                              f"{height} x {width}: set `image_size: {height}` on the encoder (loading resizes the "
                              "position bias)")
-        x = self.patch_embed(image.pixels)
-        if image.patch_mask is not None:
-            if image.patch_mask.shape != x.shape[:2]:
-                raise ValueError(f"patch_mask is {tuple(image.patch_mask.shape)}, but patches are {tuple(x.shape[:2])}")
-            x = torch.where(image.patch_mask[..., None], self.mask_token, x)
+        mask, patches = image.patch_mask, (image.pixels.shape[0], self.grid ** 2)
+        if mask is not None and mask.shape != patches:
+            raise ValueError(f"patch_mask is {tuple(mask.shape)}, but patches are {patches}")
+        x = self.patch_embed(image.pixels, mask)
+        if mask is not None:
+            x = torch.where(mask[..., None], self.mask_token, x)
         if self.absolute_positions:
             x = x + self.positions
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
@@ -151,25 +159,6 @@ class BEiTv2(Encoder):
         for name in [n for n in state if n.endswith(TABLE)]:
             state[name] = resize_position_table(state[name], self.grid)
         return state
-
-
-class PatchEmbed(nn.Module):
-    """One linear map of each patch's pixels: (I, 3, H, W) -> (I, N, D), row by row.
-
-    Weights lie in a convolution, under its names; patches that do not overlap need none, and a matrix product has the faster
-    backward on a CPU.
-    """
-
-    def __init__(self, width, patch_size):
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
-
-    def forward(self, pixels):
-        size = self.proj.kernel_size[0]
-        images, channels, height, width = pixels.shape
-        patches = pixels.view(images, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(images, (height // size) * (width // size), -1)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Attention(nn.Module):
