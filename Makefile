@@ -4,7 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUTPUT ?= outputs/xfm_tiny
 
-.PHONY: setup demo test test-slow clean
+.PHONY: help setup demo test test-slow clean
+
+help:
+	@echo "make demo       sets up .venv, trains the small X-FM on the sample data (ten minutes, 2 CPU cores) and names its report"
+	@echo "make test       sets up .venv and runs the tests; make test-slow the slow ones"
+	@echo "make setup      only sets up; PYTHON= names another python, VENV= another folder"
 
 setup: $(VENV)/.ready
 

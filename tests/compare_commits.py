@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/compare_commits.py --before REF [--batches [--visits N]] [--only WORD] [--allow PATTERN ...]
 
-A change that should not move numerics must show identical losses. Both trees run in this environment, on the CPU, through
-their own ``tools/train_net.py``; nothing else of their layout is assumed. Compared are the numbers of every logged step,
+A change that should not move numerics must show identical losses. Both trees run the recipes of the commit before in this
+environment, on the CPU, each through its own ``tools/train_net.py``; nothing else of their layout is assumed. Compared are the numbers of every logged step,
 every gradient of every update, before clipping, and every parameter after the last step. The exit status is 1 where anything
 differs that no ``--allow`` names.
 
@@ -35,10 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = 10
 COMMON = [f"train.steps={STEPS}", "train.log_every=1", "train.device=cpu", "evaluate=null"]
 # Numbers of a log line that are measured, not computed.
-MEASURED = ("*_s", "*seconds*", "data_share", "cpu_share", "memory_gb")
-TINY = ["projects/xfm/tiny.yaml", "schedule.every=null"]
+MEASURED = ("*_s", "*seconds*", "data_share", "cpu_share", "memory_*")
+TINY = ["tree/projects/xfm/tiny.yaml", "schedule.every=null"]
 # base.yaml at toy size, its dropout and drop path as they are.
-BASE = ["projects/xfm/base.yaml", "tokenizer=sample://picturebook/tokenizer", "encoders.vision.patch_size=8",
+BASE = ["tree/projects/xfm/base.yaml", "tokenizer=sample://picturebook/tokenizer", "encoders.vision.patch_size=8",
         "encoders.vision.image_size=32", "encoders.text.vocab_size=4000", "encoders.text.max_positions=20",
         "encoders.vision_proj.dim=8", "encoders.text_proj.dim=8", "optim.warmup=2", "optim.lr=1e-2",
         *(f"encoders.{e}.{k}" for e in ("vision", "text") for k in ("width=24", "init=null")),
@@ -89,8 +89,7 @@ def probe(folder: Path, names: list[str]) -> None:
         place = folder / name
         place.mkdir()
         config, *overrides = RECIPES[name]
-        config = config if Path(config).parent != Path() else folder.parent / config
-        train(config, [*overrides, "train.workers=0"], place)
+        train(folder.parent / config, [*overrides, "train.workers=0"], place)
 
 
 def probe_batches(folder: Path, visits: int, name: str) -> None:
@@ -108,7 +107,7 @@ def probe_batches(folder: Path, visits: int, name: str) -> None:
         sys.exit()
 
     Trainer.fit = read
-    train(TINY[0], [f"train.workers={BATCHES[name][1]}"], place)
+    train(folder.parent / TINY[0], [f"train.workers={BATCHES[name][1]}"], place)
 
 
 def train(config, overrides: list[str], place: Path) -> None:

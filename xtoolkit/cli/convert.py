@@ -75,6 +75,7 @@ def bring_in(recipe, args) -> str:
     state = verify(own, state, args.file, may_miss, args.allow_unexpected, report)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     write_tensors(state, args.out)
+    report.absent |= {name: f"{args.file} has none; it is drawn when training starts" for name in own if name not in state}
     where = f"`{prefix.rstrip('.')}.init: {args.out}`" if kind else f"`init: {args.out}`"
     return f"{report.as_text()}\na recipe reads it as {where}"
 

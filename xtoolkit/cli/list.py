@@ -41,6 +41,8 @@ def reads(kind: str, cls) -> str:
         extra += [f"runs it on {need.runs:g}x the batch"] if need.runs else []
         extra += [f"its head {need.head}"] if need.head else []
         needs.append(need.ref + (f" ({', '.join(extra)})" if extra else ""))
+    heads = cls.HEADS if kind == "tasks" else {}
+    needs += [f"the loss <{key}>" + (f" (a type with `{method}`)" if method else "") for key, method in heads.items()]
     return "needs: " + (", ".join(needs) or "nothing")
 
 

@@ -201,8 +201,13 @@ def _given(args) -> str:
 
 
 def run_sample(args):
-    return "\n".join(f"{name}: {len(files)} file(s), {Path(files[0]).parent}"
-                     for name in sample.names() if (files := paths.resolve(name)))
+    lines = []
+    for name in sample.names():
+        found = [Path(file) for file in paths.resolve(name)]
+        count = sum(sum(inner.is_file() for inner in path.rglob("*")) if path.is_dir() else 1 for path in found)
+        places = dict.fromkeys(str(path if path.is_dir() else path.parent) for path in found)
+        lines.append(f"{name}: {count:,} file{'s' * (count > 1)}, {', '.join(places)}")
+    return "\n".join(lines)
 
 
 @command

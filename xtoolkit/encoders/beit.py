@@ -4,6 +4,8 @@ Shape letters: I images, N patches, T = 1 + N tokens, D width, h heads.
 """
 
 import math
+import os
+import sys
 from typing import Literal
 
 import torch
@@ -53,7 +55,7 @@ class BEiTv2(Encoder):
         stem: channels of convolutions that turn pixels into patches instead of BEiT's one linear map, the last one's before a
             linear map to ``width``: each after the first halves the picture (3 x 3, stride 2), the first, whose squares do not
             overlap, does the rest. [64, 128, 192] at patches of 16: squares of 4, then two halvings. A model that starts from
-            nothing tells things apart much sooner with it (Xiao et al. 2106.14881, whose stem is all of 3 x 3 and normed by batch;
+            nothing tells things apart much sooner with it (Xiao et al. 2106.14881, whose stem is all 3 x 3 and normed by batch;
             here GroupNorm, so that a picture's features are its own). Masked patches are painted in the mean colour first, or
             their neighbours would see them.
         init_std: of the linear layers. 0.02 is made for 768 channels; narrow encoders start better with more.
@@ -147,8 +149,10 @@ class BEiTv2(Encoder):
             return
         state = read_weights(self.init) if is_path(self.init) else _download(self.init)
         state, _ = from_hugging_face(unwrap(state, f"init {self.init}"))
-        load_strictly(self, self.fit(state), f"init {self.init}", ignore=IGNORE,
-                      may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
+        drawn = load_strictly(self, self.fit(state), f"init {self.init}", ignore=IGNORE,
+                              may_miss=("mask_token", *(("fc_norm.*",) if "norm.weight" in state else ())))
+        if drawn and os.environ.get("RANK", "0") == "0":
+            print(f"init {self.init}: it has no {', '.join(drawn)}: drawn anew", file=sys.stderr)
 
     def fit(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """``state`` with a shared position bias table copied to each block, and tables resized to this grid."""

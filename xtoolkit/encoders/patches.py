@@ -35,7 +35,7 @@ class PatchEmbed(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Convolutions down to a vector a patch: (I, 3, H, W) and the patches to hide (I, N) bool or None -> (I, N, D), row by row."""
+    """Convolutions down to a vector a patch: (I, 3, H, W), and the patches to hide (I, N) bool or None -> (I, N, D), by rows."""
 
     def __init__(self, width, patch_size, channels):
         super().__init__()

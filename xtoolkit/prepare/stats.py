@@ -25,7 +25,7 @@ def of_picture(size: tuple, info: dict):
     """(kind, bin) of a sample with a picture of ``size`` (width, height), and of each of its texts and boxes."""
     width, height = size
     yield "short side", min(size) // SIDE
-    yield "aspect", round(4 * math.log2(width / height))
+    yield "aspect", math.floor(4 * math.log2(width / height))
     if "regions" in info:
         yield "boxes", min(len(info["regions"]), MANY)
     said = list(info.get("captions", ()))

@@ -182,16 +182,18 @@ class Checker:
                 method = cls.HEADS[key]
                 if loss is None:
                     continue
+                without = (f"go without (`evaluate.{name}.{key}: null`)" if fits(None, schema(cls)[key].type) else
+                           f"remove this evaluation (`evaluate.{name}: null`)")
                 if loss not in self.data["losses"]:
-                    self.say(at + (key,), f"unknown loss `{loss}`{nearest(loss, self.data['losses'])}; or remove this "
-                             f"evaluation (`evaluate.{name}: null`)")
+                    meant = nearest(loss, self.data["losses"])
+                    self.say(at + (key,), f"unknown loss `{loss}`{meant}{' Or' if meant else '; or'} {without}")
                 elif self.found.lacking:
                     continue  # what the loss is, or who trains it, may be a plugin's
                 elif method and not hasattr(self._loss_class(loss), method):
                     self.say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
                 elif loss not in trained:
                     self.say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
-                             f"train it, or remove this evaluation (`evaluate.{name}: null`)")
+                             f"train it, or {without}")
                 else:
                     wanted += needs.get(loss, [])
             found[name] = wanted

@@ -126,14 +126,21 @@ def _histogram(kind, bins) -> dict:
     axis, step = Axis.over([0, max(bins.values())], linear=True), (WIDTH - LEFT - RIGHT) / len(numbers)
     top = lambda count: TOP + (FLOOR - TOP) * (1 - axis.share(count))
     bars = [{"x": LEFT + place * step + min(0.5, step / 10), "y": top(count), "width": step - min(1, step / 5),
-             "height": FLOOR - top(count), "note": f"{_edge(kind, number)}: {count:,}"}
+             "height": FLOOR - top(count), "note": f"{_span(kind, number)}: {count:,}"}
             for place, number in enumerate(numbers) for count in [bins.get(number, 0)]]
     every = -(-len(numbers) // 7)
     reached, half = accumulate(bins.get(number, 0) for number in numbers), sum(bins.values()) / 2
     median = next(number for number, count in zip(numbers, reached) if count >= half)
-    return {"title": what, "total": f"{sum(bins.values()):,}", "median": _edge(kind, median), "bars": bars,
+    return {"title": what, "total": f"{sum(bins.values()):,}", "median": _span(kind, median), "bars": bars,
             "grid": [(top(tick), label(tick)) for tick in axis.ticks if tick == int(tick)],
             "steps": [(LEFT + (n - first + 0.5) * step, _edge(kind, n)) for n in numbers[::every]]}
+
+
+def _span(kind, number) -> str:
+    """What a bin counts: a number, or from its lower edge to the next one's."""
+    low, high = _edge(kind, number), _edge(kind, number + 1)
+    _, edge = KINDS[kind]
+    return low if low == high or edge(number) == number else f"{low} to {high}"
 
 
 def _edge(kind, number) -> str:

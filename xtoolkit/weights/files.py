@@ -124,7 +124,7 @@ def unwrap(state: Mapping[str, Tensor], origin: str, own=()) -> dict[str, Tensor
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, ignore=(), may_miss=(),
-                  mend: str = MEND) -> None:
+                  mend: str = MEND) -> list[str]:
     """Copies ``state`` into ``module``; every name that does not match is listed, and then nothing is loaded.
 
     Args:
@@ -135,6 +135,9 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, igno
             with that shape.
         may_miss: patterns of names in the module that keep their initial value if ``state`` lacks them.
         mend: the last line of a refusal, unless the weights are of another format, which is then told.
+
+    Returns:
+        The names that kept their initial value.
 
     Raises:
         WeightsError: with all missing, unexpected and mis-shaped names, or those that hold nan or infinity.
@@ -149,7 +152,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str, igno
     if bad := [k for k, v in state.items() if k in numbers and not torch.isfinite(v).all()]:
         raise WeightsError("\n".join([f"{origin} holds numbers that are none (nan or infinite):", *(f"  in {k}" for k in bad),
                                       "  it is damaged, or of a run that diverged: take an older checkpoint, or write it again"]))
-    module.load_state_dict(state, strict=False)
+    return module.load_state_dict(state, strict=False).missing_keys
 
 
 def _advice(own, state, mend):
