@@ -26,7 +26,8 @@ GOALS = {"everything else": 350, "everything else and xtoolkit/data": 700}
 ROOMS = {"xtoolkit/data": ("data",), "encoders and kernels, the model's arithmetic": ("encoders", "kernels"),
          "everything else": ()}
 RECIPE = ["streams.text=null", "streams.image=null", "streams.match=null", "streams.region=null", "losses.mlm=null",
-          "losses.bbp=null", "schedule={every_step: [[pairs]]}", "streams.pairs.losses={itc: 1, itm: 1, imlm: 1, mim: 1}",
+          "losses.bbp=null", "schedule={every_step: [[pairs]]}", "schedule.every=null",
+          "streams.pairs.losses={itc: 1, itm: 1, imlm: 1, mim: 1}",
           "streams.pairs.data.image_mask={patches: 14, min_block: 2}", "streams.pairs.batch_size=8", "evaluate=null",
           "train.steps=3", "train.log_every=20", "train.workers=0", "train.device=cpu"]
 PACKAGE = str(ROOT / "xtoolkit") + "/"

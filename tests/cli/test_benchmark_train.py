@@ -135,19 +135,6 @@ def test_what_one_row_more_costs_leaves_fixed_costs_out(tool):
     assert backward == {"part": "backward", "seconds": pytest.approx(3.2), "gflops": pytest.approx(789)}
 
 
-def test_peak_memory_forgets_and_sees(tool):
-    forget, peak, cpu = tool["step"].forget_peak, tool["step"].peak_memory, torch.device("cpu")
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("this system does not forget a peak")
-    forget(cpu)
-    before = peak(cpu)
-    block = torch.ones(64 * 2**20 // 4)
-    assert peak(cpu) - before > 60 * 2**20
-    del block
-    forget(cpu)
-    assert peak(cpu) - before < 32 * 2**20
-
-
 class Slow:
     """A loader whose batches take a while, as one without workers."""
 

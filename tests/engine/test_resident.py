@@ -34,3 +34,15 @@ def test_a_command_bounds_the_shapes_that_are_kept_and_the_user_has_the_last_wor
     for given, expected in (({}, "64 256"), ({"LRU_CACHE_CAPACITY": "7"}, "7 256")):
         said = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True)
         assert said.stdout.splitlines()[-1] == expected, said.stderr
+
+
+def test_a_peak_is_forgotten_and_seen():
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not forget a peak")
+    memory.forget_peak(CPU)
+    before = memory.peak(CPU)
+    block = torch.ones(BLOCK // 4)
+    assert memory.peak(CPU) - before > 0.9 * BLOCK
+    del block
+    memory.forget_peak(CPU)
+    assert memory.peak(CPU) - before < 0.5 * BLOCK

@@ -18,7 +18,8 @@ TINY = str(ROOT / "projects/xfm/tiny.yaml")
 
 # tiny.yaml in float32 (its dropout is 0 already), made smaller still: the interpreter takes a second for what a step computes.
 SMALL = ["train.precision=fp32", "train.steps=32", "train.workers=0", "schedule.every.text=4", "schedule.every.image=4",
-         "schedule.every.match=4", "encoders.vision.layers=2", "encoders.text.layers=2", "encoders.vision.width=48", "encoders.text.width=48",
+         "schedule.every.match=4", "schedule.every.pairs=1", "schedule.every.region=1", "encoders.vision.layers=2",
+         "encoders.text.layers=2", "encoders.vision.width=48", "encoders.text.width=48", "encoders.vision.stem=[12, 24, 48]",
          "encoders.vision_proj.dim=48", "encoders.text_proj.dim=48", "streams.*.batch_size=8", "optim.lr=1e-3",
          "optim.warmup=4"]
 
