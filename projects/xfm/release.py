@@ -46,6 +46,7 @@ PARTS = (
     ("fusion_encoder.lm_head.", "imlm", ""),
 )
 INDEX = "relative_position_index"
+STEM = ("vision_encoder.patch_embed.convs.*", "vision_encoder.patch_embed.norms.*")  # the release has no convolutional stem
 # What the release stores and nobody reads, or what is computed here.
 DEAD = {
     "text_encoder.lm_cap_head.*": "dead: a captioning head that no pretraining loss reads",
@@ -151,7 +152,7 @@ def to_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[str,
     for name, tensor in state.items():
         target = next((prefix + name[len(parts[role] + inner):] for prefix, role, inner in PARTS
                        if role in parts and name.startswith(parts[role] + inner)), None)
-        if target is None:
+        if target is None or matches(target, STEM):
             if matches(name, allow):
                 report.dropped[name] = "the release has no place for it; allowed"
             else:

@@ -346,3 +346,23 @@ def test_at_base_size_a_file_with_the_released_names_goes_in_and_out(tmp_path):
     roberta, found = RobertaForMaskedLM.from_pretrained(tmp_path / "hf/text", output_loading_info=True)
     assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert torch.equal(roberta.lm_head.decoder.weight, ours["encoders.text.roberta.embeddings.word_embeddings.weight"])
+
+
+def test_a_convolutional_stem_has_no_place_in_other_formats(tmp_path, config, capsys):
+    stem, weights = "encoders.vision.stem=[8, 16]", tmp_path / "stem.safetensors"
+    save_file(unshared(Model(tiny(tmp_path, stem)).state_dict()), weights)
+    for target, out, message in (("hf", "hf", "timm's BEiTv2 has no convolutional stem: only an encoder with `stem: null` fits"),
+                                 ("xfm", "x.th", "unexpected: encoders.vision.patch_embed.convs.0.weight (8, 3,")):
+        assert convert("--config", config, "--to", target, weights, tmp_path / out, stem) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / out).exists()
+
+
+def test_what_a_file_of_another_library_lacks_is_said(tmp_path, config, capsys):
+    state = {name.removeprefix("vision_encoder."): tensor for name, tensor in unshared(release_state()).items()
+             if name.startswith("vision_encoder.") and "mask_token" not in name}
+    save_file(state, tmp_path / "timm.safetensors")
+    assert convert("--config", config, "--from", "beitv2", tmp_path / "timm.safetensors", tmp_path / "a.safetensors") == 0
+    out = capsys.readouterr().out
+    assert f"not written: mask_token: {tmp_path / 'timm.safetensors'} has none; it is drawn when training starts" in out
+    Model(tiny(tmp_path, f"encoders.vision.init={tmp_path / 'a.safetensors'}")).encoders["vision"].load_init()
+    assert "it has no mask_token: drawn anew" in capsys.readouterr().err

@@ -101,6 +101,8 @@ def to_timm(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor], dic
     from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # those of `xtoolkit.data.images`
 
     block = block_of(recipe, only(recipe, "BEiTv2"))
+    if block["stem"]:
+        raise ConversionError("timm's BEiTv2 has no convolutional stem: only an encoder with `stem: null` fits")
     if block["absolute_positions"]:
         raise ConversionError("timm's BEiTv2 has no fixed absolute positions: only an encoder with "
                               "`absolute_positions: 0` fits")
