@@ -271,7 +271,7 @@ def test_histograms_add_up_in_any_order_and_count_what_was_written():
     assert both[0].as_dict() == both[1].as_dict()
     assert both[0].written == {"train": {"samples": 30, "captions": 120, "boxes": 30}}
     assert both[0].bins == {"caption words": {"1": 30, "2": 30, "3": 60}, "boxes": {"1": 30}, "box area": {"-2": 30},
-                            "short side": {"0": 30}, "aspect": {"2": 30}}
+                            "short side": {"0": 30}, "aspect": {"1": 30}}
 
 
 def test_the_summary_page_shows_samples_boxes_histograms_and_what_was_left_out(tmp_path):

@@ -36,8 +36,8 @@ def keep_few_shapes() -> None:
 
     On a CPU torch keeps, for each shape of a matrix product, the code made for it and workspaces: 1024 of each by default.
     Texts are padded to the longest of their batch, so a run meets new shapes for hours and its memory grows with them: the
-    peak of tiny.yaml from 1.96 to 2.35 GB between steps 40 and 240; with these bounds by 1 to 3 % in 350 steps, at the same speed.
-    What the user has set stays.
+    peak of tiny.yaml from 1.96 to 2.35 GB between steps 40 and 240; with these bounds by 1 to 3 % in 350 steps, at the same
+    speed. What the user has set stays.
     """
     for name, shapes in SHAPES.items():
         os.environ.setdefault(name, shapes)

@@ -74,7 +74,7 @@ streams:
   match: null
   region: null
   pairs: {batch_size: 4, losses: {itc: 1}, data: {sources: {coco: {path: WHERE/coco.tar}, web: {path: WHERE/web.jsonl}}}}
-schedule: {every_step: [[pairs]], every: {}}
+schedule: {every_step: [[pairs]], every: null}
 evaluate: null
 optim: {lr_mult: null}
 train: {steps: 1, log_every: 1, checkpoint_every: 1, output: WHERE/out, device: cpu, workers: 0}
