@@ -83,5 +83,9 @@ def test_the_recipe_of_the_page_takes_its_first_step(checkout, capsys):
     from xtoolkit.cli import train
 
     words, = commands("train_net")
-    assert train.main([*words, *SMALL]) == 0
-    assert "step 1/1" in capsys.readouterr().out
+    assert train.main([*words, *SMALL]) == 1
+    said = capsys.readouterr()
+    assert "step 1/1" in said.out
+    # The miniature's val is one picture, of which no negative can be drawn: said in a line, and the others are evaluated.
+    assert "evaluated, but for:\n  Matching: no pair has a legal negative" in said.err and "Traceback" not in said.err
+    assert (checkout / "outputs/coco_vg/evaluations/retrieval.json").exists()

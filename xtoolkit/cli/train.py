@@ -46,6 +46,7 @@ def _start(config, recipe, purpose):
     from xtoolkit.cli.releases import releases
     from xtoolkit.data.errors import BadDataError
     from xtoolkit.engine import distributed
+    from xtoolkit.engine.records import NoFigures
     from xtoolkit.engine.run import Run
     from xtoolkit.engine.start import check_start
     from xtoolkit.engine.storage import StorageError
@@ -67,6 +68,9 @@ def _start(config, recipe, purpose):
             run.train(purpose == "resume", report=finish)
     except (BadDataError, NonFiniteError, StorageError) as e:
         print(f"stopped: {e}", file=sys.stderr)
+        return 1
+    except NoFigures as e:
+        print("\n".join(["evaluated, but for:", *(f"  {line}" for line in e.problems)]), file=sys.stderr)
         return 1
     except (WeightsError, CheckpointError) as e:
         print(f"{config}: {e}", file=sys.stderr)

@@ -191,4 +191,4 @@ class Evaluate(Hook):
             self._evaluated_at[name] = trainer.done
             distributed.barrier()
         if wrong:
-            raise ConfigError(wrong)
+            raise records.NoFigures(wrong)

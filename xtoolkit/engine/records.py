@@ -9,6 +9,10 @@ from xtoolkit.recipe.folder import EVALUATIONS, RESULTS, evaluated
 from xtoolkit.registry import ConfigError
 
 
+class NoFigures(ConfigError):
+    """Evaluations that gave none, a line each why; what the others found is kept."""
+
+
 def write_json(path: Path, value) -> None:
     """Writes a file under another name, then renames it: a reader finds the old one or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)

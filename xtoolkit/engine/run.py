@@ -212,7 +212,7 @@ class Run:
             {evaluation: {metric: number}}.
 
         Raises:
-            ConfigError: a task gave what is no number; what the others found is kept.
+            NoFigures: a task gave what is no number, or found nothing to score; what the others found is kept.
         """
         output, found, wrong = self.recipe.train.output, {}, []
         keeps = step is not None and distributed.is_main()
@@ -237,7 +237,7 @@ class Run:
         finally:
             distributed.leave()
         if wrong:
-            raise ConfigError(wrong)
+            raise records.NoFigures(wrong)
         return found
 
     def evaluator(self, name: str, last: int | None):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.graph import Need
+from xtoolkit.registry import ConfigError
 
 
 class Alone:
@@ -102,7 +103,7 @@ class Task:
             ``metrics`` {name: float}, ``floor`` {name: float}, ``examples`` [dict]; all on the host.
 
         Raises:
-            ValueError: the loader gave no batch, or none that has parts.
+            ConfigError: the loader gave no batch, or none that has parts.
         """
         self.heads = heads(self, model)
         with evaluating(model) as device:
@@ -184,10 +185,10 @@ def joined(outputs: list[dict]) -> dict:
     """The outputs of all batches as one dict: tensors concatenated, lists joined.
 
     Raises:
-        ValueError: there are none.
+        ConfigError: there are none.
     """
     if not outputs:
-        raise ValueError("the evaluation has no data: its loader gave no batch that it can use")
+        raise ConfigError("the evaluation has no data: its loader gave no batch that it can use")
     several = {name: [output[name] for output in outputs] for name in outputs[0]}
     return {name: torch.cat(values) if isinstance(values[0], Tensor) else list(chain(*values))
             for name, values in several.items()}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, RegionField
-from xtoolkit.registry import TASK_REGISTRY, Share
+from xtoolkit.registry import TASK_REGISTRY, ConfigError, Share
 from xtoolkit.tasks.base import Task, cell, decoded, evaluating, spread, token_ids
 
 
@@ -119,7 +119,7 @@ class BoxAccuracy(Task):
         for source, rows in groups.items():
             prefix = f"{source}." if source else ""
             if not bool(rows.any()):
-                raise ValueError(f"BoxAccuracy: no expression of {source or 'the evaluation data'} has a box")
+                raise ConfigError(f"BoxAccuracy: no expression of {source or 'the evaluation data'} has a box")
             shares[f"{prefix}accuracy"] = 100 * (overlap[rows] >= self.threshold).double().mean().item()
             shares[f"{prefix}mean_iou"] = overlap[rows].double().mean().item()
         return shares

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xtoolkit.batch import stable_key
 from xtoolkit.graph import Ref
-from xtoolkit.registry import TASK_REGISTRY
+from xtoolkit.registry import TASK_REGISTRY, ConfigError
 from xtoolkit.tasks.base import Alone, Task, cell, decoded, spread, token_ids
 from xtoolkit.tasks.comparing import rows_of, sides
 
@@ -69,7 +69,7 @@ class MaskedWords(Task):
 
     def score(self, outputs: dict) -> dict[str, float]:
         if not len(outputs["word"]):
-            raise ValueError("MaskedWords: no word is masked: raise `mask.prob` of its data")
+            raise ConfigError("MaskedWords: no word is masked: raise `mask.prob` of its data")
         own, other = outputs["own"].double(), outputs["other"].double()
         gain, error = paired(other - own, outputs["picture"])
         return {"loss": own.mean().item(), "other.loss": other.mean().item(), "gain": gain, "gain_error": error,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, stable_key
-from xtoolkit.registry import TASK_REGISTRY
+from xtoolkit.registry import TASK_REGISTRY, ConfigError
 from xtoolkit.tasks.base import Task, cell, decoded, drawing, spread, token_ids
 from xtoolkit.tasks.comparing import matched
 
@@ -70,7 +70,7 @@ class Matching(Task):
     def score(self, outputs: dict) -> dict[str, float]:
         true, odds = outputs["label"] == 1, outputs["odds"].double()
         if not bool((~true).any()):
-            raise ValueError("Matching: no pair has a legal negative: raise `batch_size`, or give data of more pictures")
+            raise ConfigError("Matching: no pair has a legal negative: raise `batch_size`, or give data of more pictures")
         told = {"true.accuracy": 100 * (odds[true] > 0).double().mean().item(),
                 "drawn.accuracy": 100 * (odds[~true] <= 0).double().mean().item()}
         return {"accuracy": sum(told.values()) / 2, **told, "auc": 100 * auc(odds, true)}

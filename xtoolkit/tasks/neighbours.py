@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xtoolkit.features import full_precision
 from xtoolkit.graph import Need
-from xtoolkit.registry import TASK_REGISTRY, Count
+from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count
 from xtoolkit.tasks.base import Task, cell, decoded, spread, token_ids
 from xtoolkit.tasks.comparing import summary
 
@@ -51,7 +51,7 @@ class NearestNeighbours(Task):
     def predict(self, f, batch) -> dict:
         """``feature`` (B, D), ``label`` (B,), ``in_bank`` (B,) bool, and what each row shows."""
         if "source" not in batch or batch["label"].value.is_floating_point():
-            raise ValueError("NearestNeighbours needs data that name each row's `source`, and whose labels are classes")
+            raise ConfigError("NearestNeighbours needs data that name each row's `source`, and whose labels are classes")
         image, label = batch.image, batch["label"].value
         in_bank = torch.tensor([source == self.bank for source in batch["source"]])
         kept = {"feature": summary(f[self.feature]).float(), "label": label, "in_bank": in_bank}
@@ -107,7 +107,7 @@ class NearestNeighbours(Task):
         known = outputs["label"] >= 0
         bank, asked = ((known & side).nonzero()[:, 0] for side in (outputs["in_bank"], ~outputs["in_bank"]))
         if not (len(bank) and len(asked)):
-            raise ValueError(f"NearestNeighbours: {len(bank)} labelled rows in the source `{self.bank}`, {len(asked)} in the "
+            raise ConfigError(f"NearestNeighbours: {len(bank)} labelled rows in the source `{self.bank}`, {len(asked)} in the "
                              "others: `bank` must name one of several `sources`")
         return bank, asked
 
