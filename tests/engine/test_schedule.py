@@ -88,3 +88,10 @@ def test_a_good_block_has_no_schedule_problems():
 
 def test_without_a_schedule_all_streams_are_one_group():
     assert Schedule(ScheduleBlock(every={"text": 2}), 0, STREAMS).groups(1) == [["image", "pairs", "region"]]
+
+
+def test_what_comes_after_the_last_step_is_not_asked_about():
+    block = ScheduleBlock(every={"pairs": [[0, 1], [300, None]]})
+    assert schedule_problems(block, ["pairs"], steps=300) == [] and Schedule(block, 0, ["pairs"], 300).groups(299) == [["pairs"]]
+    for steps in (301, None):
+        assert "step 301 would have no stream" in str(schedule_problems(block, ["pairs"], steps))

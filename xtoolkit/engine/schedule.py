@@ -26,13 +26,14 @@ class Schedule:
         block: the `schedule` block.
         seed: of the draws.
         streams: names of the streams.
+        steps: of the run; None: it never ends.
 
     Raises:
         ConfigError: the block has ``problems``.
     """
 
-    def __init__(self, block: ScheduleBlock, seed: int, streams):
-        if found := schedule_problems(block, streams):
+    def __init__(self, block: ScheduleBlock, seed: int, streams, steps: int | None = None):
+        if found := schedule_problems(block, streams, steps):
             raise ConfigError([f"{'.'.join(('schedule', *path))}: {message}" for path, message in found])
         self.seed, self._groups = seed, groups_of(block, streams)
         self._intervals = {name: _pieces(intervals(block, name)) for name in streams}

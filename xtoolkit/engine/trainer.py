@@ -83,7 +83,7 @@ class Trainer:
             raise ConfigError(lacking)
         if self.train.threads is not None:
             torch.set_num_threads(self.train.threads)
-        self.schedule = Schedule(recipe.schedule, self.train.seed, recipe.streams)
+        self.schedule = Schedule(recipe.schedule, self.train.seed, recipe.streams, self.train.steps)
         self.model = model.to(self.device).train()
         self.optimizer = build_optimizer(model, recipe.optim)
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

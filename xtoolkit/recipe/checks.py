@@ -70,7 +70,7 @@ class Checker:
         if not streams:
             raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
         schedule = _without_idle(blocks["schedule"], streams)
-        if left := schedule_problems(schedule, list(streams)):  # what idle streams leave behind
+        if left := schedule_problems(schedule, list(streams), blocks["train"].steps):  # what idle streams leave behind
             raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
         return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
                       blocks["optim"], blocks["train"], idle, blocks.get("init"))
@@ -186,7 +186,7 @@ class Checker:
                            f"remove this evaluation (`evaluate.{name}: null`)")
                 if loss not in self.data["losses"]:
                     meant = nearest(loss, self.data["losses"])
-                    self.say(at + (key,), f"unknown loss `{loss}`{meant}{' Or' if meant else '; or'} {without}")
+                    self.say(at + (key,), f"unknown loss `{loss}`{meant}{' Or' if meant.endswith('?') else '; or'} {without}")
                 elif self.found.lacking:
                     continue  # what the loss is, or who trains it, may be a plugin's
                 elif method and not hasattr(self._loss_class(loss), method):
@@ -229,7 +229,7 @@ class Checker:
 
     def _schedule(self, block):
         if block is not None:
-            for path, message in schedule_problems(block, list(self.data["streams"])):
+            for path, message in schedule_problems(block, list(self.data["streams"]), self._good("train", Train).get("steps")):
                 self.say(("schedule", *path), _named(path, message))
 
     def _good(self, key, cls) -> dict:

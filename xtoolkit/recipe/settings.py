@@ -140,12 +140,16 @@ def warmup_steps(optim: Optim, steps: int) -> int:
     return int(optim.warmup * steps) if optim.warmup < 1 else int(optim.warmup)
 
 
-def schedule_problems(block: ScheduleBlock, streams) -> list[tuple[tuple, str]]:
-    """What is wrong with a `schedule` block against the names of the streams: (keys below `schedule`, what is wrong)."""
+def schedule_problems(block: ScheduleBlock, streams, steps: int | None = None) -> list[tuple[tuple, str]]:
+    """What is wrong with a `schedule` block against the names of the streams: (keys below `schedule`, what is wrong).
+
+    Args:
+        steps: of the run: what comes after them is not asked about; None: it never ends.
+    """
     streams = list(streams)
     if block.every_step is not None and block.sample is not None:
         return [((), "`every_step` and `sample` exclude each other; remove one (`null` removes an inherited key)")]
-    found = _sample_problems(block, streams) if block.sample is not None else _every_problems(block, streams)
+    found = _sample_problems(block, streams) if block.sample is not None else _every_problems(block, streams, steps)
     scheduled = list(block.sample) if block.sample is not None else sum(groups_of(block, streams), [])
     return found + [((), f"stream `{name}` is never scheduled; add it, or remove it with `streams.{name}: null`")
                     for name in streams if name not in scheduled]
@@ -173,7 +177,7 @@ def _sample_problems(block, streams):
     return found
 
 
-def _every_problems(block, streams):
+def _every_problems(block, streams, steps):
     groups = groups_of(block, streams)
     named = sum(groups, [])
     found = [(("every_step",), f"unknown stream `{name}`{nearest(name, streams)}")
@@ -188,7 +192,7 @@ def _every_problems(block, streams):
         starts = [step for step, _ in intervals(block, name)]
         if starts != sorted(set(starts)):
             found.append((("every", name), f"the steps of {interval} must rise"))
-    starts = sorted({step for name in named for step, _ in intervals(block, name)})
+    starts = sorted({step for name in named for step, _ in intervals(block, name) if steps is None or step < steps})
     idle = [step for step in starts if all([n for start, n in intervals(block, name) if start <= step][-1] != 1
                                            for name in named)]
     if idle and named:
