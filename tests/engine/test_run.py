@@ -22,6 +22,7 @@ from xtoolkit.engine.hooks import Evaluate, JsonLines, default_hooks
 from xtoolkit.engine.trainer import Trainer
 from xtoolkit.recipe.folder import evaluated, is_complete, latest
 from xtoolkit.registry import ConfigError
+from xtoolkit.tasks import base
 
 HERE = Path(__file__).resolve().parent
 
@@ -89,7 +90,7 @@ def test_a_record_has_what_the_report_reads(tmp_path):
     assert found.pop("time").endswith("+00:00")
     assert found == {"step": 4, "metrics": {"sum": 15, "order": True}, "floor": {}, "headlines": {"sum": "The sum"},
                      "table": [["metric", "value"], [["sum", "15"], ["order", "True"]]],
-                     "figures": [{"title": "words", "items": [{"caption": "only words"}]}]}
+                     "figures": [{"title": "words", "items": [{"caption": "only words"}]}], "files": []}
     assert evaluate(2)["figures"] == [], "figures are drawn for the last step only"
 
 
@@ -152,6 +153,34 @@ def test_a_wrong_table_is_said_and_the_metrics_are_listed(tmp_path, capsys, tabl
     ARun(tmp_path, task=task).evaluate(step=2, say=len)
     assert capsys.readouterr().err.startswith("evaluation `sums`: Scored.table: must return (heading, rows)")
     assert evaluated(tmp_path)["sums"]["table"] == [["metric", "value", "floor"], [["acc", "1.000", "0.500"]]]
+
+
+def test_samples_and_files_lie_beside_the_figures(tmp_path):
+    class Kept(base.Task):
+        def evaluate(self, model, loader, ranks):
+            return self.result({"x": [1, 2]})
+
+        def score(self, outputs):
+            return {"sum": sum(outputs["x"])}
+
+        def examples(self, outputs):
+            return []
+
+        def samples(self, outputs):
+            return [{"id": str(x), "score": x} for x in outputs["x"]]
+
+        def files(self, outputs):
+            return {"server.tsv": "id\tä\n"}
+
+    run = ARun(tmp_path, task=Kept())
+    run.evaluate(step=None, say=len)
+    assert not (tmp_path / "evaluations").exists(), "nothing is written where nothing is kept"
+    run.evaluate(step=4, say=len)
+    folder = tmp_path / "evaluations/sums"
+    assert evaluated(tmp_path)["sums"]["files"] == ["samples.jsonl", "server.tsv"]
+    assert [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()] == [
+        {"id": "1", "score": 1}, {"id": "2", "score": 2}]
+    assert (folder / "server.tsv").read_text(encoding="utf-8") == "id\tä\n"
 
 
 def test_results_merge_by_name(tmp_path):

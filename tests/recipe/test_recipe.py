@@ -14,6 +14,7 @@ from xtoolkit.recipe.checks import FilesMissing
 from xtoolkit.registry import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "projects/xfm/model_base.yaml"
 BASE = ROOT / "projects/xfm/base.yaml"
 TINY = ROOT / "projects/xfm/tiny.yaml"
 
@@ -147,8 +148,9 @@ def test_what_only_a_constructor_or_a_pass_can_judge_is_a_line_too(override, exp
 
 def test_a_teacher_may_stand_above_its_student(tmp_path):
     path = tmp_path / "mine.yaml"
-    text = BASE.read_text().replace("encoders:\n", "encoders:\n  teacher: {type: Teacher, of: vision, mode: ema}\n", 1)
-    path.write_text(text.replace("target: vision}", "target: teacher}"))
+    path.write_text("encoders:\n  teacher: {type: Teacher, of: vision, mode: ema}\n" + MODEL.read_text().partition("encoders:\n")[2]
+                    + BASE.read_text().replace("_BASE_: model_base.yaml", "tokenizer: roberta-base").replace(
+                        "target: vision}", "target: teacher}"))
     found = recipe.load(str(path), missing_files=False)
     assert found.reached.index("vision") < found.reached.index("teacher")
 

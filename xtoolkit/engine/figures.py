@@ -116,11 +116,11 @@ def record(task, result: dict, figures: list[dict], of: str) -> dict:
         figures: with their pictures, see ``with_pictures``.
 
     Returns:
-        ``metrics``, ``floor``, ``table``, ``headlines`` and ``figures``, as JSON has them.
+        ``metrics``, ``floor``, ``table``, ``headlines``, ``figures`` and ``files``, as JSON has them.
     """
     metrics, floor = result["metrics"], result["floor"]
     return {"metrics": metrics, "floor": floor, "table": table(task, metrics, floor, of), "headlines": task.HEADLINES,
-            "figures": figures}
+            "figures": figures, "files": result.get("files", {})}
 
 
 def with_pictures(figures: list[dict], dataset=None, batches=(), ranks=Alone()) -> list[dict]:

@@ -16,18 +16,27 @@ class NoFigures(ConfigError):
 def write_json(path: Path, value) -> None:
     """Writes a file under another name, then renames it: a reader finds the old one or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(plain(value), indent=1, default=str) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(plain(value), indent=1, default=str) + "\n", encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
 def write_evaluation(output, name: str, step: int, record: dict) -> None:
-    """``evaluations/<name>.json``: what an evaluation found, and when: another evaluation's file stays as it is.
+    """``evaluations/<name>.json``: what an evaluation found, and when: another evaluation's file stays as it is. Its ``files``
+    are written into ``evaluations/<name>/`` first, and named.
 
     Args:
         record: see ``figures.record``.
     """
-    write_json(Path(output) / EVALUATIONS / f"{name}.json", {"step": step, "time": now(), **record})
+    folder, files = Path(output) / EVALUATIONS, record.get("files", {})
+    for file, text in files.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        _write(folder / name / file, text)
+    write_json(folder / f"{name}.json", {"step": step, "time": now(), **record} | {"files": list(files)})
 
 
 def write_results(output, results: dict) -> None:

@@ -1,7 +1,7 @@
 """What is known of a run, read from the files in its folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class Evaluation:
         table: (heading, rows) as the task lays them out, cells as text.
         headlines: {metric: title} of the metrics that matter most.
         figures: see ``report.figures``.
+        files: names of those beside, in ``evaluations/<name>/``.
     """
 
     step: int
@@ -31,6 +32,7 @@ class Evaluation:
     table: tuple
     headlines: dict
     figures: list
+    files: list = field(default_factory=list)
 
     def of_headline(self, metric: str) -> list[str]:
         """The metrics that a headline names: ``metric``, then ``<part>.<metric>`` of parts of what was evaluated."""

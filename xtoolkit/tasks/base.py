@@ -1,6 +1,7 @@
 """The base class of tasks: what an evaluation reads, how it runs over a loader, what it returns and what it shows."""
 
 import contextlib
+import json
 import math
 from itertools import chain
 
@@ -91,6 +92,16 @@ class Task:
         """A few predictions, plain; pictures are named by their ``image_id``."""
         return []
 
+    def samples(self, outputs: dict) -> list[dict]:
+        """One plain row a sample, kept in ``samples.jsonl`` of the evaluation's folder, for paired statistics and for whoever
+        asks which samples are told wrong: ``id``, ``image_id`` where a picture is shown, ``score`` (what is averaged over
+        samples, where a metric is such a mean), and what was told. Empty: nothing is kept."""
+        return []
+
+    def files(self, outputs: dict) -> dict[str, str]:
+        """{name: text} of further files for the evaluation's folder: what a benchmark's server asks for."""
+        return {}
+
     def evaluate(self, model, loader, ranks=Alone()) -> dict:
         """Runs the model over the loader. Several processes call it at the same time, and each returns the same.
 
@@ -100,7 +111,7 @@ class Task:
             ranks: has ``part(count)`` and ``gather(list)``, as ``Alone`` has them.
 
         Returns:
-            ``metrics`` {name: float}, ``floor`` {name: float}, ``examples`` [dict]; all on the host.
+            ``metrics`` {name: float}, ``floor`` {name: float}, ``examples`` [dict], ``files`` {name: text}; all on the host.
 
         Raises:
             ConfigError: the loader gave no batch, or none that has parts.
@@ -113,7 +124,9 @@ class Task:
 
     def result(self, outputs: dict) -> dict:
         """What ``evaluate`` returns, from all outputs."""
-        return {"metrics": self.score(outputs), "floor": self.floor(outputs), "examples": self.examples(outputs)}
+        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.samples(outputs))
+        return {"metrics": self.score(outputs), "floor": self.floor(outputs), "examples": self.examples(outputs),
+                "files": ({"samples.jsonl": rows} if rows else {}) | self.files(outputs)}
 
     # ---- what is shown --------------------------------------------------------------------------------------------------
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
