@@ -75,6 +75,8 @@ class Plan:
             lines.append(f"    {'heads of the losses':<24} graph    {s.head_gflops:10,.3f} GFLOPs")
             if s.dropped:
                 lines.append(f"    left empty, as this stream has nothing to fill them: {', '.join(s.dropped)}")
+        if not self.streams:
+            lines.append("no streams: nothing is trained, the evaluations are all there is")
         lines.append("stop gradient: " + ("; ".join(f"{e} for {', '.join(l)}" for e, l in self.cuts.items()) or "nowhere"))
         if self.left_out:
             lines.append("not built, since nothing reads them: " + ", ".join(self.left_out))

@@ -35,11 +35,11 @@ def find(name: str) -> str:
     raise ConfigError(f"{name}: no such recipe{nearest(name, {*beside, *names()})}")
 
 
-def read(name: str, overrides=(), missing_files: bool = True, purpose: str = "train"):
+def read(name: str, overrides=(), missing_files: bool = True, purpose: str = "train", only=()):
     """``xtoolkit.recipe.load`` of the recipe that is found; `_BASE_` too may name one of the toolkit's."""
     from xtoolkit import recipe as recipes
 
-    return recipes.load(find(name), overrides, missing_files, purpose, str(folder()))
+    return recipes.load(find(name), overrides, missing_files, purpose, str(folder()), only)
 
 
 def build(recipe, base="."):

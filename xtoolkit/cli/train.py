@@ -20,11 +20,16 @@ def main(argv=None) -> int:
     return start(args.config, args.overrides, "evaluate" if args.eval_only else "resume" if args.resume else "train")
 
 
-def start(config: str, overrides, purpose: str) -> int:
-    """Reads a recipe, prints its plan and does what ``purpose`` says: train, resume or evaluate. Returns the exit code."""
+def start(config: str, overrides, purpose: str, only=()) -> int:
+    """Reads a recipe, prints its plan and does what ``purpose`` says: train, resume or evaluate. Returns the exit code.
+
+    Args:
+        only: the evaluations that are run; empty: all.
+    """
     output = None
     try:
-        recipe = recipes.read(config, overrides, purpose=purpose)
+        recipe = recipes.read(config, overrides, purpose=purpose, only=only)
+        purpose = purpose if recipe.streams else "evaluate"  # without streams all that it can do
         output = recipe.train.output
         return _start(config, recipe, purpose)
     except BrokenPipeError:
@@ -63,7 +68,7 @@ def _start(config, recipe, purpose):
         # A checkpoint overwrites the weights to start from.
         run = Run(recipe, init=checkpoint is None)
         if purpose == "evaluate":
-            run.evaluate(run.load_newest(), report=finish)
+            run.evaluate(run.load_newest() if recipe.streams else 0, report=finish)
         else:
             run.train(purpose == "resume", report=finish)
     except (BadDataError, NonFiniteError, StorageError) as e:

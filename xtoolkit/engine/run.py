@@ -12,6 +12,7 @@ from xtoolkit.engine.initial import load_initial
 from xtoolkit.engine.start import check_start
 from xtoolkit.engine.device import autocast, pick_device
 from xtoolkit.engine.trainer import Trainer
+from xtoolkit.engine.writers import write_record
 from xtoolkit.features import Features
 from xtoolkit.model import Losses, Model
 from xtoolkit.plan import Plan, make_plan
@@ -170,6 +171,8 @@ class Run:
         from xtoolkit.kernels.choice import describe  # only here: it imports Triton
 
         output, steps, names = self.recipe.train.output, self.recipe.train.steps, list(self.recipe.evaluate)
+        if not self.recipe.streams:
+            raise ConfigError("the recipe has no `streams`: it trains nothing; run.evaluate(step=0) evaluates it")
         check_start(self.recipe, "resume" if resume else "train")
         if is_complete(output, steps, names):
             if distributed.is_main():
@@ -217,6 +220,8 @@ class Run:
         output, found, wrong = self.recipe.train.output, {}, []
         keeps = step is not None and distributed.is_main()
         distributed.join(self.device)
+        if keeps and not self.recipe.streams:
+            write_record(output, self.recipe, self.tokenizer, step, self.device, None)
         try:
             for name in self.tasks:
                 started = time.perf_counter()

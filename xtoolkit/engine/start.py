@@ -3,7 +3,7 @@
 from xtoolkit.engine import distributed
 from xtoolkit.engine.device import pick_device
 from xtoolkit.recipe import Purpose, Recipe
-from xtoolkit.recipe.folder import check_folder, check_resumed, latest
+from xtoolkit.recipe.folder import check_evaluated, check_folder, check_resumed, latest
 from xtoolkit.recipe.plugins import check_copies
 from xtoolkit.registry import ConfigError
 
@@ -21,11 +21,12 @@ def check_start(recipe: Recipe, purpose: Purpose) -> None:
     if purpose == "evaluate":
         if not recipe.evaluate:
             found.append("--eval-only: the recipe has no `evaluate` block: there is nothing to run")
-        if latest(output) is None:
+        if recipe.streams and latest(output) is None:
             found.append(f"--eval-only: {output} holds no checkpoint; train first, or name another folder (train.output=...)")
     else:
         found += _undivided(recipe)
-    for check in (lambda: purpose == "evaluate" or check_folder(output, purpose == "resume"),
+    for check in (lambda: recipe.streams or check_evaluated(output, recipe.config),
+                  lambda: purpose == "evaluate" or check_folder(output, purpose == "resume"),
                   lambda: purpose == "evaluate" or check_copies(recipe.plugins, output),
                   lambda: purpose == "resume" and check_resumed(output, recipe.config, recipe.train.steps),
                   lambda: use_triton(pick_device(recipe.train.device).type)):

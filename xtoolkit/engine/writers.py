@@ -212,23 +212,27 @@ class RunRecord(Hook):
         self._tokenizer = tokenizer
 
     def before_train(self, trainer):
-        if not distributed.is_main():
-            return
-        folder = Path(trainer.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(Config(trainer.recipe.config).dump(), encoding="utf-8")
-        if self._tokenizer is not None:
-            self._tokenizer.save(folder / TOKENIZER)
-        copy_plugins(trainer.recipe.plugins, folder / PLUGINS)
-        path = folder / "environment.json"
-        earlier = []
-        if path.exists():
-            previous = json.loads(path.read_text(encoding="utf-8"))
-            earlier = [*previous.pop("earlier"), previous]
-        write_json(path, {
-            "started": now(), "from_step": trainer.done, "command": environment.command(), "git": environment.git_hash(),
-            "kernels": trainer.kernels, "ranks": distributed.world(), "precision": trainer.train.precision,
-            "versions": environment.versions(), "machine": environment.machine(trainer.device), "earlier": earlier})
+        if distributed.is_main():
+            write_record(trainer.output, trainer.recipe, self._tokenizer, trainer.done, trainer.device, trainer.kernels)
+
+
+def write_record(output, recipe, tokenizer, step: int, device, kernels: str | None) -> None:
+    """What a run's folder says of a start: see ``RunRecord``."""
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(Config(recipe.config).dump(), encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER)
+    copy_plugins(recipe.plugins, folder / PLUGINS)
+    path = folder / "environment.json"
+    earlier = []
+    if path.exists():
+        previous = json.loads(path.read_text(encoding="utf-8"))
+        earlier = [*previous.pop("earlier"), previous]
+    write_json(path, {
+        "started": now(), "from_step": step, "command": environment.command(), "git": environment.git_hash(),
+        "kernels": kernels, "ranks": distributed.world(), "precision": recipe.train.precision,
+        "versions": environment.versions(), "machine": environment.machine(device), "earlier": earlier})
 
 
 class Results(Hook):

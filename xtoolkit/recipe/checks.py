@@ -35,13 +35,18 @@ class Checker:
         self.missing_files, self.purpose, self.found = missing_files, purpose, Problems(config, lacking)
         self.wiring, self.say = Wiring(self.found), self.found.say
         self.datasets: list = []  # (place, class, block) of every data block without mistakes
+        # Without streams there are evaluations alone, of the weights that `init` names.
+        self.trains = bool(self.data.get("streams") or not self.data.get("evaluate"))
 
     def recipe(self) -> Recipe:
         """The recipe, built block by block. Raises ConfigError with every problem found."""
-        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train} | ({"init": Init} if "init" in self.data else {})
+        must = ("encoders", "train", *(("losses", "streams", "optim") if self.trains else ()))
+        kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train, "init": Init}
+        kinds = {key: kind for key, kind in kinds.items() if key in {*must, "schedule"} | self.data.keys()}
         self.found.problems += unknown_keys(self.data, TOP, self.where, "the recipe", kinds) + not_numbers(self.data, self.where)
-        given = {key: self.data.get(key) for key in ("encoders", "losses", "streams", "optim", "train")} | {
-            key: self.data.get(key, {}) for key in ("stop_gradient", "evaluate", "hooks", "schedule")}
+        self.data |= {key: {} for key in ("losses", "streams") if key not in {*must} | self.data.keys()}
+        given = {key: self.data.get(key, {}) for key in ("losses", "streams", "stop_gradient", "evaluate", "hooks", "schedule")}
+        given |= {key: self.data.get(key) for key in must}
         if shapeless := [key for key, block in given.items() if not isinstance(block, dict)]:
             self.found.problems += [f"{self.where(key)}: `{key}` must be a mapping" for key in shapeless]
             for key in [key for key in kinds if key not in shapeless]:
@@ -57,8 +62,9 @@ class Checker:
         task_needs = self._tasks(graph, needs, trained)
         self._hooks()
         blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
-        self._schedule(blocks["schedule"])
-        self._rates()
+        if self.trains:
+            self._schedule(blocks["schedule"])
+            self._rates()
         if self.missing_files:
             # A file with mistakes may not say what it reaches: then every encoder counts.
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
@@ -67,6 +73,9 @@ class Checker:
                 raise FilesMissing(self.found.problems)
         if self.found.problems:
             raise ConfigError(self.found.problems)
+        if not self.trains:
+            return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, {}, ScheduleBlock(),
+                          None, blocks["train"], init=blocks.get("init"))
         if not streams:
             raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
         schedule = _without_idle(blocks["schedule"], streams)
@@ -191,10 +200,11 @@ class Checker:
                     continue  # what the loss is, or who trains it, may be a plugin's
                 elif method and not hasattr(self._loss_class(loss), method):
                     self.say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
-                elif loss not in trained:
+                elif loss not in trained and self.trains:
                     self.say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "
                              f"train it, or {without}")
                 else:
+                    trained.add(loss)
                     wanted += needs.get(loss, [])
             found[name] = wanted
         return found
@@ -220,6 +230,7 @@ class Checker:
         elif not isinstance(block, dict):
             self.say((key,), f"`{key}` must be a path, or a mapping of: {', '.join(schema(cls))}")
             return None
+        block = block if self.trains or cls is not Train else {"steps": 1} | block  # none is taken
         mistakes = check(cls, block, self.where(key), lambda *keys: self.where(key, *keys))
         self.found.problems += mistakes
         if mistakes or not_numbers(block, self.where):

@@ -51,6 +51,8 @@ class Files:
 
     def _starts_from_init(self) -> bool:
         """Whether weights come from ``init:`` keys: not where a checkpoint overwrites them all."""
+        if not self.data["streams"]:
+            return True  # there is no checkpoint of evaluations alone
         if self.purpose != "resume":
             return self.purpose in ("train", "build")
         output = self.data["train"].get("output")

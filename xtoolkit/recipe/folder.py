@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from xtoolkit.recipe.config import load
 from xtoolkit.registry import ConfigError
 
 # Keys of `train` on which the numbers of a run depend; the others may change when it goes on.
@@ -41,6 +42,19 @@ def check_folder(output, resume: bool) -> None:
         raise ConfigError(f"train.output: {output} exists and is not empty; {way}, or name another folder (train.output=...)")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"train.output: {existing} cannot be written to; name another folder (train.output=...)")
+
+
+def check_evaluated(output, config: dict) -> None:
+    """Raises ConfigError where evaluations alone would write into the folder of a run, or beside those of other weights."""
+    folder = Path(output)
+    if latest(folder):
+        raise ConfigError(f"train.output: {output} holds the checkpoints of a run; name another folder (train.output=...), and "
+                          f"this one as `init={output}` if it is what you evaluate")
+    if not (folder / CONFIG).is_file():
+        return check_folder(output, resume=False)
+    if found := differences(load(str(folder / CONFIG)).data, config):
+        raise ConfigError([f"train.output: {output} holds evaluations of another recipe: {line}; name another folder "
+                           "(train.output=...)" for line in found])
 
 
 def check_resumed(output, config: dict, steps: int) -> dict | None:

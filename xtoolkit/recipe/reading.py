@@ -9,11 +9,11 @@ from xtoolkit.recipe.checks import Checker
 from xtoolkit.recipe.config import Config
 from xtoolkit.recipe.plugins import import_components, import_plugins
 from xtoolkit.recipe.recipe import Purpose, Recipe
-from xtoolkit.registry import DATASET_REGISTRY, ConfigError, fits
+from xtoolkit.registry import DATASET_REGISTRY, ConfigError, fits, nearest
 
 
 def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose = "train",
-         library: str | None = None) -> Recipe:
+         library: str | None = None, only=()) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
@@ -22,11 +22,18 @@ def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose =
         missing_files: also report data, weights and tokenizers that are not there (off for the plan, which needs none).
         purpose: which files must be there: see ``checked``.
         library: see ``config.load``.
+        only: names of evaluations: the others are left out; empty: none is.
 
     Raises:
         ConfigError: every mistake of the file, one line each with file:line.
     """
-    return checked(config.load(path, overrides, library), os.path.dirname(os.path.abspath(path)), missing_files, purpose)
+    source = config.load(path, overrides, library)
+    known = _mapping(source.data.get("evaluate"))
+    if strange := [name for name in only if name not in known]:
+        raise ConfigError([f"{source.where('evaluate')}: no evaluation `{name}`{nearest(name, known)}" for name in strange])
+    if only:
+        source.data["evaluate"] = {name: known[name] for name in only}
+    return checked(source, os.path.dirname(os.path.abspath(path)), missing_files, purpose)
 
 
 def checked(source: Config, folder: str, missing_files: bool = True, purpose: Purpose = "train",
@@ -88,5 +95,9 @@ def read(source: Config, folder: str, beside: str) -> Recipe:
     return recipe
 
 
+def _mapping(block) -> dict:
+    return block if isinstance(block, dict) else {}
+
+
 def _values(block) -> list:
-    return list(block.values()) if isinstance(block, dict) else []
+    return list(_mapping(block).values())

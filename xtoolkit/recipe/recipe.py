@@ -26,7 +26,7 @@ class Stream:
 
 @dataclass
 class Recipe:
-    """A checked configuration.
+    """A checked configuration. Without streams it trains nothing: its evaluations are of the weights that ``init`` names.
 
     Attributes:
         source: the resolved configuration with its places.
@@ -36,6 +36,7 @@ class Recipe:
         streams: {name: Stream}, those with an active loss.
         idle: streams that were left out because no loss of theirs is active.
         init: a whole model's weights to start from; the encoders' own `init:` keys then do not count.
+        optim: None where nothing is trained.
         plugins: what the recipe's `plugins:` list named.
     """
 
@@ -45,7 +46,7 @@ class Recipe:
     task_needs: dict[str, list[Need]]
     streams: dict[str, Stream]
     schedule: ScheduleBlock
-    optim: Optim
+    optim: Optim | None
     train: Train
     idle: list[str] = field(default_factory=list)
     init: Init | None = None

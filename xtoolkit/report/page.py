@@ -55,8 +55,8 @@ def _figures(figures) -> list[Figure]:
 # ---- the top of the page
 # ---------------------------------------------------------------------------------------------------
 def _facts(run: Run) -> list[str]:
-    steps, of = run.step, run.config["train"]["steps"]
-    facts = [f"{steps:,} steps" if steps >= of else f"{steps:,} of {of:,} steps"]
+    steps, of = run.step, run.config["train"]["steps"] if run.streams else None
+    facts = ["evaluations alone" if of is None else f"{steps:,} steps" if steps >= of else f"{steps:,} of {of:,} steps"]
     if seconds := run.points("seconds"):
         facts.append(f"{duration(seconds[-1][1])} of training")
     machine = run.environment.get("machine") or {}
