@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
+from xtoolkit.encoded import attended
 from xtoolkit.features import Encoded, Features, Source, _grad
 from xtoolkit.graph import EncoderSpec, Graph, Need
 
@@ -211,3 +212,23 @@ def test_same_rows():
                          torch.ones(4, dtype=torch.bool), torch.tensor([1, 2, 3, 4]))
     expected[1, 2] = expected[2, 1] = False  # other regions of one picture stay negatives
     assert torch.equal(Batch(text=text, image=image, region=region).same_rows(), expected)
+
+
+def test_an_attention_goes_with_its_rows_and_is_cut_with_them():
+    attention, places = torch.rand(3, 4, 4) < 0.5, torch.arange(4).expand(3, 4)
+    text = TextField(torch.zeros(3, 4, dtype=torch.long), torch.ones(3, 4, dtype=torch.bool), positions=places, attention=attention)
+    encoded = Encoded.of(torch.randn(3, 4, 2), attention=attention)
+    rows = torch.tensor([2, 0, 2])
+    for whole in (text, encoded):
+        assert torch.equal(whole.select(rows).attention, attention[rows])
+        assert torch.equal(whole.trim(2).attention, attention[:, :2, :2]) and whole.trim(2).mask.shape == (3, 2)
+        assert torch.equal(whole.to("cpu").attention, attention)
+        with pytest.raises(ValueError, match="an attention of their own cannot be joined"):
+            type(whole).cat([whole, whole])
+    assert text.trim(2).positions.tolist() == [[0, 1]] * 3 and torch.equal(encoded.detach().attention, attention)
+
+
+def test_what_is_attended_is_real_and_allowed():
+    mask, attention = torch.tensor([[True, True, False]]), torch.ones(1, 3, 3).tril().bool()
+    assert attended(mask, None).tolist() == [[[[True, True, False]]]]
+    assert attended(mask, attention).tolist() == [[[[True, False, False], [True, True, False], [True, True, False]]]]

@@ -16,12 +16,12 @@ PACKAGE = ROOT / "xtoolkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top down: a room imports itself and those below; what shares a line imports none of its neighbours.
 ROOMS = [["__init__", "__main__"], ["cli"], ["inference"], ["report"], ["engine"], ["plan"], ["model"], ["recipe"],
-         ["encoders", "losses", "tasks", "hooks"], ["prepare"], ["data"], ["weights"], ["kernels", "metrics"], ["features"], ["graph"],
-         ["fields"], ["batch"],
+         ["encoders", "losses", "tasks", "hooks"], ["prepare"], ["data"], ["weights"], ["kernels", "metrics"], ["features"],
+         ["encoded"], ["graph"], ["fields"], ["batch"], ["field"],
          ["registry"], ["hints"], ["version"]]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PARTS = ("encoders", "losses", "tasks", "hooks", "data")  # what a recipe names; plugins are written like them
-FOR_PARTS = {"registry", "batch", "fields", "graph", "features", "kernels", "metrics", "weights"}
+FOR_PARTS = {"registry", "batch", "fields", "graph", "encoded", "features", "kernels", "metrics", "weights"}
 # Rooms that know no field, mark, task or ability by name.
 NAMELESS = {"graph", "features", "model", "plan", "recipe", "engine", "report", "inference"}
 # Open keywords that are names of somebody's own: of fields, an encoder's slots, a block's keys, a template's values.

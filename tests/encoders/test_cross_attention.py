@@ -1,5 +1,7 @@
 """CrossAttention against Hugging Face's decoder layers; shared keys and values against projecting per pass."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,19 +42,24 @@ def hugging_face(model, text, image):
     oracle.load_state_dict({k: F.pad(v, (0, 16 - v.shape[1])) if v.dim() == 2 and ".crossattention.self." in k else v
                             for k, v in model.state_dict().items()})
     additive = lambda mask: torch.zeros(mask.shape).masked_fill(~mask, -1e9)[:, None, None]
-    states = oracle(text.tokens, attention_mask=additive(text.mask),
+    own = additive(text.mask)
+    if text.attention is not None:
+        own = own + torch.zeros(text.attention.shape).masked_fill(~text.attention, -1e9)[:, None]
+    states = oracle(text.tokens, attention_mask=own,
                     encoder_hidden_states=F.pad(image.tokens, (0, short)),
                     encoder_attention_mask=additive(image.mask), use_cache=False).last_hidden_state
     return oracle, states
 
 
-@pytest.mark.parametrize("image_width", [16, 8])
+@pytest.mark.parametrize("image_width, causal", [(16, False), (8, False), (16, True)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_forward_and_gradients_equal_hugging_face(image_width, masked):
+def test_forward_and_gradients_equal_hugging_face(image_width, causal, masked):
     model, text, image = build(image=image_width), texts(grad=True), images(width=image_width, masked=masked, grad=True)
+    if causal:
+        text = dataclasses.replace(text, attention=torch.ones(5, 5).tril().bool().expand(3, 5, 5))
     sources = [text.parts[0][0].tokens, image.parts[0][0].tokens]
     ours = model(view=None, text=text, image=image)
-    assert torch.equal(ours.mask, text.mask)
+    assert torch.equal(ours.mask, text.mask) and ours.attention is text.attention
     pull = torch.randn_like(ours.tokens)
     input_gradients = torch.autograd.grad((ours.tokens * pull).sum(), sources, retain_graph=True)
     (ours.tokens * pull).sum().backward()

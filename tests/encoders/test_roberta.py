@@ -130,3 +130,22 @@ def test_too_long_a_text_is_told():
     with pytest.raises(ValueError, match="19 tokens does not fit RoBERTa's 18 positions"):
         RoBERTa(**SMALL)(view=None, text=padded((19,)))
     RoBERTa(**SMALL)(view=None, text=padded((18,)))
+
+
+def test_attention_and_positions_of_a_text_are_heeded(ours, oracle):
+    """Left to right as Hugging Face's decoder reads, and in any order of the tokens."""
+    text = padded()
+    causal = torch.ones(9, 9).tril().bool().expand(3, 9, 9)
+    encoded = ours(view=None, text=TextField(text.ids, text.mask, attention=causal))
+    oracle.roberta.config.is_decoder = True
+    try:
+        theirs = oracle.roberta(input_ids=text.ids, attention_mask=text.mask.long()).last_hidden_state
+    finally:
+        oracle.roberta.config.is_decoder = False
+    torch.testing.assert_close(encoded.tokens[text.mask], theirs[text.mask], atol=1e-5, rtol=1e-5)
+    assert encoded.attention is causal and ours(view=None, text=text).attention is None
+    order = torch.randperm(9)
+    mixed = TextField(text.ids[:, order], text.mask[:, order], positions=order.expand(3, 9), attention=causal[:, order][..., order])
+    torch.testing.assert_close(ours(view=None, text=mixed).tokens[mixed.mask], encoded.tokens[:, order][mixed.mask],
+                               atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(ours(view=None, text=text).tokens, encoded.tokens, atol=1e-3)

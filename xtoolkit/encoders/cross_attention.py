@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from xtoolkit.encoded import attended
 from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.encoders.positions import positions_on
@@ -70,20 +71,20 @@ class CrossAttention(Encoder):
             heads.key.weight.data.copy_(heads.query.weight.data)
 
     def forward(self, *, view: str | None, text: Encoded, image: Encoded) -> Encoded:
-        """Returns (B, L, D) with the text's mask.
+        """Returns (B, L, D) with the text's mask and attention.
 
         Args:
-            text: (B, L, text width), the queries.
+            text: (B, L, text width), the queries; its attention says which tokens each of them may attend to.
             image: (B, n, image width), the keys and values; its mask says which tokens each row may attend to.
         """
         if len(text) != len(image):
             raise ValueError(f"CrossAttention got {len(text)} texts and {len(image)} images; select() as many of both")
         # Always four-dimensional and boolean: nobody asks the device whether it is all ones.
-        text_mask, image_mask = text.mask[:, None, None], image.mask[:, None, None]
+        text_mask, image_mask = attended(text.mask, text.attention), image.mask[:, None, None]
         x = self.text_in(text.tokens)
         for layer in self.layer:
             x = layer(x, text_mask, image.parts, image_mask)
-        return Encoded.of(x, text.mask)
+        return Encoded.of(x, text.mask, attention=text.attention)
 
 
 class Layer(nn.Module):

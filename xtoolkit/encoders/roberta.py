@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xtoolkit.batch import TextField
+from xtoolkit.encoded import attended
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.features import Encoded
@@ -85,18 +86,20 @@ class RoBERTa(Encoder):
         return TiedHead(self.lm_head, self.roberta.embeddings.word_embeddings.weight)
 
     def forward(self, *, view: str | None, text: TextField) -> Encoded:
-        """Returns the last hidden states (B, L, D) and the text's mask; row 0 is ``<s>``, the summary."""
+        """Returns the last hidden states (B, L, D), the text's mask and its attention; row 0 is ``<s>``, the summary."""
         if text.ids.shape[1] > self.max_tokens:
             raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit RoBERTa's {self.max_tokens} "
                              "positions: lower the stream's `max_tokens`, or raise the encoder's `max_positions`")
         # Four dimensions: a two-dimensional mask makes Hugging Face ask the device whether it is all ones.
-        mask = text.mask[:, None, None]
+        mask = attended(text.mask, text.attention)
         plain = mask.device.type == "cpu"  # the fused CPU kernel's bfloat16 backward is slow: see encoders/attention.py
         self.roberta.config._attn_implementation = "eager" if plain else "sdpa"
         if plain:  # which adds the mask, whatever its type
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
-        hidden = self.roberta(input_ids=text.ids, attention_mask=mask).last_hidden_state
-        return Encoded.of(hidden, text.mask)
+        # Rows are counted from the padding's, as Hugging Face counts them where it is not told.
+        places = None if text.positions is None else torch.where(text.mask, text.positions + self.pad_id + 1, self.pad_id)
+        hidden = self.roberta(input_ids=text.ids, attention_mask=mask, position_ids=places).last_hidden_state
+        return Encoded.of(hidden, text.mask, attention=text.attention)
 
     def load_init(self) -> None:
         """Loads the weights that ``init`` names, if it does; the model calls this once, after construction.
