@@ -122,7 +122,9 @@ def origins(recipe: Recipe) -> list[str]:
     if init := recipe.init:
         allowed = [f"{what} {', '.join(patterns)}" for what, patterns in
                    (("may be missing there:", init.allow_missing), ("left out there:", init.allow_unexpected)) if patterns]
-        return [f"the whole model from {init.path}" + "".join(f"; {a}" for a in allowed)]
+        what = "the whole model from" if init.parts == "all" else "all encoders and losses that are in"
+        drawn = f"; the others {drawn}" if init.parts == "shared" else ""
+        return [f"{what} {init.path}{drawn}" + "".join(f"; {a}" for a in allowed)]
     blocks = {name: recipe.config["encoders"][name] for name in recipe.reached}
     named = [f"{name} from {block['init']}" for name, block in blocks.items() if block.get("init") is not None]
     return [*named, f"the rest {drawn}" if named else f"all {drawn}"]

@@ -19,6 +19,15 @@ from xtoolkit.plan import origins
 from xtoolkit.registry import ConfigError
 
 
+# A model that shares the encoders but `sim` with `source`, with a loss and an encoder of its own.
+FINETUNED = ("losses.*=null", "streams.*=null", "losses.new={type: BBP, feature: own@whole}",
+             "losses.mim={type: MIM, feature: vision@mask_image, target: vision}",
+             "encoders.own={type: CrossAttention, inputs: {text: text, image: vision}, layers: 1, heads: 2}", "stop_gradient=null",
+             "streams={pairs: {batch_size: 4, losses: {mim: 1}, data: {type: SyntheticPairs, size: 20, tokens: 6, image_mask: "
+             "{patches: 3, min_block: 1}}}, region: {batch_size: 4, losses: {new: 1}, data: {type: SyntheticRegions, size: 20, "
+             "tokens: 6, max_per_image: 2}}}")
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A model that was trained elsewhere: other weights than its recipe would draw."""
@@ -105,6 +114,73 @@ def test_a_teacher_that_the_file_lacks_copies_its_student(tmp_path, source):
     assert torch.equal(filled["encoders.teacher.encoder.cls_token"], source.state_dict()["encoders.vision.cls_token"])
 
 
+def test_of_a_part_that_both_have_every_name_must_fit(tmp_path, source):
+    state = dict(source.state_dict())
+    state["encoders.vision.extra"] = state.pop("encoders.vision.cls_token")
+    path = save(state, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError) as error:
+        started(tiny(tmp_path, *FINETUNED, f"init={{path: {path}, parts: shared}}"))
+    assert str(error.value).splitlines()[:3] == [
+        f"{path} does not fit Model:", "  missing: encoders.vision.cls_token", "  unexpected: encoders.vision.extra"]
+
+
+def test_of_shared_parts_alone_the_rest_stays_or_is_drawn_and_is_listed(tmp_path, source, capsys):
+    """The text encoder's output layer too: here no loss declares it."""
+    path = save(source.state_dict(), tmp_path / "whole.safetensors")
+    recipe = tiny(tmp_path, *FINETUNED, f"init={{path: {path}, parts: shared}}")
+    drawn, filled = Model(recipe).state_dict(), started(recipe)
+    for name, tensor in filled.items():
+        new = name.startswith(("encoders.own.", "losses.new."))
+        assert torch.equal(tensor, (drawn if new else source.state_dict())[name]), name
+    assert not any("lm_head" in name for name in filled)
+    assert capsys.readouterr().err.splitlines() == [
+        f"init {path}: left there, as this model has no place for it: encoders.fusion, encoders.sim, encoders.text.lm_head, "
+        "encoders.text_proj, encoders.vision_proj, losses.bbp, losses.imlm, losses.itm",
+        f"init {path}: drawn, as it has none: encoders.own, losses.new"]
+    assert origins(recipe) == [f"all encoders and losses that are in {path}; the others drawn from seed 42"]
+
+
+def test_an_output_layer_that_the_weights_lack_is_drawn_a_teacher_copied(tmp_path, source, capsys):
+    path = save({n: t for n, t in source.state_dict().items() if "lm_head" not in n}, tmp_path / "headless.safetensors")
+    teacher = ("encoders.teacher={type: Teacher, of: vision, inputs: {image: $image}, mode: frozen}", "losses.mim.target=teacher")
+    recipe = tiny(tmp_path, *teacher, f"init={{path: {path}, parts: shared}}")
+    drawn, filled = Model(recipe).state_dict(), started(recipe)
+    for name, tensor in filled.items():
+        if not name.startswith("encoders.teacher."):
+            assert torch.equal(tensor, (drawn if "lm_head" in name else source.state_dict())[name]), name
+    assert torch.equal(filled["encoders.teacher.encoder.cls_token"], source.state_dict()["encoders.vision.cls_token"])
+    assert capsys.readouterr().err.splitlines() == [
+        f"init {path}: drawn, as it has none: encoders.text.lm_head",
+        f"init {path}: copied from the encoders, as it has none: encoders.teacher"]
+    with pytest.raises(WeightsError, match="missing: encoders.text.lm_head.bias"):
+        started(tiny(tmp_path, f"init={path}"))
+
+
+def test_weights_that_share_no_encoder_are_refused(tmp_path, source):
+    path = save({n.replace("encoders.", "encoders.my_"): t for n, t in source.state_dict().items()}, tmp_path / "mine.safetensors")
+    with pytest.raises(WeightsError, match="shares no encoder with this model, whose are .*vision.*; it has .*my_vision.*: give"):
+        started(tiny(tmp_path, f"init={{path: {path}, parts: shared}}"))
+    releases()
+    path = save(release_state(), tmp_path / "xfm.safetensors")
+    with pytest.raises(WeightsError, match="its names are those of the X-FM release: convert it: xtoolkit convert"):
+        started(tiny(tmp_path, f"init={{path: {path}, parts: shared}}"))
+
+
+def test_a_path_replaces_the_path_alone(tmp_path, source):
+    path = save(source.state_dict(), tmp_path / "whole.safetensors")
+    base = write(tmp_path, f"tokenizer={tmp_path}", "init={path: outputs/nowhere, parts: shared, allow_missing: [losses.x.*]}")
+    heir = tmp_path / "heir.yaml"
+    heir.write_text(f"_BASE_: {base}\ninit: {path}\n")
+    for recipe in (recipes.load(base, [f"init={path}"]), recipes.load(str(heir)), recipes.load(base, [f"init.path={path}"])):
+        assert (recipe.init.path, recipe.init.parts, recipe.init.allow_missing) == (str(path), "shared", ["losses.x.*"])
+    heir.write_text(f"_BASE_: {base}\ninit: nowhere\n")
+    with pytest.raises(ConfigError, match=r"heir.yaml:2: nowhere: no such file or folder; .*train it first \(`make demo`"):
+        recipes.load(str(heir))
+    plain = recipes.load(base, ["init.path=null"])
+    assert plain.init is None and origins(plain) == ["all drawn from seed 42"]
+    assert equal(started(plain), Model(plain).state_dict())
+
+
 def test_other_formats_are_told_how_to_come_in(tmp_path):
     releases()
     path = save(release_state(), tmp_path / "xfm.safetensors")
@@ -147,10 +223,11 @@ def test_the_plan_says_where_weights_come_from(tmp_path):
 @pytest.mark.parametrize("value, message", [
     ("nowhere/model.safetensors", "nowhere/model.safetensors: no such file or folder; `init` names a file that"),
     ("EMPTY", "EMPTY: holds neither a finished checkpoint nor weights"),
-    ("{path: EMPTY, allow: [x]}", "unknown key `allow` of Init; choose from: allow_missing, allow_unexpected, path"),
-    ("{allow_missing: [x]}", "missing key `path` of Init (a word)"),
+    ("{path: EMPTY, allow: [x]}", "unknown key `allow` of Init; choose from: allow_missing, allow_unexpected, parts, path"),
+    ("{allow_missing: [x]}", "missing key `path` of Init (a word or null)"),
+    ("{path: EMPTY, parts: some}", "`parts` of Init must be one of all, shared"),
     ("{path: EMPTY, allow_missing: x}", "`allow_missing` of Init must be a list of words"),
-    ("[EMPTY]", "`init` must be a path, or a mapping of: path, allow_missing, allow_unexpected"),
+    ("[EMPTY]", "`init` must be a path, or a mapping of: path, parts, allow_missing, allow_unexpected"),
 ])
 def test_mistakes_are_answered_with_their_line_before_anything_loads(tmp_path, value, message):
     (tmp_path / "empty").mkdir()

@@ -42,7 +42,10 @@ class Encoder(nn.Module):
     HUB: str = ""
 
     def build_head(self, name: str) -> None:
-        """Builds the output layer ``name``; called once for each head that a loss declares. Encoders with HEADS override it."""
+        """Builds the output layer ``name``; called once for each head that a loss declares. Encoders with HEADS override it.
+
+        Called again it builds the layer anew: that is how weights are asked which of their names are an output layer's.
+        """
         raise ValueError(f"{type(self).__name__} has no head `{name}`; it has: {', '.join(self.HEADS) or 'none'}")
 
     def load_init(self) -> None:

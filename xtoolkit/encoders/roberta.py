@@ -71,8 +71,7 @@ class RoBERTa(Encoder):
         """Builds ``lm_logits``. Raises ValueError for any other name."""
         if name not in self.HEADS:
             super().build_head(name)
-        if self.lm_head is None:
-            self.lm_head = LMHead(self.width, self.vocab_size, self.roberta.config.layer_norm_eps)
+        self.lm_head = LMHead(self.width, self.vocab_size, self.roberta.config.layer_norm_eps)
 
     @property
     def lm_logits(self) -> "TiedHead":

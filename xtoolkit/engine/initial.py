@@ -1,10 +1,17 @@
 """The weights that a run starts from: a whole model's, or those that its encoders name."""
 
+import copy
+import os
+import sys
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from xtoolkit.weights.files import load_strictly, read_weights, unwrap
+from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
+from xtoolkit.weights.formats import recognise
+from xtoolkit.encoders.base import Encoder
+from xtoolkit.losses.base import Loss
 from xtoolkit.recipe.folder import latest
 from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model
@@ -18,13 +25,13 @@ def load_initial(model: Model, recipe: Recipe) -> None:
         WeightsError: every name that does not fit, or why nothing can be read.
         CheckpointError: a checkpoint that is damaged.
     """
-    if recipe.init is None:
+    if (init := recipe.init) is None:
         model.load_init()
     else:
-        load_model_weights(model, recipe.init.path, recipe.init.allow_missing, recipe.init.allow_unexpected)
+        load_model_weights(model, init.path, init.allow_missing, init.allow_unexpected, shared=init.parts == "shared")
 
 
-def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()) -> None:
+def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=(), shared: bool = False) -> None:
     """Fills a model, heads of its losses included, strictly.
 
     A part of which the weights have nothing, an encoder that copies another (a teacher) or a loss whose head starts as a copy of
@@ -34,19 +41,74 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
         path: as in ``read_model_weights``.
         allow_missing: patterns of the model's names that may keep their values.
         allow_unexpected: patterns of names in the weights that are left out where the model lacks them or has another shape.
+        shared: parts that only one of the two has are allowed, see ``Init.parts``; which they are is said on stderr.
 
     Raises:
-        WeightsError: every missing, unexpected and mis-shaped name; nothing has been changed then.
+        WeightsError: every missing, unexpected and mis-shaped name, or that no encoder is shared; nothing has been changed then.
     """
     state, origin = read_model_weights(path)
     lacks = lambda prefix: not any(name.startswith(prefix) for name in state)
     copies = {p: e for name, e in model.encoders.items() if type(e).REFERS and lacks(p := f"encoders.{name}.")}
     heads = [loss for name, loss in model.losses.items() if lacks(f"losses.{name}.")]
-    load_strictly(model, state, origin, ignore=allow_unexpected, may_miss=[*allow_missing, *(f"{p}*" for p in copies)],
+    left, drawn = _unshared(model, state, origin) if shared else ([], [])
+    load_strictly(model, state, origin, ignore=[*allow_unexpected, *left],
+                  may_miss=[*allow_missing, *drawn, *(f"{p}*" for p in copies)],
                   mend="use the recipe that these weights were made with, or allow what may differ: `init: {path: "
                   f"{path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
+    if os.environ.get("RANK", "0") == "0":
+        copied = {*copies, *(f"losses.{name}." for name, loss in model.losses.items() if _copies(loss))}
+        for what, patterns in (("left there, as this model has no place for it", left),
+                               ("drawn, as it has none", [p for p in drawn if p.removesuffix("*") not in copied]),
+                               ("copied from the encoders, as it has none", [p for p in drawn if p.removesuffix("*") in copied])):
+            if patterns:
+                print(f"init {origin}: {what}: {', '.join(p.removesuffix('.*') for p in patterns)}", file=sys.stderr)
     for part in (*copies.values(), *heads):
         part.load_init()
+
+
+def _copies(loss: Loss) -> bool:
+    """Whether a loss fills its head from an encoder."""
+    return type(loss).load_init is not Loss.load_init
+
+
+def _unshared(model: Model, state: dict[str, Tensor], origin: str) -> tuple[list[str], list[str]]:
+    """Patterns of the parts and output layers that only the weights have, and of those that only the model has."""
+    part_of = lambda name: ".".join(name.split(".")[:2])
+    own = model.state_dict()
+    theirs, ours = ({part_of(n): None for n in names} for names in (state, own))
+    if not any(part.startswith("encoders.") for part in theirs if part in ours):
+        known = recognise(state)
+        raise WeightsError(f"{origin} shares no encoder with this model, whose are {_encoders(ours)}; " + (
+            f"it has {_encoders(theirs)}: give encoders the names that they have there" if _encoders(theirs) else
+            f"its names are those of {known.what}: {known.advice()}" if known else "its names are of no format known here"))
+    left, drawn = ([f"{part}.*" for part in some if part not in others] for some, others in ((theirs, ours), (ours, theirs)))
+    for name, module in model.named_modules():
+        for head in module.HEADS if isinstance(module, Encoder) and part_of(name) in theirs else ():
+            names = {f"{name}.{inner}" for inner in head_names(module, head)}
+            here, there = (any(n in names for n in some) for some in (own, state))
+            if here != there:
+                (drawn if here else left).extend(_patterns(names))
+    return sorted(left), drawn
+
+
+def _encoders(parts) -> str:
+    return ", ".join(part.removeprefix("encoders.") for part in parts if part.startswith("encoders."))
+
+
+def _patterns(names: set[str]) -> list[str]:
+    """``module.*`` for names that lie in one module of their own, else the names."""
+    common = os.path.commonprefix([name.split(".")[:-1] for name in sorted(names)])
+    return [f"{'.'.join(common)}.*"] if len(common) > 2 else sorted(names)
+
+
+def head_names(encoder: Encoder, head: str) -> set[str]:
+    """The names of an output layer's tensors in its encoder, whether it is built or not."""
+    tensors = {id(t): t for t in (*encoder.parameters(), *encoder.buffers())}
+    twin = copy.deepcopy(encoder, tensors)  # of the structure alone: the tensors are the encoder's
+    with torch.device("meta"):
+        twin.build_head(head)
+    own = encoder.state_dict()
+    return {name for name, tensor in twin.state_dict().items() if tensor.is_meta or name not in own}
 
 
 def read_model_weights(path) -> tuple[dict[str, Tensor], str]:

@@ -81,8 +81,9 @@ class Checker:
         schedule = _without_idle(blocks["schedule"], streams)
         if left := schedule_problems(schedule, list(streams), blocks["train"].steps):  # what idle streams leave behind
             raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
+        init = blocks.get("init")
         return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
-                      blocks["optim"], blocks["train"], idle, blocks.get("init"))
+                      blocks["optim"], blocks["train"], idle, init if init is not None and init.path is not None else None)
 
     def _names(self):
         """Names become files of the run's folder and columns of the log."""

@@ -130,6 +130,7 @@ def _merge(base: Config, over: Config, path=()) -> None:
     """Lays ``over`` on ``base`` in place: mappings merge, lists replace, a changed type replaces its block, null removes."""
     if not path:
         _drop_names(base, over)
+        _write_out(base, over)
         base.notes += over.notes
         base.places[()] = over.places.get((), base.places.get((), "configuration"))
     target, source = _at(base.data, path), _at(over.data, path)
@@ -152,6 +153,14 @@ def _merge(base: Config, over: Config, path=()) -> None:
                     base.places[p] = w
             if isinstance(value, dict) and isinstance(kept, dict) and "inputs" in kept and "inputs" not in value:
                 target[key]["inputs"] = kept["inputs"]
+
+
+def _write_out(base: Config, over: Config) -> None:
+    """`init: PATH` beside a block of the other file is written as `init: {path: PATH}`, so that it replaces the path alone."""
+    if {type(config.data.get("init")) for config in (base, over)} == {str, dict}:
+        for config in [c for c in (base, over) if isinstance(c.data["init"], str)]:
+            config.data["init"] = {"path": config.data["init"]}
+            config.places["init", "path"] = config.where("init")
 
 
 def _merge_places(base, over, here):

@@ -33,7 +33,7 @@ class Files:
         path = init.get("path") if isinstance(init, dict) else init
         if starts and isinstance(path, str) and (problem := missing_model(path)):
             self.found.say(("init", "path") if isinstance(init, dict) else ("init",), problem)
-        for name in encoders if starts and not init else ():
+        for name in encoders if starts and path is None else ():
             block = self.data["encoders"][name]
             if isinstance(block, dict) and isinstance(block.get("init"), str):
                 owner = ENCODER_REGISTRY.get(block["type"]).HUB if block.get("type") in ENCODER_REGISTRY else ""

@@ -79,16 +79,22 @@ class Train:
 
 @dataclass(frozen=True)
 class Init:
-    """The `init` block: a whole model's weights to start from. `init: PATH` is short for `init: {path: PATH}`.
+    """The `init` block: a whole model's weights to start from. `init: PATH` is short for `init: {path: PATH}`; over an inherited
+    block it replaces the path and leaves the other keys.
 
     Attributes:
         path: a file (safetensors or torch) with the model's own names, or a folder: a run's output, one of its checkpoints, or
-            one that holds such a file.
+            one that holds such a file; null: none, the weights are drawn, or those that the encoders' own `init:` keys name.
+        parts: `all`: every encoder and loss of the model must be in the weights, and every one of theirs in the model.
+            `shared`, for fine-tuning: encoders and losses that only the weights have are left there, those that only the model
+            has start as drawn, and a line says which. Within a part that both have every name must fit, except an encoder's
+            output layer that only one of them has built.
         allow_missing: patterns of the model's names that start as drawn if the file lacks them: `losses.bbp.*`.
         allow_unexpected: patterns of the file's names that are left out if the model does not have them, or not in that shape.
     """
 
-    path: str
+    path: str | None
+    parts: Literal["all", "shared"] = "all"
     allow_missing: list[str] = field(default_factory=list)
     allow_unexpected: list[str] = field(default_factory=list)
 

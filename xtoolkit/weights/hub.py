@@ -51,10 +51,12 @@ def missing_model(path: str) -> str | None:
         path: a file with a whole model's weights; or a run's folder, one of its checkpoints, or one that holds such a file.
     """
     place = Path(path).expanduser()
-    if not place.exists():
-        return (f"{path}: no such file or folder; `init` names a file that `xtoolkit convert` wrote, or the output "
-                "folder of a run (a name on a hub belongs on an encoder: encoders.X.init); or start without it: init=null")
     weights = (".safetensors", ".bin", ".pt", ".pth", ".th")
+    if not place.exists():
+        first = ("convert or fetch it first" if place.suffix in weights else
+                 "if that is a run's, train it first (`make demo` trains the small one, into outputs/)")
+        return (f"{path}: no such file or folder; `init` names a file that `xtoolkit convert` wrote, or the output folder of a "
+                f"run: {first}; a name on a hub belongs on an encoder (encoders.X.init); or start without it: init=null")
     if place.is_dir() and not ((place / ".metadata").is_file() or any(place.glob("checkpoints/step_*"))
                                or any(f.suffix in weights for f in place.iterdir())):
         return (f"{path}: holds neither a finished checkpoint nor weights; `init` names a run's output folder, a checkpoint "
