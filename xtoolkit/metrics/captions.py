@@ -11,7 +11,8 @@ SMALL, TINY = 1e-9, 1e-15  # of coco-caption's BLEU: nothing over nothing is not
 BETA, SIGMA = 1.2, 6.0
 REMOVED = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split())
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_SPELT = str.maketrans({"\u2018": "`", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "--", "\u2014": "--", "\u2026": "..."})
+_SPELT = str.maketrans({"\u2018": "`", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "--", "\u2014": "--",
+                        "\u2026": "..."})
 _TOKEN = re.compile(r"""
     https?://\S+ | [\w.+-]+@[\w-]+(?:\.\w+)+                       # addresses
   | (?<![^\W_]) (?:[a-z]\.){2,}                                    # u.s., e.g.
