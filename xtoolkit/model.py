@@ -1,7 +1,7 @@
 """The model of a recipe: the encoders and losses that it reaches, and one forward from a stream's batch to its losses."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xtoolkit.batch import Batch, stable_key
 from xtoolkit.features import Features
@@ -104,6 +104,16 @@ class Model(nn.Module):
         """Loads the weights that ``init:`` keys name, encoders first, inputs first; copies are made after what they copy."""
         for part in (*self.encoders.values(), *self.losses.values()):
             part.load_init()
+
+    def fit(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A whole model's tensors by name, those of encoders of another size as these can load them (``Encoder.fit``)."""
+        for name, encoder in self.encoders.items():
+            prefix = f"encoders.{name}."
+            own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            if own:
+                state = {n: t for n, t in state.items() if not n.startswith(prefix)}
+                state |= {prefix + n: t for n, t in encoder.fit(own).items()}
+        return state
 
     def forward(self, stream: str, batch: Batch, observer=None, share=None, known=None) -> Losses:
         """The active losses of a stream on one of its batches.

@@ -89,7 +89,7 @@ def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
     parts, report, result, problems = roles(recipe), Report(), {}, []
     if "vision" in parts:
         block = block_of(recipe, parts["vision"].split(".")[1])
-        grid = block["image_size"] // block["patch_size"]
+        grid, rule = block["image_size"] // block["patch_size"], block["resize"]
     for name, tensor in state.items():
         first = TIED.get(name)
         if first in state:
@@ -123,7 +123,7 @@ def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
             tensor = tensor.reshape(1)
             report.changed[target] = "() reshaped to (1,)"
         elif role == "vision" and name.endswith(TABLE):
-            resized = resize_position_table(tensor, grid)
+            resized = resize_position_table(tensor, grid, rule)
             if resized.shape != tensor.shape:
                 report.changed[target] = f"{tuple(tensor.shape)} resized to {tuple(resized.shape)}: {grid} x {grid} patches"
             tensor = resized

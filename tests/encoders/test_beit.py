@@ -197,6 +197,51 @@ def test_resizing_keeps_what_neighbours_mean():
     assert resize_position_table(small, 3) is small
 
 
+def points(source, target):
+    """Where the release puts the offsets of a table, in plain Python."""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        if sum(q ** i for i in range(source // 2)) > target // 2:
+            high = q
+        else:
+            low = q
+    right = [sum(q ** i for i in range(k)) for k in range(1, source // 2 + 1)]
+    return [-x for x in reversed(right)] + [0.0] + right
+
+
+@pytest.mark.parametrize("old, new", [(6, 9), (14, 24), (14, 48), (9, 6), (3, 20)])  # the last: further than the largest ratio reaches
+def test_the_spline_is_fitpacks(old, new):
+    """``interp2d(kind="cubic")``, which the release calls and scipy has removed, was this very routine on a grid."""
+    interpolate = pytest.importorskip("scipy.interpolate")
+    table = torch.randn((2 * old - 1) ** 2 + 3, 2)
+    x, at = points(2 * old - 1, 2 * new - 1), range(1 - new, new)
+    resized = resize_position_table(table, new, "spline")
+    assert torch.equal(resized[-3:], table[-3:]) and resized.dtype == table.dtype
+    for head in range(2):
+        z = table[:-3, head].double().view(2 * old - 1, -1).numpy()
+        expected = torch.from_numpy(interpolate.RectBivariateSpline(x, x, z, kx=3, ky=3, s=0)(at, at))
+        torch.testing.assert_close(resized[:-3, head].double().view(2 * new - 1, -1), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_spline_keeps_a_cubic_and_the_ends():
+    x = torch.tensor(points(11, 17), dtype=torch.float64)
+    cubic = lambda x: 1 - x / 3 + x ** 2 / 16 - x ** 3 / 200
+    table = torch.cat([(cubic(x)[:, None] * cubic(-x)).flatten(), x.new_zeros(3)])[:, None]
+    at = torch.arange(-8, 9, dtype=torch.float64).clamp(x[0], x[-1])
+    torch.testing.assert_close(resize_position_table(table, 9, "spline")[:-3, 0].view(17, 17), cubic(at)[:, None] * cubic(-at))
+
+
+def test_the_rules_agree_on_what_is_smooth_and_a_small_table_is_refused(tmp_path):
+    x = torch.tensor(points(11, 17))
+    table = torch.cat([torch.exp(-(x[:, None] ** 2 + x ** 2) / 200).flatten(), torch.zeros(3)])[:, None]
+    linear, spline = (resize_position_table(table, 9, rule) for rule in ("timm", "spline"))
+    assert 1e-4 < (linear - spline).abs().max() < 0.02
+    torch.save(BEiTv2(**SMALL, image_size=8).state_dict(), tmp_path / "small.pt")
+    with pytest.raises(WeightsError, match="3 offsets a side is too small for a cubic spline: take `resize: timm`"):
+        BEiTv2(**SMALL, image_size=16, resize="spline", init=str(tmp_path / "small.pt")).load_init()
+
+
 def test_a_pretraining_checkpoint_loads_whole(tmp_path):
     """The published self-supervised weights: one shared table, a last norm, output layers, no fc_norm."""
     source = build()

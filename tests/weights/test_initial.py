@@ -156,6 +156,26 @@ def test_an_output_layer_that_the_weights_lack_is_drawn_a_teacher_copied(tmp_pat
         started(tiny(tmp_path, f"init={path}"))
 
 
+@pytest.mark.parametrize("parts, rule", [("all", "timm"), ("shared", "spline")])
+def test_tables_of_another_picture_size_are_resized_teachers_too(tmp_path, source, capsys, parts, rule):
+    """As an encoder's own `init` does; a teacher's lie one level further down."""
+    vision = {n.removeprefix("encoders.vision."): t for n, t in source.state_dict().items() if n.startswith("encoders.vision.")}
+    teacher = {f"encoders.teacher.encoder.{n}": 2 * t for n, t in vision.items()}
+    path = save(source.state_dict() | teacher, tmp_path / "whole.safetensors")
+    save(vision, tmp_path / "vision.safetensors")
+    model = ("encoders.teacher={type: Teacher, of: vision, inputs: {image: $image}, mode: frozen}", "losses.mim.target=teacher",
+             "encoders.vision.image_size=48", f"encoders.vision.resize={rule}")
+    filled = started(tiny(tmp_path, *model, f"init={{path: {path}, parts: {parts}}}"))
+    alone = started(tiny(tmp_path, *model, f"encoders.vision.init={tmp_path / 'vision.safetensors'}"))
+    for name in vision:
+        torch.testing.assert_close(filled[f"encoders.vision.{name}"], alone[f"encoders.vision.{name}"], atol=0, rtol=0)
+        torch.testing.assert_close(filled[f"encoders.teacher.encoder.{name}"], 2 * alone[f"encoders.vision.{name}"])
+    table = "encoders.vision.blocks.0.attn.relative_position_bias_table"
+    assert source.state_dict()[table].shape == (52, 2) and filled[table].shape == (124, 2)
+    assert capsys.readouterr().err.splitlines()[0] == \
+        f"init {path}: resized to this model's `image_size`: encoders.vision, encoders.teacher"
+
+
 def test_weights_that_share_no_encoder_are_refused(tmp_path, source):
     path = save({n.replace("encoders.", "encoders.my_"): t for n, t in source.state_dict().items()}, tmp_path / "mine.safetensors")
     with pytest.raises(WeightsError, match="shares no encoder with this model, whose are .*vision.*; it has .*my_vision.*: give"):

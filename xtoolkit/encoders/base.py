@@ -51,6 +51,11 @@ class Encoder(nn.Module):
     def load_init(self) -> None:
         """Loads the weights that an ``init`` key names; called once, after construction, where a run starts from such weights."""
 
+    def fit(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of such an encoder of another ``image_size``, by its own names, as this one can load them; what depends on
+        no size, or on one that cannot be changed, stays as it is. Called before a whole model is loaded."""
+        return state
+
     def after_update(self) -> None:
         """Called after every optimizer update; a moving-average teacher moves here."""
 

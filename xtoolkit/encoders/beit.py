@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from xtoolkit.batch import ImageField
 from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.weights.beit import TABLE, from_hugging_face, relative_position_index, resize_position_table
+from xtoolkit.weights.beit import TABLE, Rule, from_hugging_face, relative_position_index, resize_position_table
 from xtoolkit.encoders.patches import ConvStem, PatchEmbed
 from xtoolkit.encoders.positions import grid_positions
 from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
@@ -59,6 +59,8 @@ class BEiTv2(Encoder):
             here GroupNorm, so that a picture's features are its own). Masked patches are painted in the mean colour first, or
             their neighbours would see them.
         init_std: of the linear layers. 0.02 is made for 768 channels; narrow encoders start better with more.
+        resize: how position bias tables of another ``image_size`` are resized when weights are loaded: ``timm``, linear, or
+            ``spline``, the bicubic spline of the release (features differ by about 1e-3).
         checkpointing: recompute each block in the backward pass: less memory, a third more time.
         init: weights: a file or folder (safetensors, or torch) in the format of unilm, timm or transformers, or a name that timm
             can download. None: random.
@@ -78,7 +80,7 @@ class BEiTv2(Encoder):
     def __init__(self, width: Count = 768, layers: Count = 12, heads: Count = 12, patch_size: Count = 16, image_size: Count = 224,
                  mlp_ratio: Positive = 4, drop_path: Dropout = 0.1, layer_scale: NotNegative = 0.1,
                  summary: Literal["mean", "cls"] = "mean", absolute_positions: NotNegative = 0, stem: list[Count] | None = None,
-                 init_std: NotNegative = 0.02, checkpointing: bool = False, init: str | None = None):
+                 init_std: NotNegative = 0.02, resize: Rule = "timm", checkpointing: bool = False, init: str | None = None):
         super().__init__()
         if width % heads:
             raise ValueError(f"BEiTv2: width {width} is not a multiple of heads {heads}")
@@ -88,7 +90,7 @@ class BEiTv2(Encoder):
         self.width, self.patch_size, self.image_size = width, patch_size, image_size
         self.grid = image_size // patch_size
         self.layer_scale, self.summary, self.checkpointing, self.init = layer_scale, summary, checkpointing, init
-        self.absolute_positions, self.init_std = absolute_positions, init_std
+        self.absolute_positions, self.init_std, self.resize = absolute_positions, init_std, resize
         self.patch_embed = ConvStem(width, patch_size, stem) if stem else PatchEmbed(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
@@ -161,7 +163,7 @@ class BEiTv2(Encoder):
         if shared is not None:
             state.update({f"blocks.{i}.attn.{TABLE}": shared for i in range(len(self.blocks))})
         for name in [n for n in state if n.endswith(TABLE)]:
-            state[name] = resize_position_table(state[name], self.grid)
+            state[name] = resize_position_table(state[name], self.grid, self.resize)
         return state
 
 

@@ -54,6 +54,11 @@ class Teacher(Encoder):
         if self.mode != "random":
             self.encoder.load_state_dict(self._student[0].state_dict())
 
+    def fit(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As the encoder that is copied fits its own."""
+        inner = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
+        return {f"encoder.{name}": tensor for name, tensor in self.encoder.fit(inner).items()}
+
     @torch.no_grad()
     def after_update(self) -> None:
         """Moves a moving average by one update."""

@@ -32,7 +32,7 @@ def load_initial(model: Model, recipe: Recipe) -> None:
 
 
 def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=(), shared: bool = False) -> None:
-    """Fills a model, heads of its losses included, strictly.
+    """Fills a model, heads of its losses included, strictly; what depends on the size of pictures is resized by its encoder.
 
     A part of which the weights have nothing, an encoder that copies another (a teacher) or a loss whose head starts as a copy of
     one, copies it anew.
@@ -46,7 +46,9 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
     Raises:
         WeightsError: every missing, unexpected and mis-shaped name, or that no encoder is shared; nothing has been changed then.
     """
-    state, origin = read_model_weights(path)
+    read, origin = read_model_weights(path)
+    state = model.fit(read)
+    resized = {".".join(n.split(".")[:2]): None for n in state if n in read and state[n].shape != read[n].shape}
     lacks = lambda prefix: not any(name.startswith(prefix) for name in state)
     copies = {p: e for name, e in model.encoders.items() if type(e).REFERS and lacks(p := f"encoders.{name}.")}
     heads = [loss for name, loss in model.losses.items() if lacks(f"losses.{name}.")]
@@ -57,7 +59,8 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
                   f"{path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
     if os.environ.get("RANK", "0") == "0":
         copied = {*copies, *(f"losses.{name}." for name, loss in model.losses.items() if _copies(loss))}
-        for what, patterns in (("left there, as this model has no place for it", left),
+        for what, patterns in (("resized to this model's `image_size`", resized),
+                               ("left there, as this model has no place for it", left),
                                ("drawn, as it has none", [p for p in drawn if p.removesuffix("*") not in copied]),
                                ("copied from the encoders, as it has none", [p for p in drawn if p.removesuffix("*") in copied])):
             if patterns:

@@ -45,7 +45,7 @@ def load(path, config=None, tokenizer=None, device: str = "auto",
     state, origin = read_model_weights(weights)
     # What only ever served as a target may be left out of a file: nothing that is asked here reads it.
     targets = tuple(f"encoders.{name}.*" for name, encoder in model.encoders.items() if not encoder.TRAINABLE)
-    load_strictly(model, state, origin, may_miss=targets,
+    load_strictly(model, model.fit(state), origin, may_miss=targets,
                   mend="give the recipe that these weights were made with: xtoolkit.load(path, config='recipe.yaml')")
     return Pretrained(model.to(place), words, folder)
 

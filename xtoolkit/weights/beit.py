@@ -4,14 +4,19 @@ Hugging Face has two sets: ``encoder.layer.N.`` in files of ``save_pretrained`` 
 ``state_dict()`` since.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xtoolkit.weights.files import WeightsError
+
+Rule = Literal["timm", "spline"]  # how a table is resized
 TABLE = "relative_position_bias_table"
 LAYER = r"(?:encoder\.layer|layers)\.(\d+)\."
 # Patterns over names without the prefix `beit.`, in the order in which they are tried.
@@ -83,18 +88,72 @@ def relative_position_index(grid: int) -> Tensor:
     return index
 
 
-def resize_position_table(table: Tensor, grid: int) -> Tensor:
-    """A position bias table ((2g - 1)^2 + 3, h) of another grid, interpolated to ``grid`` by timm's rule.
+def resize_position_table(table: Tensor, grid: int, rule: Rule = "timm") -> Tensor:
+    """A position bias table ((2g - 1)^2 + 3, h) of another grid, interpolated to ``grid``; as it is where it is no such table.
 
-    Source: timm's ``resize_rel_pos_bias_table``: linear between points on a geometric progression, so that near
-    offsets keep their resolution. The released X-FM code interpolates bicubically on the same points, with a function
-    that scipy removed.
+    Both rules put the table's offsets on a geometric progression, so that near ones keep their resolution, and read the new
+    offsets between them; what lies beyond the outermost takes its value. The last three rows stay.
+
+    Args:
+        rule: ``timm``: linear between points, as timm's ``resize_rel_pos_bias_table`` and the paper's words have it; ``spline``:
+            an interpolating bicubic spline, as BEiT's and X-FM's released code.
+
+    Raises:
+        WeightsError: a table of fewer than 3 x 3 patches, through which ``spline`` finds no cubic.
     """
-    n = (2 * grid - 1) ** 2 + 3
-    if table.shape[0] == n:
+    n, side = (2 * grid - 1) ** 2 + 3, math.isqrt(max(0, len(table) - 3))
+    if table.shape[0] == n or side * side + 3 != len(table):
         return table
+    if rule == "spline":
+        at = torch.arange(2 * grid - 1, dtype=torch.float64) - (grid - 1)
+        weights = spline_weights(offsets(side, 2 * grid - 1), at)
+        z = table[:-3].double().cpu().view(side, side, -1)
+        resized = torch.einsum("ys,xt,sth->yxh", weights, weights, z).flatten(0, 1)
+        return torch.cat([resized.to(table), table[-3:]])
     from timm.layers import resize_rel_pos_bias_table
 
     with warnings.catch_warnings():  # about how timm indexes, which is timm's affair
         warnings.filterwarnings("ignore", category=UserWarning, module="timm.layers.interpolate")
         return resize_rel_pos_bias_table(table, new_window_size=(grid, grid), new_bias_shape=(n, table.shape[1]))
+
+
+def offsets(source: int, target: int) -> Tensor:
+    """(source,) float64: where the offsets of a table with ``source`` a side lie among those of one with ``target``, in patches:
+    0, 1, 1 + q, 1 + q + q^2, ..., and the same below 0; q is such that the outermost meet.
+
+    Source: BEiT's released code, timm's too: bisection from 1.01 to 1.5 until 1e-6, the last ratio tried.
+    """
+    low, high, ratio = 1.01, 1.5, 1.01
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (1 - ratio ** (source // 2)) / (1 - ratio) > target // 2 else (ratio, high)
+    above = (ratio ** torch.arange(source // 2, dtype=torch.float64)).cumsum(0)
+    return torch.cat([-above.flip(0), above.new_zeros(1), above])
+
+
+def spline_weights(x: Tensor, at: Tensor) -> Tensor:
+    """(m, n) float64: what each of n values counts in the cubic spline through them, read at m places.
+
+    The spline is FITPACK's: no knot at the second and the last but one point. Places outside take the value at the end.
+
+    Args:
+        x: (n,) float64, rising; at least 4.
+        at: (m,) float64.
+    """
+    n, h, one = len(x), x.diff(), torch.eye(len(x), dtype=torch.float64)
+    if n < 4:
+        raise WeightsError(f"a position bias table of {n} offsets a side is too small for a cubic spline: take `resize: timm`")
+    slopes = (one[1:] - one[:-1]) / h[:, None]
+    # The second derivatives at all points, M @ curvature = right: continuous slopes inside, equal cubics in the outer two pieces.
+    m, right = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    for i in range(1, n - 1):
+        m[i, i - 1:i + 2] = torch.stack([h[i - 1], 2 * (h[i - 1] + h[i]), h[i]])
+        right[i] = 6 * (slopes[i] - slopes[i - 1])
+    m[0, :3] = torch.stack([h[1], -(h[0] + h[1]), h[0]])
+    m[-1, -3:] = torch.stack([h[-1], -(h[-2] + h[-1]), h[-2]])
+    curvature = torch.linalg.solve(m, right)
+    at = at.clamp(x[0], x[-1])
+    i = (torch.searchsorted(x, at, right=True) - 1).clamp(0, n - 2)
+    t, width = (at - x[i])[:, None], h[i][:, None]
+    first = slopes[i] - width / 6 * (2 * curvature[i] + curvature[i + 1])
+    return one[i] + t * (first + t * (curvature[i] / 2 + t * (curvature[i + 1] - curvature[i]) / (6 * width)))

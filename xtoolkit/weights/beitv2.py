@@ -49,7 +49,7 @@ def from_beitv2(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor],
 
     def put(name, tensor):
         if name.endswith(TABLE):
-            resized = resize_position_table(tensor, grid)
+            resized = resize_position_table(tensor, grid, block["resize"])
             if resized.shape != tensor.shape:
                 report.changed[name] = f"{tuple(tensor.shape)} resized to {tuple(resized.shape)}: {grid} x {grid} patches"
             tensor = resized
