@@ -69,7 +69,7 @@ def test_from_nothing_to_tables_and_report_and_on(tmp_path, capsys):
     assert run(*SMALL, f"train.output={output}", "--eval-only", "evaluate.boxes=null", *gone) == 0
     assert f"weights: those of the checkpoint {output}/checkpoints/step_00000004" in capsys.readouterr().out
     assert list(json.loads((output / "results.json").read_text())["evaluations"]) == [
-        "boxes", "matching", "neighbours", "retrieval", "words"]
+        "boxes", "matching", "neighbours", "pointing", "retrieval", "words"]
     assert (output / "evaluations/boxes.json").read_bytes() == boxes, "another evaluation's results were touched"
     shown = json.loads((output / "evaluations/retrieval.json").read_text())
     assert shown["step"] == 4 and any("image" in item for figure in shown["figures"] for item in figure.get("items", ()))

@@ -90,7 +90,7 @@ def fake_run(folder, caption="a brown camel on the left", lines=40):
              "items": [*({"image": coded(i), "right": False} for i in range(5)), {"image": coded(5), "apart": True}]}]),
         "testA": record(BoxAccuracy().table({"accuracy": 41.3, "mean_iou": .388}, {"accuracy": 36.5, "mean_iou": .341}),
                         BoxAccuracy.HEADLINES, {"accuracy": 41.3, "mean_iou": .388}, {"accuracy": 36.5, "mean_iou": .341}, [
-            {"title": "Where it looks", "items": [{"image": coded(0), "caption": caption, "note": "IoU 0.50", "boxes": [
+            {"title": "Where it looks", "items": [{"image": coded(0), "caption": caption, "note": "IoU 0.50", "heat": [.5, 0, 0, 1], "boxes": [
                 {"box": [.5, .5, .3, .4], "kind": "true"}, {"box": [.4, .5, .3, .4], "kind": "predicted"}]}]}])}
     for name, one in evaluations.items():
         (folder / f"evaluations/{name}.json").write_text(json.dumps(one))
@@ -170,6 +170,13 @@ def test_every_picture_decodes(written):
         image = Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2])))
         image.load()
         assert image.size == (48, 48) and image.format == "JPEG"
+
+
+def test_heat_is_a_square_a_patch_the_hotter_the_denser(written):
+    page, _, _ = written
+    hot = re.findall(r'<rect class="heat" x="(.*?)" y="(.*?)" width="(.*?)" height=".*?" fill-opacity="(.*?)"/>', page)
+    assert [(float(x), float(y), float(w), float(share)) for x, y, w, share in hot] == [
+        (0, 0, .5, .38), (.5, 0, .5, 0), (0, .5, .5, 0), (.5, .5, .5, .75)]
 
 
 def test_the_figures_are_those_of_the_files(written):

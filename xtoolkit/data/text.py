@@ -86,6 +86,17 @@ class Tokenizer:
         """The text of ids, specials left out."""
         return self._backend.decode([int(i) for i in ids if int(i) not in self.special])
 
+    def words(self, ids) -> list[tuple[str, list[int]]]:
+        """The words of ids, each with the places of its tokens; words are what spaces part, and specials belong to none."""
+        places, before = [], ""
+        for place in (place for place, token in enumerate(ids) if int(token) not in self.special):
+            text = self.decode(ids[:place + 1])
+            if not places or places[-1][-1] != place - 1 or text[len(before):len(before) + 1].isspace():
+                places.append([])
+            places[-1].append(place)
+            before = text
+        return [(self.decode([ids[place] for place in word]).strip(), word) for word in places]
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes ``tokenizer.json`` into a folder, which ``load_tokenizer`` then reads; whatever this was read from."""
         os.makedirs(folder, exist_ok=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from xtoolkit.features import full_precision
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.0, kept: list | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + mask) v.
 
     On a GPU this is PyTorch's own. On a CPU it is written out: the bfloat16 backward of PyTorch's fused CPU kernel makes a
@@ -22,11 +22,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.
         v: (B, h, n, d).
         mask: broadcasts to (B, h, L, n): bool (True = attend; each query has at least one) or added to the scores.
         dropout: rate on the attention weights.
+        kept: takes the weights (B, h, L, n), before dropout, as the result is computed from them: a gradient reaches them.
 
     Returns:
         (B, h, L, d) in q's type.
     """
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" and kept is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     with full_precision(q):  # under autocast the softmax would go through float32 tensors and back
         k, v = k.to(q.dtype), v.to(q.dtype)
@@ -34,4 +35,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.
         if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device).masked_fill_(~mask, float("-inf"))
         weights = (scores + mask.to(scores.dtype)).softmax(-1)
+        if kept is not None:
+            kept.append(weights.requires_grad_(weights.requires_grad or torch.is_grad_enabled()))
         return (F.dropout(weights, dropout) if dropout else weights) @ v

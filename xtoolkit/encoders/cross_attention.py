@@ -5,7 +5,7 @@ Shape letters: B rows, S source rows, L text tokens, n image tokens, D width, h 
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from xtoolkit.encoded import attended
 from xtoolkit.encoders.attention import attention
@@ -77,13 +77,22 @@ class CrossAttention(Encoder):
             text: (B, L, text width), the queries; its attention says which tokens each of them may attend to.
             image: (B, n, image width), the keys and values; its mask says which tokens each row may attend to.
         """
+        return self._fused(text, image, None)
+
+    def attending(self, *, text: Encoded, image: Encoded) -> tuple[Encoded, list[Tensor]]:
+        """The same pass, and where it looked: of each layer the weights (B, heads, L, n) of its cross-attention, as the states
+        are computed from them, so that a gradient of the result reaches them. Slower, and never what training does."""
+        weights: list[Tensor] = []
+        return self._fused(text, image, weights), weights
+
+    def _fused(self, text, image, kept):
         if len(text) != len(image):
             raise ValueError(f"CrossAttention got {len(text)} texts and {len(image)} images; select() as many of both")
         # Always four-dimensional and boolean: nobody asks the device whether it is all ones.
         text_mask, image_mask = attended(text.mask, text.attention), image.mask[:, None, None]
         x = self.text_in(text.tokens)
         for layer in self.layer:
-            x = layer(x, text_mask, image.parts, image_mask)
+            x = layer(x, text_mask, image.parts, image_mask, kept)
         return Encoded.of(x, text.mask, attention=text.attention)
 
 
@@ -97,9 +106,9 @@ class Layer(nn.Module):
         self.intermediate = Dense(width, hidden)
         self.output = Output(hidden, width, dropout, eps)
 
-    def forward(self, x, text_mask, parts, image_mask):
+    def forward(self, x, text_mask, parts, image_mask, kept=None):
         x = self.attention(x, *self.attention.self.project(x), text_mask)
-        x = self.crossattention(x, *self.crossattention.self.gather(parts), image_mask)
+        x = self.crossattention(x, *self.crossattention.self.gather(parts), image_mask, kept)
         return self.output(F.gelu(self.intermediate.dense(x)), x)
 
 
@@ -111,8 +120,8 @@ class Attention(nn.Module):
         self.self = Heads(width, source_width, heads, dropout, positions)
         self.output = Output(width, width, dropout, eps)
 
-    def forward(self, x, keys, values, mask):
-        return self.output(self.self(x, keys, values, mask), x)
+    def forward(self, x, keys, values, mask, kept=None):
+        return self.output(self.self(x, keys, values, mask, kept), x)
 
 
 class Heads(nn.Module):
@@ -140,10 +149,10 @@ class Heads(nn.Module):
             found.append(pair if index is None else [t.index_select(0, index) for t in pair])
         return found[0] if len(found) == 1 else [torch.cat(same, 1) for same in zip(*found)]
 
-    def forward(self, x, keys, values, mask):
+    def forward(self, x, keys, values, mask, kept=None):
         rows, tokens, width = x.shape
         q, k, v = (t.view(rows, t.shape[1], self.heads, -1).transpose(1, 2) for t in (self.query(x), keys, values))
-        x = attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        x = attention(q, k, v, mask, self.dropout if self.training else 0.0, kept)
         return x.transpose(1, 2).reshape(rows, tokens, width)
 
 

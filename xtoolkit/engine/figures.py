@@ -40,6 +40,7 @@ class Item:
     right: bool = False
     apart: bool = False
     mask: list[bool] = field(default_factory=list)
+    heat: list[float] = field(default_factory=list)
     boxes: list[dict] = field(default_factory=list)
     words: list[tuple[str, bool, str]] = field(default_factory=list)
 

@@ -58,6 +58,13 @@ def patches(mask: list) -> list[dict]:
             for i, hidden in enumerate(mask) if hidden]
 
 
+def heat(values: list) -> list[dict]:
+    """The patches of a picture, row by row, as squares with the ``share`` of colour that each gets."""
+    size = 1 / (math.isqrt(len(values)) or 1)
+    return [place | {"width": size, "height": size, "share": value}
+            for place, value in zip(patches([True] * len(values)), values)]
+
+
 def reading(tokens: list) -> list[dict]:
     """A text as the model reads it: each part ``shown`` with the ``gap`` before it; of what is to be predicted the ``kind``,
     `hid` where a mask hides it and `swap` where it can be read, and a ``note`` of what it was."""

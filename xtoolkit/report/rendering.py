@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xtoolkit.report.charts import HEIGHT, LEFT, RIGHT, WIDTH
-from xtoolkit.report.figures import patches, reading, rectangle, source
+from xtoolkit.report.figures import heat, patches, reading, rectangle, source
 
 
 @functools.cache
@@ -15,7 +15,7 @@ def environment() -> Environment:
     made = Environment(loader=PackageLoader("xtoolkit.report"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     made.globals |= {"plot": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT}}
-    made.filters |= {"source": source, "rectangle": rectangle, "patches": patches, "reading": reading}
+    made.filters |= {"source": source, "rectangle": rectangle, "patches": patches, "heat": heat, "reading": reading}
     return made
 
 

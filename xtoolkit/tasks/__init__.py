@@ -5,6 +5,7 @@ from xtoolkit.tasks.boxes import BoxAccuracy
 from xtoolkit.tasks.masked_words import MaskedWords
 from xtoolkit.tasks.matching import Matching
 from xtoolkit.tasks.neighbours import NearestNeighbours
+from xtoolkit.tasks.pointing import PointingGame
 from xtoolkit.tasks.retrieval import Retrieval
 
-__all__ = ["BoxAccuracy", "MaskedWords", "Matching", "NearestNeighbours", "Retrieval", "Task"]
+__all__ = ["BoxAccuracy", "MaskedWords", "Matching", "NearestNeighbours", "PointingGame", "Retrieval", "Task"]

@@ -32,8 +32,8 @@ class Task:
 
     Attributes:
         GIVEN: what the toolkit gives to a constructor that asks for it by name. ``tokenizer``: of the run's texts, has
-            ``decode(ids)``. ``output``: pathlib.Path of a folder for files of the task's own, which the task makes if it
-            writes any.
+            ``decode(ids)`` and ``words(ids)``. ``output``: pathlib.Path of a folder for files of the task's own, which the
+            task makes if it writes any.
         HEADS: {key: method}: keys of the block that name a loss (or null), and the method which that loss must have (None:
             no particular one). What that loss needs is built too, and some stream must train it.
         MARKED: those of these keys whose loss is read under its own marks: the data must say how they are drawn.
@@ -140,7 +140,8 @@ class Task:
 
         An item may have: ``image``, an image_id, a uint8 tensor (3, H, W) or a PIL image; ``caption``; ``note``; ``right``,
         it is framed; ``apart``, it stands apart from the others; ``mask``, a row-major list of bool, True where a patch is
-        hidden; ``boxes`` [{``box``: [cx, cy, w, h] in [0, 1], ``kind``: `true`, `predicted` or another word}]; ``words``
+        hidden; ``heat``, a row-major list of numbers from 0 to 1, how red a patch is drawn; ``boxes``
+        [{``box``: [cx, cy, w, h] in [0, 1], ``kind``: `true`, `predicted` or another word}]; ``words``
         [(as read, whether it is to be predicted, what it was)]. A figure with ``text`` alone stands before the others.
         """
         return []
