@@ -123,7 +123,7 @@ def test_files_are_copied_where_hard_links_are_not_to_be_had(tmp_path, monkeypat
         raise OSError("no links here")
 
     monkeypatch.setattr(sample_pack.os, "link", refused)
-    sample_pack._same(pack / "NOTICE", tmp_path / "deep" / "copy")
+    sample_pack.same(pack / "NOTICE", tmp_path / "deep" / "copy")
     assert (tmp_path / "deep" / "copy").read_bytes() == (pack / "NOTICE").read_bytes()
 
 

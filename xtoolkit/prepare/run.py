@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -29,6 +30,7 @@ from xtoolkit.prepare.official import BadRecord, Report
 from xtoolkit.prepare.writer import Draft, Options, Part, TarPart, write_drafts
 
 VERSION = 1  # raise it where what the converters write changes: parts of an interrupted run are then made anew
+NUMBERED = re.compile(r"(.+)-\d{5}-\d{4}")  # the stem of a file of a job, where its prefix has several
 MANIFEST = 2  # the shape of prepared-LABEL.json; raise it where that changes: the page of a folder leaves out all others
 
 
@@ -50,7 +52,8 @@ class Job:
 
 
 def run(label: str, jobs: Iterable[Job], options: Options, report: Report, total: int | None = None) -> Report:
-    """Does the jobs and moves their shards to ``options.out`` as ``PREFIX-00000.SUFFIX``, numbered in their order.
+    """Does the jobs and moves their shards to ``options.out`` as ``PREFIX-00000.SUFFIX``, numbered in their order (of a
+    ``whole`` part: ``PREFIX.SUFFIX``).
 
     Until all are done they lie in ``out/.unfinished-LABEL``: no reader sees half a data set. A run that was interrupted
     or stopped at a wrong record leaves that folder, and the same command goes on: a job is not done again if it was made
@@ -120,7 +123,7 @@ def _begun(jobs, options, folder, submit):
     try:
         for job in jobs:
             if folder is not None and job.prefix not in numbers:
-                _check_free(folder.parent, job.prefix, f".{job.part.suffix}")
+                _check_free(folder.parent, job.prefix + "-[0-9]*" * (not job.part.whole), f".{job.part.suffix}")
             yield submit(_do, job, numbers[job.prefix], options, folder)
             numbers[job.prefix] += 1
     except BadRecord as error:
@@ -129,9 +132,10 @@ def _begun(jobs, options, folder, submit):
         yield last
 
 
-def _check_free(out: Path, prefix: str, suffix: str):
-    if there := glob.glob(f"{glob.escape(str(out / prefix))}-[0-9]*{suffix}"):
-        raise FileExistsError(f"{min(there)} is there already: remove {out / prefix}-*{suffix} or give another --out")
+def _check_free(out: Path, pattern: str, suffix: str):
+    if there := glob.glob(f"{glob.escape(str(out))}/{pattern}{suffix}"):
+        theirs = out / pattern.replace("[0-9]", "")
+        raise FileExistsError(f"{min(there)} is there already: remove {theirs}{suffix} or give another --out")
 
 
 def _in_order(answers, ahead: int):
@@ -248,15 +252,19 @@ def _finish(folder: Path, label: str, files: dict, report: Report):
     """
     names, counts = {}, Counter()
     for name in files:
-        prefix = name.rsplit("-", 2)[0]
-        names[name] = f"{prefix}-{counts[prefix]:05d}{Path(name).suffix}"
-        counts[prefix] += 1
+        prefix, suffix = Path(name).stem, Path(name).suffix
+        if numbered := NUMBERED.fullmatch(prefix):
+            prefix = f"{numbered[1]}-[0-9]*"
+            names[name] = f"{numbered[1]}-{counts[prefix, suffix]:05d}{suffix}"
+        else:
+            names[name] = name
+        counts[prefix, suffix] += 1
     manifest = {"version": MANIFEST, "label": label, **report.as_dict(),
                 "files": {names[name]: file for name, file in files.items()}}
     (folder / "manifest").write_text(json.dumps(manifest, indent=1) + "\n")
     with _alone(folder.parent):
-        for prefix, suffix in dict.fromkeys((name.rpartition("-")[0], Path(name).suffix) for name in names.values()):
-            _check_free(folder.parent, prefix, suffix)
+        for pattern, suffix in counts:
+            _check_free(folder.parent, pattern, suffix)
         (folder / "moved.json").write_text(json.dumps(names))
         for name, target in names.items():
             os.replace(folder / name, folder.parent / target)

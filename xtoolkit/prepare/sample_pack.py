@@ -97,7 +97,7 @@ def _official_names(pack: Path) -> None:
     (pack / "refcoco+" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     images = pack / "coco" / "images"
     for image in json.loads((pack / "vg" / "image_data.json").read_bytes()):
-        _same(images / "train2014" / f"COCO_train2014_{image['coco_id']:012d}.jpg", pack / "vg" / image["url"])
+        same(images / "train2014" / f"COCO_train2014_{image['coco_id']:012d}.jpg", pack / "vg" / image["url"])
     for split in ("train", "dev", "test1"):
         for line in (pack / "nlvr2" / f"{split}.json").read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
@@ -105,10 +105,11 @@ def _official_names(pack: Path) -> None:
             folder = pack / "nlvr2" / "images" / split
             folder = folder / record["directory"] if split == "train" else folder
             for number, side in enumerate(("left", "right")):
-                _same(images / record[side], folder / f"{pair}-img{number}.png")
+                same(images / record[side], folder / f"{pair}-img{number}.png")
 
 
-def _same(source: Path, name: Path) -> None:
+def same(source: Path, name: Path) -> None:
+    """Makes a file that holds what another one does: a hard link where the file system has them, else a copy."""
     name.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):  # no hard links there (some network and container file systems)
         os.link(source, name)

@@ -24,6 +24,16 @@ def elements(path: Path, key: str | None = None):
         raise unread(path, error) from None
 
 
+def header(path: Path) -> dict:
+    """What an object in JSON says beside its lists, which are passed over without being held."""
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return _Scanner(file, path.name).header()
+    except OSError as error:
+        raise unread(path, error) from None
+
+
 class _Scanner:
     """A window over a JSON text; a value that runs over the window's end is decoded again with more text."""
 
@@ -33,13 +43,20 @@ class _Scanner:
         self.decode = json.JSONDecoder().raw_decode
 
     def records(self, key):
-        begins, wanted = ("[", "a list of records") if key is None else ("{", f"an object with the list `{key}`")
-        if (opening := self.peek()) != begins:
-            seen = limits.looks(self.text[:512].encode(), f"found {opening!r} at its beginning")
-            raise BadFile(f"{self.name}: expected {wanted}, {seen}")
-        if key is not None:
-            self.find(key)
+        self.begins(*(("[", "a list of records") if key is None else ("{", f"an object with the list `{key}`")))
+        if key is not None and not self.find(key, {}):
+            raise BadFile(f"{self.name}: no key `{key}`")
         yield from self.items()
+
+    def header(self) -> dict:
+        self.begins("{", "an object")
+        self.find(None, said := {})
+        return said
+
+    def begins(self, opening, wanted):
+        if (found := self.peek()) != opening:
+            seen = limits.looks(self.text[:512].encode(), f"found {found!r} at its beginning")
+            raise BadFile(f"{self.name}: expected {wanted}, {seen}")
 
     def items(self):
         """(position, value) of the list that begins here."""
@@ -54,21 +71,21 @@ class _Scanner:
                 return
             self.index += 1
 
-    def find(self, key):
-        """Moves to the value of ``key``, over the values before it: of a list one by one, for it may be of any size."""
+    def find(self, key, said: dict) -> bool:
+        """Moves to the value of ``key``, over the values before it: lists, one by one, for they may be of any size, and ``said``."""
         self.take("{")
         while self.peek() != "}":
             name = self.value()
             self.take(":")
             if name == key:
-                return
+                return True
             if self.peek() == "[":
                 deque(self.items(), maxlen=0)
             else:
-                self.value()
+                said[name] = self.value()
             if self.take(",}") == "}":
                 break
-        raise BadFile(f"{self.name}: no key `{key}`")
+        return False
 
     def more(self) -> bool:
         try:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,12 @@ class Part:
 
     Nothing of it depends on other jobs, so any process may write it, and equal input gives equal bytes. Files are
     on the disk, not only in its cache, when the with block ends; ``files`` has the samples, bytes and sha256 of each.
+
+    Attributes:
+        whole: all samples of a prefix are one file, PREFIX.SUFFIX, of one job; else numbered files of ``shard_size``.
     """
 
-    suffix = ""
+    suffix, whole = "", False
 
     def __init__(self, options: Options, folder: Path | None, prefix: str, number: int):
         self.options, self.folder, self.prefix, self.number = options, folder, prefix, number
@@ -79,10 +83,12 @@ class Part:
 
     def next(self) -> tuple[int, int]:
         """The number of the next sample's file, from that of the job on, and its place there; opens that file."""
-        (file, place), self.count = divmod(self.count, self.options.shard_size), self.count + 1
+        size = sys.maxsize if self.whole else self.options.shard_size
+        (file, place), self.count = divmod(self.count, size), self.count + 1
         if place == 0:
             self._close()
-            self._open(f"{self.prefix}-{self.number:05d}-{file:04d}.{self.suffix}")
+            self._open(f"{self.prefix}.{self.suffix}" if self.whole else
+                       f"{self.prefix}-{self.number:05d}-{file:04d}.{self.suffix}")
         self.files[self.name]["samples"] += 1
         return self.number + file, place
 
@@ -138,6 +144,17 @@ class LinePart(Part):
         self.next()
         self.raw.write(dumps({"text": text}) + b"\n")
         self.report.wrote(self.prefix, bins=stats.of_text(text))
+
+
+class RowPart(Part):
+    """Rows of a table beside pictures, or of texts with labels, in JSON Lines: a split of a task is one file."""
+
+    suffix, whole = "jsonl", True
+
+    def write(self, row: dict, *texts: str):
+        self.next()
+        self.raw.write(dumps(row) + b"\n")
+        self.report.wrote(self.prefix, bins=(bin for text in texts for bin in stats.of_text(text)))
 
 
 def dumps(record: dict) -> bytes:

@@ -66,9 +66,10 @@ def _bytes(size: int) -> str:
 
 def _run(run, folder) -> dict:
     """What the template shows of one conversion."""
-    files = lambda prefix: sum(name.rpartition("-")[0] == prefix for name in run["files"])
+    files = lambda prefix: sum(prefix in (Path(name).stem, name.rpartition("-")[0]) for name in run["files"])
+    called = lambda prefix: next((name for name in run["files"] if Path(name).stem == prefix), f"{prefix}-*")
     return run | {
-        "written": [[f"{prefix}-*", *(f"{counts[n]:,}" for n in ("samples", "captions", "boxes")), f"{files(prefix):,}"]
+        "written": [[called(prefix), *(f"{counts[n]:,}" for n in ("samples", "captions", "boxes")), f"{files(prefix):,}"]
                     for prefix, counts in run["written"].items()],
         "lost": [[f"{verb}: {kind}", f"{count:,}", case] for verb, kinds in (("left out", run["left_out"]),
                  ("changed", run["changed"])) for kind, (count, case) in kinds.items()],
@@ -88,15 +89,17 @@ def _drawn(files: dict):
 def _sample(shard: Path, place: int) -> dict:
     """What the template shows of a sample: its picture with boxes, and lines of text with the class of each box."""
     try:
-        return _text(shard, place) if shard.suffix == ".jsonl" else _picture(shard, place)
+        return _picture(shard, place) if shard.suffix == ".tar" else _text(shard, place)
     except (tarfile.TarError, OSError, ValueError, SyntaxError) as error:
         return {"item": None, "lines": [("", f"{shard.name}: sample {place} cannot be shown: {error}")], "place": ""}
 
 
 def _text(shard, place):
     with shard.open(encoding="utf-8") as lines:
-        said, = json.loads(next(islice(lines, place, None))).values()
-    return {"item": None, "lines": [("", said[:400])], "place": shard.name}
+        line = next(islice(lines, place, None))
+    row = json.loads(line) if shard.suffix == ".jsonl" else {"text": line}
+    said = [row["text"]] if [*row] == ["text"] else [f"{key}: {value}" for key, value in row.items()]
+    return {"item": None, "lines": [("", one[:400]) for one in said], "place": shard.name}
 
 
 def _picture(shard, place):
