@@ -11,11 +11,11 @@ from xtoolkit.prepare.writer import Options, RowPart
 
 
 def convert(sentences: list, images: Path, options: Options, names: dict | None = None) -> Report:
-    """Writes a row a line, ``SPLIT.jsonl`` a file: ``images``, the left and the right one, ``sentence``, ``label``, ``identifier``.
+    """Writes ``SPLIT.jsonl``, a row a line: ``images``, the left and the right one, ``sentence``, ``label``, ``identifier``.
 
-    The pictures of ``dev-850-0-1`` are ``dev-850-0-img0.png`` and ``-img1.png``, which the release puts into folders of its
-    own: of ``train`` one for each ``directory``, ``images/train/42/``, of the others ``dev/`` and ``test1/``. They are looked for under
-    that name, and without the first parts of it. A label may be missing (``test2``): it is null.
+    The pictures of ``dev-850-0-1`` are ``dev-850-0-img0.png`` and ``-img1.png``. The release has those of ``train`` in a folder
+    for each ``directory``, ``images/train/42/``, the others in ``dev/`` and ``test1/``. They are looked for under
+    ``images/SPLIT/...``, and without the first parts of that name. Where there is no label (``test2``) it is null.
 
     Args:
         sentences: ``train.json``, ``dev.json``, ``test1.json``; the name says the split.

@@ -23,10 +23,11 @@ FIFTH = 5  # one picture in so many is for choosing, or for test
 def entailment(pack: Path, options: Options, split: str, prefix: str) -> Report:
     """Captions against layouts, SNLI-VE's form: does a picture show what a caption of this or of another picture names?
 
-    ``entailment``: the picture is the caption's own. ``contradiction``: none of the kinds of things that the caption names is in
-    the picture. ``neutral``: some are, and some are not; a layout settles everything, so that this is the middle between the two, not
-    SNLI's "cannot be told". Each caption comes once with each label, so that words alone say nothing, and pictures come about
-    equally often with each. The label is derived from ``instances.json`` alone: a caption names the things of its own picture.
+    ``entailment``: the picture is the caption's own. ``contradiction``: none of the kinds of things that the caption names is
+    in the picture. ``neutral``: some are, and some are not; a layout settles everything, so that this is the middle between
+    the two, not SNLI's "cannot be told". Each caption comes once with each label, so that words alone say nothing, and
+    pictures come about equally often with each. The label is derived from ``instances.json`` alone: a caption names the
+    things of its own picture.
     """
     files = Span.whole(pack / "coco/dataset_coco.json"), Span.whole(pack / "refcoco+/instances.json")
     return run(prefix, [Job(prefix, RowPart, write_entailment, (files, split))], options, Report(), 1)
@@ -54,8 +55,8 @@ def write_entailment(payload: tuple, part: RowPart):
                 image = found[int.from_bytes(_drawn(number, own, label)[:8]) % len(found)]
                 times[label][image] += 1
                 said, name = pictures[own]["sentences"][number], pictures[image]
-                part.write({"image": f"{name['filepath']}/{name['filename']}", "image_id": f"coco-{image}", "sentence": said["raw"],
-                            "label": label, "sentid": said["sentid"]}, said["raw"])
+                part.write({"image": f"{name['filepath']}/{name['filename']}", "image_id": f"coco-{image}",
+                            "sentence": said["raw"], "label": label, "sentid": said["sentid"]}, said["raw"])
 
 
 def _drawn(*what) -> bytes:

@@ -72,7 +72,7 @@ class _Scanner:
             self.index += 1
 
     def find(self, key, said: dict) -> bool:
-        """Moves to the value of ``key``, over the values before it: lists, one by one, for they may be of any size, and ``said``."""
+        """Moves to the value of ``key``. What comes before it is ``said``, but for lists, which may be of any size."""
         self.take("{")
         while self.peek() != "}":
             name = self.value()

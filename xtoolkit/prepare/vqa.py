@@ -11,7 +11,7 @@ from xtoolkit.prepare.streaming import elements, header, join
 from xtoolkit.prepare.writer import Options, RowPart
 
 LEAST = 9  # questions that an answer must be the first of, to be a candidate
-SAME = (("info", "version"), ("info", "year"), ("data_type",), ("data_subtype",))  # what the two files of a split say of themselves
+SAME = (("info", "version"), ("info", "year"), ("data_type",), ("data_subtype",))  # what both files of a split say
 
 
 def convert(questions: Path, annotations: Path | None, options: Options, prefix: str = "train",

@@ -97,8 +97,8 @@ def _sample(shard: Path, place: int) -> dict:
 def _text(shard, place):
     with shard.open(encoding="utf-8") as lines:
         line = next(islice(lines, place, None))
-    row = json.loads(line) if shard.suffix == ".jsonl" else {"text": line}
-    said = [row["text"]] if [*row] == ["text"] else [f"{key}: {value}" for key, value in row.items()]
+    row = json.loads(line) if shard.suffix == ".jsonl" else {"": line}
+    said = [*map(str, row.values())] if len(row) == 1 else [f"{key}: {value}" for key, value in row.items()]
     return {"item": None, "lines": [("", one[:400]) for one in said], "place": shard.name}
 
 
