@@ -27,9 +27,11 @@ class TextField(Field):
         positions: (B, L) int64, the place of each token in its text, 0 at ``<s>``; None: they stand in order.
         attention: (B, L, L) bool, True where a token (row) may attend to another (column), were all of them real; None: to
             every one. An encoder that heeds it hands it on with its output.
+        left_to_right: what an encoder reads under ``@left_to_right``, with ``masked_pos`` and ``labels`` of its own: the texts,
+            each token seeing those before it, and masks in the places of some (``data.left_to_right``); None if no loss reads it.
     """
 
-    MARKS = {"mask_text": "masked"}
+    MARKS = {"mask_text": "masked", "left_to_right": "causal"}
 
     ids: Tensor
     mask: Tensor
@@ -39,12 +41,20 @@ class TextField(Field):
     labels: Tensor | None = None
     positions: Tensor | None = None
     attention: Tensor | None = None
+    left_to_right: "TextField | None" = None
 
     def masked(self) -> "TextField":
         """What an encoder reads under ``@mask_text``: the masked ids in the place of ``ids``."""
         if self.masked_ids is None:
             raise ValueError("this batch has no masked text: the stream's data block needs `mask: {prob, max, ngram}`")
         return dataclasses.replace(self, ids=self.masked_ids)
+
+    def causal(self) -> "TextField":
+        """What an encoder reads under ``@left_to_right``."""
+        if self.left_to_right is None:
+            raise ValueError("this batch has no text from left to right: the stream's data block needs `left_to_right: "
+                             "{prob, max}`")
+        return self.left_to_right
 
     def select(self, rows: Tensor) -> "TextField":
         """The rows (K,) int64 of what an encoder reads; what is to be predicted, flat positions in a batch, is left out."""
@@ -73,7 +83,7 @@ class TextField(Field):
 
     def _read(self) -> "TextField":
         """This text without what is to be predicted of it."""
-        return dataclasses.replace(self, masked_ids=None, masked_pos=None, labels=None)
+        return dataclasses.replace(self, masked_ids=None, masked_pos=None, labels=None, left_to_right=None)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from xtoolkit.data import items, regions, tables
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, RegionAugment, Std, rand_augment
+from xtoolkit.data.left_to_right import LeftToRight
 from xtoolkit.data.masking import ImageMask, TextMask
 from xtoolkit.data.order import Order
 from xtoolkit.data.process import ImageProcessor, TextProcessor
@@ -104,22 +105,23 @@ class Pairs(Sharded):
         max_tokens: longest caption, its two specials counted; what is longer is cut.
         clean: lower case, no punctuation (X-FM's release); false: as it is.
         mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
+        left_to_right: {prob, max, prompt}, what a generator of captions learns from, see LeftToRight.
         others: sources: images: shards: image_mask: augment: mean: std: as Images has them.
     """
 
     FIELDS = {"image": ImageField, "text": TextField}
-    MARKS = {"mask_text": "mask", "mask_image": "image_mask"}
+    MARKS = {"mask_text": "mask", "mask_image": "image_mask", "left_to_right": "left_to_right"}
     COLUMNS = (tables.PICTURE, tables.CAPTIONS)
 
     def __init__(self, tokenizer, image_size, patch_size, views: frozenset = frozenset(), train: bool = True,
                  path: Path | None = None, images: str | None = None, sources: Sources | None = None,
                  shards: ShardBlock | None = None, max_tokens: Length = 30, clean: bool = True,
                  mask: TextMask | None = None, image_mask: ImageMask | None = None, augment: Augment | None = None,
-                 mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 left_to_right: LeftToRight | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
         super().__init__(path, sources, shards, train, images)
         augment = (augment or Augment()) if train else None
         self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
-        self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
+        self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views, left_to_right)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = Record(self._shards[source], sample)

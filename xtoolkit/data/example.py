@@ -1,6 +1,7 @@
 """Batches of shapes, on the meta device: what a dataset gives, for the plan, without a file being opened."""
 
 import inspect
+from dataclasses import replace
 
 import torch
 
@@ -25,6 +26,7 @@ def shapes(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: i
         rows *= cls.rows_each(block)
     given = {mark: arguments(cls, block).get(key) for mark, key in cls.MARKS.items() if mark in views}
     hidden = lambda kind: [given[mark] for mark in kind.MARKS if given.get(mark) is not None]  # the blocks of its marks
+    aside = given.pop("left_to_right", None)  # a text of its own, beside that which others read
     with torch.device("meta"):
         for name, kind in kinds.items():
             if hasattr(kind, "example"):
@@ -34,7 +36,9 @@ def shapes(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: i
             elif issubclass(kind, TextField):
                 if not (length or cls.max_length(block)):
                     raise TypeError(f"how long ${name} is at most is not known: {cls.__name__} needs a classmethod `max_length`")
-                fields[name] = _text(kind, rows, length or cls.max_length(block), hidden(kind))
+                fields[name] = _text(kind, rows, longest := length or cls.max_length(block), hidden(kind))
+                if aside is not None:
+                    fields[name] = replace(fields[name], left_to_right=aside.example(rows, longest))
             elif issubclass(kind, ImageField):
                 fields[name] = _image(kind, pictures, sizes, patches, hidden(kind)) if sizes else None
             elif issubclass(kind, RegionField):

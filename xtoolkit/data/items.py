@@ -8,16 +8,19 @@ from torch import Tensor
 
 from xtoolkit.batch import Batch, ImageField, RegionField, TextField
 from xtoolkit.fields import AnswerField
+from xtoolkit.data import left_to_right
 from xtoolkit.data.text import text_field
 
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids (L,) int64 with their specials, the id that pads them, and the result of ``mask_text`` if it is read."""
+    """Token ids (L,) int64 with their specials, the id that pads them, and where they are read the results of ``mask_text``
+    and of ``left_to_right.Predicted``."""
 
     ids: np.ndarray
     pad: int
     masked: tuple | None = None
+    left_to_right: tuple | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,10 @@ def collate(items: list[Item], dataset: type, train: bool = True) -> Batch:
 
 def _texts(texts: list[Text]) -> TextField:
     masks = None if texts[0].masked is None else [t.masked for t in texts]
-    return text_field([t.ids for t in texts], texts[0].pad, masks)
+    made = text_field([t.ids for t in texts], texts[0].pad, masks)
+    if texts[0].left_to_right is None:
+        return made
+    return replace(made, left_to_right=left_to_right.field([t.left_to_right for t in texts], texts[0].pad))
 
 
 def _answers(several: list[Answers]) -> AnswerField:

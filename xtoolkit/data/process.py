@@ -1,6 +1,7 @@
 """What makes the texts and pictures of an item: tokens and their masking, pixels and theirs."""
 
 import random
+from dataclasses import replace
 
 from PIL import ImageOps
 from torch import Tensor
@@ -8,13 +9,14 @@ from torch import Tensor
 from xtoolkit.batch import stable_key
 from xtoolkit.data import items, limits
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Normalize, LazyImage, rand_augment, random_crop
+from xtoolkit.data.left_to_right import LeftToRight, Predicted
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
 from xtoolkit.data.text import Tokenizer, clean_caption, says_side
 from xtoolkit.registry import ConfigError
 
 
 class TextProcessor:
-    """A text as an item holds it: token ids, and which of them are masked if ``mask_text`` is read.
+    """A text as an item holds it: token ids, and what of them is to be predicted if ``mask_text`` or ``left_to_right`` is read.
 
     Args:
         tokenizer: see Tokenizer.
@@ -22,12 +24,14 @@ class TextProcessor:
         clean: clean as captions are.
         mask: the `mask` block.
         views: the marks that are read.
+        left_to_right: the `left_to_right` block.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, clean: bool = False, mask: TextMask | None = None,
-                 views: frozenset = frozenset()):
+                 views: frozenset = frozenset(), left_to_right: LeftToRight | None = None):
         self.tokenizer, self.max_tokens, self.clean = tokenizer, max_tokens, clean
         self.mask = mask if "mask_text" in views else None
+        self.predicted = Predicted(tokenizer, left_to_right, max_tokens) if "left_to_right" in views else None
 
     def __call__(self, text: str, rng: random.Random, bad) -> items.Text:
         """One text.
@@ -42,7 +46,8 @@ class TextProcessor:
         ids, starts = self.tokenizer.encode_words(text, self.max_tokens)
         if not text.strip() or not (starts >= 0).any():
             raise bad("empty caption", "no token is left of the text")
-        return self.masked(ids, starts, rng)
+        made = self.masked(ids, starts, rng)
+        return made if self.predicted is None else replace(made, left_to_right=self.predicted(text, rng))
 
     def pair(self, first: str, second: str, rng: random.Random, bad) -> items.Text:
         """Two texts as one, see ``Tokenizer.encode_pair``; otherwise as one text."""

@@ -1,17 +1,17 @@
 """IMLM: masked language modelling with the picture in view."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtoolkit.batch import TextField
 from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need
-from xtoolkit.losses.base import Loss
-from xtoolkit.losses.masked_tokens import masked_count, masked_hidden, token_losses, unigram_cost
+from xtoolkit.losses.heads import WordLoss
+from xtoolkit.losses.masked_tokens import masked_count, token_losses, unigram_cost
 from xtoolkit.registry import LOSS_REGISTRY
 
 
 @LOSS_REGISTRY.register
-class IMLM(Loss):
+class IMLM(WordLoss):
     """Image-conditioned masked language modelling.
 
         loss = 1 / M  sum_m  -log p(w_m | text with the M tokens masked, picture)
@@ -33,24 +33,17 @@ class IMLM(Loss):
     VIEWS = {"feature": "mask_text"}
 
     def __init__(self, feature: str, *, widths: dict, vocab_size_of: int):
-        super().__init__()
+        super().__init__(widths[feature], vocab_size_of)
         from xtoolkit.kernels.linear_cross_entropy import linear_cross_entropy
 
-        self.cross_entropy = linear_cross_entropy
-        self.feature, width = feature, widths[feature]
-        self.dense = nn.Linear(width, width)
-        self.layer_norm = nn.LayerNorm(width, eps=1e-5)
-        self.decoder = nn.Linear(width, vocab_size_of)
-        for layer in (self.dense, self.decoder):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        self.feature, self.cross_entropy = feature, linear_cross_entropy
 
     @classmethod
     def needs(cls, block: dict) -> list[Need]:
         return [Need(block["feature"])]
 
     def forward(self, f, batch):
-        hidden = self._hidden(f[self.feature], batch.text)
+        hidden = self.hidden(f[self.feature], batch.text)
         loss = self.cross_entropy(hidden, self.decoder.weight, self.decoder.bias, batch.text.labels)
         return f.mean(loss, masked_count)
 
@@ -64,8 +57,4 @@ class IMLM(Loss):
         Args:
             encoded: what the fusion encoder says of ``text`` under the mark of ``feature``, with whatever picture.
         """
-        return token_losses(self._hidden(encoded, text), text.labels, self.decoder)
-
-    def _hidden(self, encoded: Encoded, text: TextField) -> Tensor:
-        """(M, D), what the output matrix reads."""
-        return self.layer_norm(nn.functional.gelu(self.dense(masked_hidden(encoded, text))))
+        return token_losses(self.hidden(encoded, text), text.labels, self.decoder)
