@@ -2,10 +2,11 @@
 
 from xtoolkit.tasks.base import Task
 from xtoolkit.tasks.boxes import BoxAccuracy
+from xtoolkit.tasks.linear_probe import LinearProbe
 from xtoolkit.tasks.masked_words import MaskedWords
 from xtoolkit.tasks.matching import Matching
 from xtoolkit.tasks.neighbours import NearestNeighbours
 from xtoolkit.tasks.pointing import PointingGame
 from xtoolkit.tasks.retrieval import Retrieval
 
-__all__ = ["BoxAccuracy", "MaskedWords", "Matching", "NearestNeighbours", "PointingGame", "Retrieval", "Task"]
+__all__ = ["BoxAccuracy", "LinearProbe", "MaskedWords", "Matching", "NearestNeighbours", "PointingGame", "Retrieval", "Task"]

@@ -208,6 +208,14 @@ def joined(outputs: list[dict]) -> dict:
             for name, values in several.items()}
 
 
+def check_counts(task: Task, expect: dict | None, found: dict) -> None:
+    """Raises ConfigError where an evaluation has not what its key ``expect`` says: {what: how many}; None accepts anything."""
+    if wrong := [f"{found.get(name, 0):,} {name}, not {count:,}" for name, count in (expect or {}).items()
+                 if found.get(name, 0) != count]:
+        raise ConfigError(f"{type(task).__name__}: `expect` is not met: the data have {'; '.join(wrong)}. Another split, a "
+                          "part of it, or samples that could not be read; `expect: null` evaluates what is there")
+
+
 def spread(rows: list, shown: int) -> list:
     """At most ``shown`` of some rows, spread evenly over them."""
     return rows[::-(-len(rows) // shown)] if rows else []

@@ -56,7 +56,7 @@ class NearestNeighbours(Task):
         in_bank = torch.tensor([source == self.bank for source in batch["source"]])
         kept = {"feature": summary(f[self.feature]).float(), "label": label, "in_bank": in_bank}
         if image is not None:
-            kept["pixels"] = F.interpolate(image.pixels.float(), (SIDE, SIDE), mode="area").flatten(1)
+            kept["pixels"] = small(image)
         rows = range(len(label))
         return kept | {"image_id": list(image.image_id) if image is not None else [None for _ in rows],
                        "ids": token_ids(batch.text) if batch.text is not None else [[] for _ in rows]}
@@ -110,6 +110,11 @@ class NearestNeighbours(Task):
             raise ConfigError(f"NearestNeighbours: {len(bank)} labelled rows in the source `{self.bank}`, {len(asked)} in the "
                              "others: `bank` must name one of several `sources`")
         return bank, asked
+
+
+def small(image) -> Tensor:
+    """(I, 3 * 16 * 16) float32, the pictures of an ImageField, small: what features are held against."""
+    return F.interpolate(image.pixels.float(), (SIDE, SIDE), mode="area").flatten(1)
 
 
 def vote(queries: Tensor, bank: Tensor, label: Tensor, k: int, chunk: int = 1024) -> Tensor:
