@@ -10,6 +10,7 @@ from torch import Tensor
 from xtoolkit.batch import ImageField, RegionField, TextField, stable_key
 from xtoolkit.data import items, regions, tables
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
+from xtoolkit.data.control import OtherPictures
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, LazyImage, RegionAugment, Std, rand_augment
 from xtoolkit.data.left_to_right import LeftToRight
@@ -165,6 +166,8 @@ class Regions(Sharded):
         path: tars whose json has `regions: [{box: [x, y, w, h], caption, attributes}]`, or .jsonl with such rows.
         max_per_image: most rows of one picture in a batch.
         augment: {crop, least, flip, randaugment}, see RegionAugment.
+        shuffle_pictures: a control, see OtherPictures: boxes and texts of each record are put on another one's picture, in
+            the same places as shares of it; what is reached then is told by the texts and by where boxes usually are.
         others: sources: images: shards: max_tokens: clean: mask: mean: std: as Pairs has them.
     """
 
@@ -175,8 +178,9 @@ class Regions(Sharded):
                  path: Path | None = None, images: str | None = None, sources: Sources | None = None,
                  shards: ShardBlock | None = None, max_tokens: Length = 30, max_per_image: Count = 5,
                  clean: bool = True, mask: TextMask | None = None, augment: RegionAugment | None = None,
-                 mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, shuffle_pictures: bool = False):
         super().__init__(path, sources, shards, train, images)
+        self._others = OtherPictures(self._shards) if shuffle_pictures else None
         self.images = ImageProcessor(image_size, patch_size, mean, std)
         self._augment = (augment or RegionAugment()) if train else RegionAugment(crop=False, flip=0.0, randaugment=None)
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views)
@@ -210,14 +214,17 @@ class Regions(Sharded):
         if how.crop:
             crop = regions.crop_around([d[1] for d in drawn], picture.width, picture.height, rng, how.least)
         flip = rng.random() < how.flip and not says_side(said)
-        image = picture.resized(self.images.size, crop)
+        shown = self._others(source, sample) if self._others else record
+        seen = picture if shown is record else LazyImage(shown.data, shown.bad)
+        x, y = seen.width / picture.width, seen.height / picture.height
+        image = seen.resized(self.images.size, (crop[0] * x, crop[1] * y, crop[2] * x, crop[3] * y))
         image = ImageOps.mirror(image) if flip else image
         if how.randaugment is not None:
             image = rand_augment(image, how.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, record.name) for _, pixels, given in drawn]
         told = {} if self.train else {"source": self._names[source], "biggest": _biggest(record.meta, drawn, picture)}
-        shown = self.images.item(self.images.normalize(image), record.name, rng)
-        return items.Item(shown, [text for text, _, _ in drawn], boxes, dropped, told)
+        made = self.images.item(self.images.normalize(image), shown.name, rng)
+        return items.Item(made, [text for text, _, _ in drawn], boxes, dropped, told)
 
     def _element(self, element, picture: LazyImage, bad, rng: random.Random):
         """Text; box in pixels (left, top, right, bottom); the box as it was given, None for the whole picture."""

@@ -15,6 +15,7 @@ from xtoolkit.batch import Batch, ImageField, TextField, stable_key
 from xtoolkit.data import items
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.classes import Classes
+from xtoolkit.data.control import OtherPictures
 from xtoolkit.data.datasets import Length
 from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Mean, Std
 from xtoolkit.data.masking import TextMask
@@ -98,6 +99,7 @@ class LabelledPairs(Recorded):
         path: .jsonl, {"image", "sentence", "label"} a line; or tars whose json has the last two. `sentence` may be `text`, and
             `image` be `img`, as in Hateful Memes' own files.
         classes: as LabelledText has them.
+        shuffle_pictures: a control: each record is shown another one's picture, the same at every visit; see OtherPictures.
         others: sources: images: shards: max_tokens: clean: augment: mean: std: as Pairs has them.
     """
 
@@ -106,8 +108,9 @@ class LabelledPairs(Recorded):
     def __init__(self, tokenizer, image_size, patch_size, train: bool = True, path: Path | None = None,
                  sources: Sources | None = None, images: str | None = None, shards: ShardBlock | None = None,
                  classes: Classes | None = None, max_tokens: Length = 30, clean: bool = True,
-                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, shuffle_pictures: bool = False):
         super().__init__(path, sources, shards, train, images, classes)
+        self._others = OtherPictures(self._shards) if shuffle_pictures else None
         self.images = _pictures(image_size, patch_size, mean, std, augment, train)
         self._text = TextProcessor(tokenizer, max_tokens, clean)
 
@@ -115,7 +118,8 @@ class LabelledPairs(Recorded):
         record = Record(self._shards[source], sample)
         said = record.text("sentence", "text")
         of = 2 if "second" in self.FIELDS else 1
-        image = lambda place: self._image(record, *record.picture(place, of), rng, [said])
+        shown = self._others(source, sample, of) if self._others else record
+        image = lambda place: self._image(shown, *shown.picture(place, of), rng, [said])
         fields = {"label": self._label(record)} | ({"second": image(1)} if of == 2 else {})
         return self._item(source, record, image(0), [self._text(said, rng, record.bad)], **fields)
 
@@ -129,7 +133,7 @@ class LabelledTwoImages(LabelledPairs):
     Args:
         path: .jsonl, {"images": [first, second], "sentence", "label"} a line; or `image` and `second` instead of `images`.
         augment: of each picture on its own.
-        others: sources: images: shards: classes: max_tokens: clean: mean: std: as LabelledPairs has them.
+        others: sources: images: shards: classes: max_tokens: clean: mean: std: shuffle_pictures: as LabelledPairs has them.
     """
 
     FIELDS = LabelledPairs.FIELDS | {"second": ImageField}
@@ -148,6 +152,7 @@ class Questions(Recorded):
         answer_tokens: longest answer, likewise.
         clean: the questions as captions are; answers stay as they are.
         augment: {crop_scale, flip, randaugment}, see Augment; not mirrored where question or answer says left or right.
+        shuffle_pictures: as LabelledPairs has it.
         others: sources: images: shards: mean: std: as Images has them.
     """
 
@@ -156,8 +161,9 @@ class Questions(Recorded):
     def __init__(self, tokenizer, image_size, patch_size, train: bool = True, path: Path | None = None,
                  sources: Sources | None = None, images: str | None = None, shards: ShardBlock | None = None,
                  max_tokens: Length = 30, answer_tokens: Length = 10, clean: bool = True,
-                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, shuffle_pictures: bool = False):
         super().__init__(path, sources, shards, train, images)
+        self._others = OtherPictures(self._shards) if shuffle_pictures else None
         self.images = _pictures(image_size, patch_size, mean, std, augment, train)
         self._text, self._answer = TextProcessor(tokenizer, max_tokens, clean), TextProcessor(tokenizer, answer_tokens)
 
@@ -167,7 +173,8 @@ class Questions(Recorded):
         if self.train and not answers:
             raise record.bad("no answer", "it has no `answers` and no `answer`")
         said = items.Answers([self._answer(text, rng, record.bad) for text, _ in answers], [weight for _, weight in answers])
-        image = self._image(record, *record.picture(), rng, [asked, *(text for text, _ in answers)])
+        shown = self._others(source, sample) if self._others else record
+        image = self._image(shown, *shown.picture(), rng, [asked, *(text for text, _ in answers)])
         return self._item(source, record, image, [self._text(asked, rng, record.bad)], answers=said)
 
 
