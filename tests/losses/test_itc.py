@@ -72,6 +72,52 @@ def test_equal_texts_and_equal_pictures_are_no_negatives(model):
     assert got == pytest.approx(plain(images, texts, 0.07), rel=1e-5) != plain(images, texts, 0.07, [(0, 3), (2, 5)])
 
 
+def shared(images, texts, temperature, groups, left_out=()):
+    """Loss and its gradient by the unit vectors (n, d) of pictures, in closed form: rows of a group are right answers of each
+    other, 1 / n each; ``left_out``: pairs of rows without a part in each other's softmax."""
+    n, out = len(images), {frozenset(p) for p in left_out}
+    scores, total, gradient = images @ texts.T / temperature, 0.0, torch.zeros_like(images)
+    group_of = lambda row: next((g for g in groups if row in g), (row,))
+    for which, rows in (("image", scores), ("text", scores.T)):
+        for i in range(n):
+            columns = [j for j in range(n) if frozenset((i, j)) not in out]
+            norm = sum(math.exp(rows[i, j]) for j in columns)
+            for j in columns:
+                right, p = (1 / len(group_of(i)) if j in group_of(i) else 0.0), math.exp(rows[i, j]) / norm
+                total -= right * math.log(p) / (2 * n)
+                picture, text = (i, j) if which == "image" else (j, i)
+                gradient[picture] += (p - right) / (2 * n) / temperature * texts[text]
+    return total, gradient
+
+
+@pytest.mark.parametrize("ignore_same", [True, False])
+def test_shared_targets_and_their_gradient_against_float64(ignore_same):
+    g = torch.Generator().manual_seed(3)
+    images, texts = (torch.nn.functional.normalize(torch.randn(7, 16, generator=g, dtype=torch.float64), dim=1) for _ in range(2))
+    image_key, text_key = torch.tensor([0, 1, 2, 1, 4, 1, 2]), torch.arange(7)
+    text_key[4], text_key[3] = text_key[0], text_key[1]  # of other pictures, and of one
+    ids = torch.zeros(7, 3, dtype=torch.long)
+    batch = Batch(text=TextField(ids, ids == 0, text_key), image=ImageField(torch.zeros(7, 3, 8, 8), image_key))
+    images.requires_grad_()
+    scores = Similarity({"image": 16, "text": 16}).double()(view=None, image=images, text=texts)
+    value = ITC("sim", ignore_same, targets="shared")(Stub(scores), batch)
+    value.backward()
+    want, gradient = shared(images.detach(), texts, scores.temperature.item(), [(1, 3, 5), (2, 6)], [(0, 4)] if ignore_same else ())
+    assert value.item() == pytest.approx(want, rel=1e-10)
+    torch.testing.assert_close(images.grad, gradient, rtol=1e-9, atol=1e-12)
+    excluded = ITC("sim", ignore_same)(Stub(scores.detach()), batch).item()
+    assert abs(excluded - want) > 1e-3
+    guess = ITC("sim", ignore_same, targets="shared").guess(Stub(scores.detach()), batch).item()
+    assert guess == pytest.approx((2 * math.log(6) + 5 * math.log(7)) / 7 if ignore_same else math.log(7))
+
+
+def test_in_a_batch_with_no_picture_twice_both_targets_are_one_loss(model):
+    batch = make_batch("pairs", duplicates=[(0, 3)])
+    other = Tiny(losses={"itc": {"type": "ITC", "sim": "sim", "targets": "shared"}})
+    with torch.no_grad():
+        assert other.run(batch, "itc")[0]["itc"].item() == pytest.approx(model.run(batch, "itc")[0]["itc"].item(), rel=1e-6)
+
+
 @torch.no_grad()
 def test_regions_of_one_picture_are_negatives_unless_the_box_is_the_same(model):
     batch = make_batch("region")
