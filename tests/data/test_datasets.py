@@ -193,6 +193,7 @@ def test_evaluation_of_boxes_knows_their_source_and_the_biggest_box(tokenizer, t
     assert [tokenizer.decode(t) for t in batch.text.ids] == ["dog", "cat", "tree", "dog", "cat"]
     assert batch["source"] == ["testA"] * 3 + ["testB"] * 2
     assert batch["biggest"].tolist() == [[0.25, 0.25, 0.5, 0.5]] * 3 + [[0.75, 0.75, 0.5, 0.5]] * 2
+    assert batch["size"].tolist() == [[48.0, 40.0]] * 5
     assert batch.region.image_index.tolist() == [0, 0, 0, 1, 1]
 
 

@@ -1,5 +1,6 @@
 """Box accuracy: by hand, against torchvision, and the floor that knows no text."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -131,3 +132,38 @@ def test_its_table_has_a_row_for_each_source_and_its_figure_an_item_for_each_exp
     assert figure["items"] == [{"image": "p1", "caption": "a cat", "note": "IoU 0.50", "boxes": [
         {"box": [.25, .5, .5, 1.0], "kind": "true"}, {"box": [.5, .5, 1.0, 1.0], "kind": "predicted"}]}]
     assert figure["text"].startswith("Expressions spread evenly") and task.figures([]) == []
+
+
+def test_the_release_s_iou_is_the_plain_one_but_for_overlaps_of_a_pixel():
+    """Its function in xywh pixels, spelt out: ends are included, so they cancel; a strict < between them asks for more than one."""
+    def released(a, b):
+        first = [max(a[k], b[k]) for k in (0, 1)]
+        last = [min(a[k] + a[k + 2], b[k] + b[k + 2]) - 1 for k in (0, 1)]
+        shared = (last[0] - first[0] + 1) * (last[1] - first[1] + 1) if first[0] < last[0] and first[1] < last[1] else 0
+        return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+    width, height = 64, 48
+    draw, found = torch.Generator().manual_seed(0), []
+    low = torch.randint(0, 20, (400, 2, 2), generator=draw).double()
+    side = torch.randint(1, 9, (400, 2, 2), generator=draw).double()
+    boxes = torch.cat([low + side / 2, side], 2) / torch.tensor([width, height] * 2)
+    task = BoxAccuracy(iou="release")
+    outputs = {"predicted": boxes[:, 0], "true": boxes[:, 1], "size": torch.tensor([[width, height]]).expand(400, 2)}
+    found = task._overlap(outputs, "predicted")
+    want = torch.tensor([released([*a[0], *a[1]], [*b[0], *b[1]]) for a, b in zip(
+        zip(low[:, 0].tolist(), side[:, 0].tolist()), zip(low[:, 1].tolist(), side[:, 1].tolist()))], dtype=torch.float64)
+    torch.testing.assert_close(found, want)
+    plain = iou(boxes[:, 0], boxes[:, 1])
+    assert ((plain > 0) & (want == 0)).sum() > 5 and torch.equal(found[found > 0], plain[found > 0])
+    with pytest.raises(ValueError, match="do not say the `size`"):
+        task.evaluate(FakeModel([box(0, 0, 1, 1)]), Batches([region_batch(box(0, 0, 1, 1), 1)]))
+
+
+def test_a_row_of_each_expression_is_kept():
+    batches = [region_batch(box(0, 0, .2, .2), 1, source="testA"), region_batch(box(0, 0, 1, 1), 2, is_box=False, source="testB"),
+               region_batch(box(.2, .2, .9, .9), 3, source="testB")]
+    found = BoxAccuracy().evaluate(FakeModel([box(0, 0, .2, .2)] * 3), Batches(batches))
+    rows = [json.loads(line) for line in found["files"]["samples.jsonl"].splitlines()]
+    assert [(row["id"], row["image_id"], row["source"], row["score"]) for row in rows] == [
+        ("testA:0", "p1", "testA", 1.0), ("testB:2", "p3", "testB", 0.0)]
+    assert sum(row["score"] for row in rows) / 2 == found["metrics"]["accuracy"] / 100

@@ -3,6 +3,8 @@
 Shape letters: R expressions, each with a box.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from xtoolkit.tasks.base import Task, cell, decoded, evaluating, spread, token_i
 class BoxAccuracy(Task):
     """The share of expressions whose predicted box reaches an IoU of ``threshold`` with the true one, and the mean IoU.
 
-    YAML: {type: BoxAccuracy, loss: bbp, threshold: 0.5}
+    YAML: {type: BoxAccuracy, loss: bbp, threshold: 0.5, iou: exact}
 
     Metrics: ``accuracy`` in per cent and ``mean_iou`` in [0, 1] over all expressions, and ``testA.accuracy`` ... for
     each of several sources that the batches name in ``source``, a list of R names. The floor answers each
@@ -25,10 +27,12 @@ class BoxAccuracy(Task):
     Args:
         loss: the loss that predicts boxes (it has ``feature``, a reference, and ``boxes``).
         threshold: the least IoU of a hit.
+        iou: ``release``: boxes that overlap by no more than a pixel of the picture as it was given, across or down, do not
+            overlap at all; the data must then say in ``size`` (R, 2), width and height, how many pixels a picture has.
 
-    Source: X-FM, appendix C (RefCOCO+), and its released ``Grounding_bbox.py``: IoU of at least 0.5. That script
-    computes IoU on integer pixels with one added to each side (as ALBEF does), which calls small boxes a little better
-    than they are; here areas are plain floats.
+    Source: X-FM, appendix C (RefCOCO+), and its released ``Grounding_bbox.py``: IoU of at least 0.5. Its function (ALBEF's, from
+    the RefCOCO tools) counts pixels from the first to the last, both included, so that the ends cancel and the IoU is the
+    plain one, but for overlaps of up to one pixel, which it takes for none. At 0.5 the two agree unless a box is under 2 pixels.
     """
 
     HEADS = {"loss": "boxes"}
@@ -36,8 +40,8 @@ class BoxAccuracy(Task):
     HEADLINES = {"accuracy": "Boxes found, %"}
     ABILITIES = {"ground": "a loss that predicts boxes, `losses.bbp: {type: BBP, feature: fusion@whole}`"}
 
-    def __init__(self, loss: str = "bbp", threshold: Share = 0.5, *, tokenizer=None):
-        self.loss, self.threshold, self.tokenizer = loss, threshold, tokenizer
+    def __init__(self, loss: str = "bbp", threshold: Share = 0.5, iou: Literal["exact", "release"] = "exact", *, tokenizer=None):
+        self.loss, self.threshold, self.iou, self.tokenizer = loss, threshold, iou, tokenizer
 
     @classmethod
     def suggest(cls, encoders: dict, losses: dict) -> dict | None:
@@ -47,21 +51,30 @@ class BoxAccuracy(Task):
     def predict(self, f, batch) -> dict:
         loss, region = self.heads["loss"], batch.region
         rows = region.image_index.tolist()
+        if self.iou == "release" and "size" not in batch:
+            raise ConfigError("BoxAccuracy: `iou: release` counts pixels, and these data do not say the `size` of pictures")
         return {"predicted": loss.boxes(f[loss.feature]).float(), "true": region.box.float(), "is_box": region.is_box,
-                **({"biggest": batch["biggest"].float()} if "biggest" in batch else {}),
+                **{name: batch[name].float() for name in ("biggest", "size") if name in batch},
                 "image_id": [batch.image.image_id[row] for row in rows], "ids": token_ids(batch.text),
                 "source": list(batch["source"]) if "source" in batch else ["all"] * len(rows)}
 
     def score(self, outputs: dict) -> dict[str, float]:
-        return self._shares(outputs, iou(outputs["predicted"], outputs["true"]))
+        return self._shares(outputs, self._overlap(outputs, "predicted"))
 
     def floor(self, outputs: dict) -> dict[str, float]:
-        return self._shares(outputs, iou(outputs["biggest"], outputs["true"])) if "biggest" in outputs else {}
+        return self._shares(outputs, self._overlap(outputs, "biggest")) if "biggest" in outputs else {}
+
+    def samples(self, outputs: dict) -> list[dict]:
+        """A row for each expression with a box: ``score`` 1 where it is hit, its IoU and both boxes."""
+        rows, overlap = outputs["is_box"].nonzero()[:, 0].tolist(), self._overlap(outputs, "predicted").tolist()
+        return [{"id": f"{outputs['source'][r]}:{r}", "image_id": outputs["image_id"][r], "source": outputs["source"][r],
+                 "score": float(overlap[r] >= self.threshold), "iou": overlap[r], "predicted": outputs["predicted"][r].tolist(),
+                 "true": outputs["true"][r].tolist()} for r in rows]
 
     def examples(self, outputs: dict, shown: int = 12) -> list[dict]:
         """Expressions spread evenly over the set: [{``ids``, ``image_id``, ``predicted``, ``true``, ``iou``}]."""
         rows = outputs["is_box"].nonzero()[:, 0].tolist()
-        overlap = iou(outputs["predicted"], outputs["true"]).tolist()
+        overlap = self._overlap(outputs, "predicted").tolist()
         return [{"ids": outputs["ids"][r], "image_id": outputs["image_id"][r], "iou": overlap[r],
                  "predicted": outputs["predicted"][r].tolist(), "true": outputs["true"][r].tolist()}
                 for r in spread(rows, shown)]
@@ -109,6 +122,15 @@ class BoxAccuracy(Task):
                     box = torch.cat([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], 1) * sizes.repeat(1, 2)
                 found.append(box)
         return pairs.result(torch.cat(found))
+
+    def _overlap(self, outputs: dict, which: str) -> Tensor:
+        """(R,) the IoU of boxes, ``predicted`` or ``biggest``, with the true ones."""
+        found = iou(outputs[which], outputs["true"])
+        if self.iou == "release":
+            (low_a, high_a), (low_b, high_b) = corners(outputs[which]), corners(outputs["true"])
+            pixels = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)) * outputs["size"].double()
+            found = found.where((pixels > 1.001).all(1), 0)  # shares of a picture are rounded
+        return found
 
     def _shares(self, outputs, overlap) -> dict[str, float]:
         groups = {"": outputs["is_box"]}
