@@ -1,5 +1,6 @@
 """Retrieval: the dual encoder and the re-ranking against brute force, and how often keys and values are projected."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -334,3 +335,21 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
     assert first.pop("names") == Names().evaluate(Model(), Batches(batches()))
     for k, found in first.items():
         assert found == Retrieval(match="itm", k=k).evaluate(Model(), Batches(batches()))
+
+
+# ---- counts and rows
+# -------------------------------------------------------------------------------------------------------
+def test_another_number_of_pictures_or_captions_is_refused():
+    Retrieval(expect={"images": 6, "captions": 16}).evaluate(Model(), Batches(batches()))
+    with pytest.raises(ValueError, match=r"`expect` is not met: the data have 6 images, not 1,000; 16 captions, not 5,000\. "
+                                         r"Another split"):
+        Retrieval(expect={"images": 1000, "captions": 5000}).evaluate(Model(), Batches(batches()))
+
+
+def test_a_row_of_each_text_is_kept_and_their_mean_is_the_recall():
+    found = Retrieval(match="itm", k=3).evaluate(Model(), Batches(batches()))
+    rows = [json.loads(line) for line in found["files"]["samples.jsonl"].splitlines()]
+    assert len(rows) == len({row["id"] for row in rows}) == 16 and len({row["image_id"] for row in rows}) == 6
+    for way in ("dual", "matched", "combined"):
+        assert 100 * sum(row[way] for row in rows) / 16 == pytest.approx(found["metrics"][f"{way}.t2i_r1"])
+    assert all(row["score"] == row["combined"] for row in rows)

@@ -4,6 +4,7 @@ Shape letters: I images, T texts, K candidates a query, P pairs to match, D widt
 """
 
 import typing
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from xtoolkit.batch import Batch, Field
 from xtoolkit.features import full_precision
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, Count
-from xtoolkit.tasks.base import Alone, Task, cell, decoded, evaluating, heads, joined, share, spread, token_ids
+from xtoolkit.tasks.base import Alone, Task, cell, check_counts, decoded, evaluating, heads, joined, share, spread, token_ids
 from xtoolkit.tasks.comparing import Comparing, matched, rows_of, sides, summary
 from xtoolkit.tasks.ranking import below_scored, best, chance, gains, hits_both_ways, recalls
 
@@ -47,6 +48,7 @@ class Retrieval(Task):
         match: the loss whose fusion encoder and head re-rank (it has ``fusion``, a name, and ``match``); null: none do.
         k: candidates a query that are re-ranked.
         pairs_per_pass: pairs a pass through the fusion encoder.
+        expect: {images: 1000, captions: 5000}, how many the whole split has; null: any number.
 
     Source: the released X-FM ``Retrieval.py``. There as here the score of a pair is the matching head's raw logit of
     class 1, not added to the similarity; there the candidates that are not re-ranked tie at -100. BLIP's released
@@ -61,9 +63,10 @@ class Retrieval(Task):
         ("encode_image", "encode_text", "similarity", "temperature"),
         "a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`")
 
-    def __init__(self, sim: str = "sim", match: str | None = None, k: Count = 256, pairs_per_pass: Count = 64, *,
-                 tokenizer=None):
+    def __init__(self, sim: str = "sim", match: str | None = None, k: Count = 256, pairs_per_pass: Count = 64,
+                 expect: dict[Literal["images", "captions"], Count] | None = None, *, tokenizer=None):
         self.sim, self.match, self.k, self.pairs_per_pass, self.tokenizer = sim, match, k, pairs_per_pass, tokenizer
+        self.expect = expect
 
     @classmethod
     def needs(cls, block: dict) -> list[Need]:
@@ -100,6 +103,7 @@ class Retrieval(Task):
             before = sum(count for start, count in ranks.gather([place]) if start < place[0])
             own = slice(before, before + place[1])
             outputs = joined(ranks.gather(mine))
+            check_counts(self, self.expect, {"images": len(outputs["image_id"]), "captions": len(outputs["ids"])})
             starts = torch.tensor([0] + outputs["images"]).cumsum(0)
             owner = torch.cat([index + start for index, start in zip(outputs["owner"], starts)]).to(device)
             image_slot, text_slot = sides(self._graph, self.sim)
@@ -133,6 +137,13 @@ class Retrieval(Task):
             shown.append({"ids": outputs["ids"][text], "right": names[owner[text]], "way": way,
                           "pictures": [names[i] for i in order[:top]], "rank": order.index(owner[text]) + 1})
         return shown
+
+    def samples(self, outputs: dict) -> list[dict]:
+        """A row for each text: its picture, and whether that comes first, by each way; ``score`` is the last way's."""
+        hits = {way: hits_both_ways(t2i, i2t, outputs["owner"])["t2i_r1"].tolist() for way, (t2i, i2t) in outputs["ways"].items()}
+        names = [outputs["image_id"][image] for image in outputs["owner"].tolist()]
+        return [{"id": f"{name}:{text}", "image_id": name, "score": hits[list(hits)[-1]][text],
+                 **{way: found[text] for way, found in hits.items()}} for text, name in enumerate(names)]
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
         """A row for each way of ranking, for what it gains over the dual encoder, and one for chance."""
