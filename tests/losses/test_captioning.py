@@ -111,7 +111,7 @@ def test_no_word_knows_itself_or_what_follows(model):
     def losses(ids):
         it = batch([(ids, [3])])
         f = model.features(it, ["caption"]).bound("caption")
-        return model.losses["caption"].words(model.losses["caption"].hidden(f["fusion@left_to_right"], it.text))[0]
+        return model.losses["caption"].next_words(f["fusion@left_to_right"], it.text)[0]
 
     with torch.no_grad():
         first = losses([0, 10, 11, 12, 13, 2])

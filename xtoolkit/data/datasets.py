@@ -96,7 +96,8 @@ class Images(Sharded):
 
 @DATASET_REGISTRY.register
 class Pairs(Sharded):
-    """Pictures with captions: one of a picture's captions a visit. Not training: all of them, ``image_index``.
+    """Pictures with captions: one of a picture's captions a visit. Not training: all of them, ``image_index``; and on the host
+    ``captions``, a list for each text: those of its picture as they are written.
 
     YAML: {type: Pairs, path: sample://picturebook/pairs, max_tokens: 30, mask: {prob: 0.5, max: 15}}
 
@@ -130,7 +131,8 @@ class Pairs(Sharded):
         dropped = [record.bad("empty caption", why) for why in tables.no_texts(record.meta.get("captions", []))]
         make = lambda caption: self._text(caption, rng, record.bad)
         texts = [make(rng.choice(captions))] if self.train else _each(captions, make, dropped)
-        return items.Item(self.images(record.data, record.name, rng, record.bad, captions), texts, dropped=dropped)
+        told = {} if self.train else {"captions": captions}
+        return items.Item(self.images(record.data, record.name, rng, record.bad, captions), texts, dropped=dropped, fields=told)
 
 
 def _each(values, make, dropped: list, most: int | None = None) -> list:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from xtoolkit.batch import Batch
+from xtoolkit.batch import Batch, TextField
+from xtoolkit.encoded import Encoded
 from xtoolkit.graph import Need
 from xtoolkit.losses.heads import WordLoss
 from xtoolkit.registry import LOSS_REGISTRY, Share
@@ -50,7 +51,7 @@ class Captioning(WordLoss):
         if encoded.attention is None:
             raise ValueError(f"`{self.feature}` does not heed the attention of its text, so that a word would see itself: an "
                              "encoder that does returns Encoded with that attention (RoBERTa and CrossAttention do)")
-        scores = self.words(self.hidden(encoded, text))
+        scores = self.next_words(encoded, text)
         label, begin = text.labels[:, None], text.ids[:1, :1].expand(len(text.labels), 1)
         true, never = scores.gather(1, label)[:, 0], scores.gather(1, begin)[:, 0]
         others = (scores.sum(1) - true - never) / (scores.shape[1] - 2)
@@ -58,9 +59,13 @@ class Captioning(WordLoss):
         f.log("nll", -true.sum() / count)
         return f.mean(-((1 - self.smoothing) * true + self.smoothing * others).sum() / count, _count)
 
-    def words(self, hidden: Tensor) -> Tensor:
-        """(M, vocabulary) log p of every word, float32 or better, from what the output matrix reads."""
-        scores = self.decoder(hidden)
+    def next_words(self, encoded: Encoded, text: TextField) -> Tensor:
+        """(M, vocabulary) log p of every word at the ``masked_pos`` of a text, float32 or better.
+
+        Args:
+            encoded: what the fusion encoder says of ``text`` under its attention.
+        """
+        scores = self.decoder(self.hidden(encoded, text))
         return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(1)
 
 

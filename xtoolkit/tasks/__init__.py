@@ -2,6 +2,7 @@
 
 from xtoolkit.tasks.base import Task
 from xtoolkit.tasks.boxes import BoxAccuracy
+from xtoolkit.tasks.captions import CaptionScores
 from xtoolkit.tasks.linear_probe import LinearProbe
 from xtoolkit.tasks.masked_words import MaskedWords
 from xtoolkit.tasks.matching import Matching
@@ -9,4 +10,5 @@ from xtoolkit.tasks.neighbours import NearestNeighbours
 from xtoolkit.tasks.pointing import PointingGame
 from xtoolkit.tasks.retrieval import Retrieval
 
-__all__ = ["BoxAccuracy", "LinearProbe", "MaskedWords", "Matching", "NearestNeighbours", "PointingGame", "Retrieval", "Task"]
+__all__ = ["BoxAccuracy", "CaptionScores", "LinearProbe", "MaskedWords", "Matching", "NearestNeighbours", "PointingGame",
+           "Retrieval", "Task"]
