@@ -11,8 +11,9 @@ def load(path, *, config=None, tokenizer=None, device="auto", precision=None, tr
     folder.
 
     Args:
-        path: a run's output folder (its newest checkpoint counts), a checkpoint folder in it, a file of a whole
-            model's weights (.safetensors, or torch's, of tensors alone), or a folder with one such file.
+        path: a run's output folder (its best checkpoint counts where `train.keep_best` kept one, else its newest), a
+            checkpoint folder in it, a file of a whole model's weights (.safetensors, or torch's, of tensors alone), or a
+            folder with one such file.
         config: path of the recipe; None: the one in the checkpoint, or `config.yaml` beside the file.
         tokenizer: a folder or file of one, a hub name, or a Tokenizer; None: the folder `tokenizer` in the run's folder
             or beside the file, else what the recipe names.

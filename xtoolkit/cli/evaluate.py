@@ -1,4 +1,5 @@
-"""Runs a recipe's evaluations on the newest checkpoint of its folder: xtoolkit evaluate --config xfm/tiny.yaml [key=value ...]
+"""Runs a recipe's evaluations on its folder's best checkpoint, if `train.keep_best` kept one, else on the newest:
+xtoolkit evaluate --config xfm/tiny.yaml [key=value ...]
 
 A recipe without streams is evaluated with the weights that its `init` names: ... --config xfm/finetune/probe.yaml init=RUN
 """

@@ -7,7 +7,7 @@ import sys
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, recipe_parser
-from xtoolkit.recipe.folder import CheckpointError, evaluated, latest
+from xtoolkit.recipe.folder import CheckpointError, chosen, evaluated, latest, told
 
 
 @command
@@ -61,9 +61,10 @@ def _start(config, recipe, purpose):
     from xtoolkit.weights.files import WeightsError
     try:
         check_start(recipe, purpose)
-        checkpoint = None if purpose == "train" else latest(recipe.train.output)
+        output = recipe.train.output
+        checkpoint = {"train": lambda output: None, "evaluate": chosen, "resume": latest}[purpose](output)
         if distributed.is_main():
-            print(make_plan(recipe, checkpoint=checkpoint), flush=True)
+            print(make_plan(recipe, checkpoint=checkpoint and told(output, checkpoint)), flush=True)
         releases()  # what they add to the known formats, for the answer to weights that do not fit
         # A checkpoint overwrites the weights to start from.
         run = Run(recipe, init=checkpoint is None)
@@ -88,10 +89,12 @@ def _start(config, recipe, purpose):
 
 def finish(output, names) -> None:
     """Prints the tables of the evaluations named and writes the report, from what the run's folder holds."""
+    from xtoolkit.engine import records
     from xtoolkit.report import write_report
     from xtoolkit.report.tables import format_tables
 
     found = evaluated(output)
     if names:
-        print("\n" + format_tables({name: found[name]["table"] for name in names}))
+        print("\n" + format_tables({name: found[name]["table"] for name in names},
+                                   {name: f" ({said})" for name in names if (said := records.told(found[name]))}))
     print(f"\nreport: {write_report(output)}")

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from xtoolkit.engine.storage import checkpoint_bytes, not_saved
-from xtoolkit.recipe.folder import FOLDER, RECORD, CheckpointError, checkpoints, finished, read_record
+from xtoolkit.recipe.folder import FOLDER, RECORD, CheckpointError, best, checkpoints, finished, of_step, read_record
 from xtoolkit.registry import nearest
 
 UNFINISHED = ".unfinished-"
@@ -24,7 +24,7 @@ PLAIN = {("torch", "Size"), ("torch.serialization", "_get_layout")}
 
 
 def save(output, step: int, model, optimizer, record: dict, keep: int, counts: dict | None = None) -> Path:
-    """Writes ``output/checkpoints/step_<step>`` and removes all but the newest ``keep``.
+    """Writes ``output/checkpoints/step_<step>`` and removes all but the newest ``keep``, and the best.
 
     Everything is written and synced under another name and then renamed, so that whenever the process is killed each
     checkpoint that has its final name is whole. A checkpoint of this step that is there already is kept as it is.
@@ -39,7 +39,7 @@ def save(output, step: int, model, optimizer, record: dict, keep: int, counts: d
     """
     folder = Path(output) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step_{step:08d}"
+    final = of_step(output, step)
     if not finished(final):
         for left_over in folder.glob(UNFINISHED + "*"):
             shutil.rmtree(left_over)
@@ -52,11 +52,18 @@ def save(output, step: int, model, optimizer, record: dict, keep: int, counts: d
         except (OSError, RuntimeError, CheckpointException) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise not_saved(output, step, checkpoint_bytes(model, optimizer), error) from error
-    for old in checkpoints(output)[:-max(1, keep)]:
-        # Renamed first: a removal that is cut short must not leave half a checkpoint under a good name.
-        doomed = old.rename(folder / f"{UNFINISHED}{old.name}")
-        shutil.rmtree(doomed)
+    prune(output, keep)
     return final
+
+
+def prune(output, keep: int) -> None:
+    """Removes all checkpoints but the newest ``keep``, at least one, and the best."""
+    kept = best(output)
+    for old in checkpoints(output)[:-max(1, keep)]:
+        if kept is None or old != of_step(output, kept["step"]):
+            # Renamed first: a removal that is cut short must not leave half a checkpoint under a good name.
+            doomed = old.rename(old.with_name(f"{UNFINISHED}{old.name}"))
+            shutil.rmtree(doomed)
 
 
 def load(path, model, optimizer=None, counts: dict | None = None) -> dict:

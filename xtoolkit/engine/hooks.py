@@ -8,11 +8,12 @@ from collections import Counter
 import torch
 
 from xtoolkit.engine import distributed, memory, records
+from xtoolkit.engine.best import Best
 from xtoolkit.engine.figures import Samples
 from xtoolkit.engine.trainer import Stopped
 from xtoolkit.engine.writers import Console, JsonLines, Results, RunRecord, TensorBoard
 from xtoolkit.hooks import Hook
-from xtoolkit.recipe.folder import evaluated
+from xtoolkit.recipe.folder import evaluated, selected
 from xtoolkit.registry import ConfigError
 
 
@@ -149,32 +150,49 @@ class Evaluate(Hook):
     Its numbers are written as ``<evaluation>.<metric>``, and all that it found as ``evaluations/<name>.json``. Every
     process evaluates a part; the first one writes. None is begun once a signal has come. A run that goes on first makes up
     for those that were due at its checkpoint's step and have no record of it; none is run again that has. One whose numbers are
-    none ends the run, after the others.
+    none ends the run, after the others. With ``train.keep_best`` the best checkpoint is kept, loaded after the last step, and
+    evaluations without ``every`` run on it alone.
     """
 
     def before_train(self, trainer):
-        known = evaluated(trainer.output)
-        self._evaluated_at = {name: record["step"] for name, record in known.items()}
-        trainer.evaluations |= {name: known[name]["metrics"] for name in trainer.evaluators if name in known}
+        self._known = evaluated(trainer.output)
+        trainer.evaluations |= {name: self._known[name]["metrics"] for name in trainer.evaluators if name in self._known}
+        Best.forget(trainer.output, trainer.train.keep_best)
+        self._best = best = None if trainer.train.keep_best is None else Best(trainer)
+        if best and best.evaluation in self._known and 0 < self._known[best.evaluation]["step"] == trainer.done:
+            best.consider(trainer, self._known[best.evaluation]["metrics"])  # a kill may have come before it was kept
         if 0 < trainer.done < trainer.train.steps:
-            self._run(trainer, [name for name in self._lacking(trainer) if self._due(trainer, trainer.recipe.evaluate[name])])
+            self._run(trainer, self._lacking(trainer, self._due(trainer)))
 
     def after_step(self, trainer):
-        self._run(trainer, [name for name in trainer.evaluators if self._due(trainer, trainer.recipe.evaluate[name])])
+        self._run(trainer, self._due(trainer))
 
     def after_train(self, trainer):
         """What a signal kept from being evaluated after the last step is evaluated when the run is resumed."""
-        self._run(trainer, self._lacking(trainer))
+        last = [n for n in trainer.evaluators if self._best is None or self._every(trainer, n)]
+        self._run(trainer, self._lacking(trainer, last))
+        if self._best is not None and self._best.kept is not None:
+            self._best.load(trainer)
+        rest = [n for n in trainer.evaluators if n not in last]
+        self._run(trainer, self._lacking(trainer, rest), None if self._best is None else self._best.kept)
 
-    def _lacking(self, trainer):
-        return [n for n in trainer.evaluators if n not in self._evaluated_at or self._evaluated_at[n] != trainer.done]
+    def _lacking(self, trainer, names):
+        """Those that have no record of this step, nor of the best one once that is loaded."""
+        kept = self._best and self._best.kept
+        of_step = lambda n: self._known[n]["step"] == trainer.done and (not kept or self._every(trainer, n))
+        return [n for n in names if n not in self._known or not (of_step(n) or selected(self._known[n], kept))]
 
-    def _due(self, trainer, block):
-        between = "every" in block and block["every"] is not None and trainer.done % block["every"] == 0
-        return between or trainer.done == trainer.train.steps
+    def _every(self, trainer, name):
+        block = trainer.recipe.evaluate[name]
+        return block["every"] if "every" in block else None
 
-    def _run(self, trainer, names):
-        wrong = []
+    def _due(self, trainer):
+        last, every = trainer.done == trainer.train.steps, {n: self._every(trainer, n) for n in trainer.evaluators}
+        return [n for n in every if (last and self._best is None if every[n] is None else last or trainer.done % every[n] == 0)]
+
+    def _run(self, trainer, names, of_best=None):
+        """Runs some evaluations on the model of this step, or on that of ``of_best``, which is loaded."""
+        wrong, step = [], trainer.done if of_best is None else of_best["step"]
         for name in names:
             leave_if_asked(trainer)
             started = time.perf_counter()
@@ -183,12 +201,18 @@ class Evaluate(Hook):
             except ConfigError as error:
                 wrong += error.problems
                 continue
-            trainer.evaluations[name] = record["metrics"]
+            trainer.evaluations[name], record = record["metrics"], record | ({"selected": of_best} if of_best else {})
             if distributed.is_main():
-                records.write_evaluation(trainer.output, name, trainer.done, record)
+                records.write_evaluation(trainer.output, name, step, record)
             values = {f"{name}.{metric}": value for metric, value in record["metrics"].items()}
-            trainer.write(values | {f"{name}.seconds": time.perf_counter() - started})
-            self._evaluated_at[name] = trainer.done
+            of = {f"{name}.of_step": step} if of_best else {}
+            trainer.write(values | of | {f"{name}.seconds": time.perf_counter() - started})
+            self._known[name] = {"step": step, **record}
             distributed.barrier()
+            try:
+                if self._best is not None and name == self._best.evaluation and not of_best:
+                    self._best.consider(trainer, record["metrics"])
+            except ConfigError as error:
+                wrong += error.problems
         if wrong:
             raise records.NoFigures(wrong)

@@ -12,7 +12,7 @@ from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, un
 from xtoolkit.weights.formats import recognise
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.losses.base import Loss
-from xtoolkit.recipe.folder import latest
+from xtoolkit.recipe.folder import chosen
 from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
@@ -118,15 +118,15 @@ def read_model_weights(path) -> tuple[dict[str, Tensor], str]:
     """A whole model's tensors under the names of ``Model.state_dict()``, on the CPU, and where they were found.
 
     Args:
-        path: a file (safetensors or torch); a run's output folder, whose newest checkpoint counts; a checkpoint folder; or a
-            folder that holds one such file, or shards of one.
+        path: a file (safetensors or torch); a run's output folder, whose best checkpoint counts (``train.keep_best``), or
+            else its newest; a checkpoint folder; or a folder that holds one such file, or shards of one.
 
     Raises:
         WeightsError: nothing there, or not readable.
         CheckpointError: a checkpoint that is damaged.
     """
     path = Path(path).expanduser()
-    found = path if (path / ".metadata").is_file() else latest(path)
+    found = path if (path / ".metadata").is_file() else chosen(path)
     if found is None:
         return unwrap(read_weights(path), str(path)), str(path)
     return checkpoint.read_model(found), str(found)

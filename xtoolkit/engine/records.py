@@ -30,8 +30,13 @@ def write_evaluation(output, name: str, step: int, record: dict) -> None:
     are written into ``evaluations/<name>/`` first, and named.
 
     Args:
-        record: see ``figures.record``.
+        record: see ``figures.record``; with ``selected``, ``folder.best`` of the checkpoint that it is of, it also says how many
+            ``times`` this evaluation has been run in this folder.
     """
+    if record.get("selected"):
+        before = evaluated(output).get(name)
+        times = 0 if before is None else before["selected"]["times"] if before.get("selected") else 1
+        record = record | {"selected": record["selected"] | {"times": times + 1}}
     folder, files = Path(output) / EVALUATIONS, record.get("files", {})
     for file, text in files.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -40,11 +45,21 @@ def write_evaluation(output, name: str, step: int, record: dict) -> None:
 
 
 def write_results(output, results: dict) -> None:
-    """``results.json``: ``results`` over what it held, and under ``evaluations`` the metrics of every evaluation so far."""
-    path = Path(output) / RESULTS
+    """``results.json``: ``results`` over what it held, under ``evaluations`` the metrics of every evaluation so far, and under
+    ``selected`` of which step those are that ran on the best checkpoint, by what it was chosen, and how often they ran."""
+    path, found = Path(output) / RESULTS, evaluated(output)
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    metrics = {name: record["metrics"] for name, record in evaluated(output).items()}
-    write_json(path, known | results | {"evaluations": metrics})
+    chosen = {name: record["selected"] for name, record in found.items() if record.get("selected")}
+    metrics = {name: record["metrics"] for name, record in found.items()}
+    write_json(path, known | results | {"evaluations": metrics} | ({"selected": chosen} if chosen else {}))
+
+
+def told(record: dict) -> str:
+    """Of what an evaluation is, where that is not plain: the checkpoint, and how often it was run; else empty."""
+    kept = record.get("selected")
+    often = {1: "once", 2: "twice"}
+    return "" if not kept else (f"of step {kept['step']:,}, the best by {kept['by']} ({kept['value']:.4g}); run "
+                                f"{often.get(kept['times']) or str(kept['times']) + ' times'}")
 
 
 def read_lines(path) -> list[dict]:

@@ -17,7 +17,7 @@ from xtoolkit.features import Features
 from xtoolkit.model import Losses, Model
 from xtoolkit.plan import Plan, make_plan
 from xtoolkit.recipe import Recipe
-from xtoolkit.recipe.folder import AGAIN, EVALUATIONS, evaluated, is_complete, latest
+from xtoolkit.recipe.folder import AGAIN, EVALUATIONS, best, chosen, evaluated, is_complete
 from xtoolkit.recipe.settings import Whole
 from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, ConfigError, fits, nearest
 from xtoolkit.tasks.base import evaluating, share
@@ -197,8 +197,9 @@ class Run:
         return trainer.evaluations
 
     def load_newest(self) -> int:
-        """Puts the weights of the folder's newest checkpoint into the model; returns the step that they are of."""
-        path = latest(self.recipe.train.output)
+        """Puts the weights of the folder's newest checkpoint into the model, or of the best, where ``train.keep_best`` has kept
+        one; returns the step that they are of."""
+        path = chosen(self.recipe.train.output)
         if path is None:
             raise ConfigError(f"train.output: {self.recipe.train.output} holds no checkpoint: train first")
         return checkpoint.load(path, self.model)["step"]
@@ -218,7 +219,7 @@ class Run:
             NoFigures: a task gave what is no number, or found nothing to score; what the others found is kept.
         """
         output, found, wrong = self.recipe.train.output, {}, []
-        keeps = step is not None and distributed.is_main()
+        keeps, kept = step is not None and distributed.is_main(), best(output)
         distributed.join(self.device)
         if keeps and not self.recipe.streams:
             write_record(output, self.recipe, self.tokenizer, step, self.device, None)
@@ -231,6 +232,8 @@ class Run:
                     wrong += error.problems
                     continue
                 found[name] = record["metrics"]
+                if kept is not None and kept["step"] == step:
+                    record["selected"] = kept
                 if keeps:
                     records.write_evaluation(output, name, step, record)
                 if distributed.is_main():

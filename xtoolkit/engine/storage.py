@@ -38,8 +38,9 @@ def check_room(output, size: int, train, done: int = 0) -> None:
         ConfigError: what is free and what is needed.
     """
     have, due = len(checkpoints(output)), -(-(train.steps - done) // train.checkpoint_every)
-    # One more than are kept: a new one is whole before the oldest goes.
-    more = min(have + due, train.keep + 1) - have
+    # One more than are kept: a new one is whole before the oldest goes. And the best.
+    extra = train.keep_best is not None
+    more = min(have + due + extra, train.keep + 1 + extra) - have
     if due and (limit := file_limit()) < size:
         raise ConfigError(f"train.output: a checkpoint is a file of {amount(size)}, and this process may write files of "
                           f"{amount(limit)} at most (ulimit -f): raise that")

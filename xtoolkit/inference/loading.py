@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from xtoolkit.data.text import Tokenizer, load_tokenizer
 from xtoolkit.weights.files import load_strictly
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.initial import read_model_weights
-from xtoolkit.recipe.folder import CONFIG, FOLDER, PLUGINS, RECORD, TOKENIZER, latest
+from xtoolkit.recipe.folder import CONFIG, FOLDER, PLUGINS, RECORD, TOKENIZER, best, chosen, latest, told
 from xtoolkit.recipe.plugins import find, import_components
 from xtoolkit.weights.hub import missing
 from xtoolkit.model import Model
@@ -70,8 +71,10 @@ def _find(path: Path) -> tuple[Path, Path]:
     if (path / RECORD).is_file() or (path / ".metadata").is_file():
         return path, path.parent.parent if path.parent.name == FOLDER else path
     run = path.parent if path.name == FOLDER else path
-    if newest := latest(run):
-        return newest, run
+    if found := chosen(run):
+        if best(run):
+            print(f"weights of {told(run, found)}", file=sys.stderr)
+        return found, run
     files = sorted(path.glob("*.safetensors"))
     if len(files) == 1:
         return files[0], path

@@ -7,7 +7,7 @@ from xtoolkit.recipe.config import Config, unknown_keys
 from xtoolkit.recipe.files import Files
 from xtoolkit.recipe.problems import Problems
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
-from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, optim_problems, schedule_problems
+from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, best_problem, optim_problems, schedule_problems
 from xtoolkit.recipe.wiring import Wiring, misread
 from xtoolkit.registry import (
     DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, arguments, check, fits, nearest,
@@ -64,6 +64,9 @@ class Checker:
         blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
         if self.trains:
             self._schedule(blocks["schedule"])
+        by = blocks["train"] and blocks["train"].keep_best
+        if by and (wrong := best_problem(by, given["evaluate"])):
+            self.say(("train", "keep_best"), wrong)
             self._rates()
         if self.missing_files:
             # A file with mistakes may not say what it reaches: then every encoder counts.

@@ -15,6 +15,7 @@ SHARDS = ("data", "shards")  # of a stream: how shards are fetched is the machin
 
 CONFIG = "config.yaml"  # the resolved recipe in a run's folder, or beside a file of weights
 FOLDER, RECORD = "checkpoints", "checkpoint.json"  # of the run's folder, and in each checkpoint
+BEST = "best.json"  # beside the checkpoints: which of them `train.keep_best` keeps
 PLUGINS = "plugins"  # the folder in a run's folder that holds copies of its recipe's plugins
 TOKENIZER = "tokenizer"  # the folder in a run's folder that holds its tokenizer, so that it can be moved and loaded anywhere
 EVALUATIONS = "evaluations"  # the folder in a run's folder with a file an evaluation
@@ -122,14 +123,47 @@ def evaluated(output) -> dict[str, dict]:
 
 
 def is_complete(output, steps: int, evaluations) -> bool:
-    """Whether a run has taken all its steps, evaluated each of ``evaluations`` after the last one, and written its results."""
+    """Whether a run has taken all its steps, evaluated each of ``evaluations`` after the last one or on its best checkpoint, and
+    written its results."""
     path, results = latest(output), Path(output) / RESULTS
     if path is None or not results.is_file() or read_record(path)["step"] != steps:
         return False
     known, written = evaluated(output), json.loads(results.read_text(encoding="utf-8"))
     # Evaluations alone write results too, but no losses.
     return ("losses" in written and written["step"] == steps
-            and all(name in known and known[name]["step"] == steps for name in evaluations))
+            and all(name in known and (known[name]["step"] == steps or selected(known[name], best(output)))
+                    for name in evaluations))
+
+
+def best(output) -> dict | None:
+    """``by``, ``value`` and ``step`` of the checkpoint that ``train.keep_best`` keeps; None: there is none."""
+    path = Path(output) / FOLDER / BEST
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found if found is not None and finished(of_step(output, found["step"])) else None
+
+
+def selected(record: dict, kept: dict | None) -> bool:
+    """Whether the record of an evaluation is of that best checkpoint."""
+    return kept is not None and kept.items() <= (record.get("selected") or {}).items()
+
+
+def chosen(output) -> Path | None:
+    """The checkpoint that stands for a run: its best, where it keeps one, else its newest; None: there is none."""
+    kept = best(output)
+    return latest(output) if kept is None else of_step(output, kept["step"])
+
+
+def told(output, path: Path | None) -> str:
+    """A checkpoint's path, and, of the best, by what it was chosen."""
+    kept = best(output)
+    if kept is None or path != of_step(output, kept["step"]):
+        return str(path)
+    return f"{path}, the best by {kept['by']} ({kept['value']:.4g})"
+
+
+def of_step(output, step: int) -> Path:
+    """Where the checkpoint of a step lies, if there is one."""
+    return Path(output) / FOLDER / f"step_{step:08d}"
 
 
 def latest(output) -> Path | None:

@@ -57,6 +57,8 @@ class Train:
         log_every: steps between two log lines.
         checkpoint_every: steps between two checkpoints; the last step is always kept.
         keep: checkpoints kept, the newest.
+        keep_best: EVALUATION.METRIC, of an evaluation with `every`: the checkpoint where it is largest is kept too. The run ends
+            with its weights, on which evaluations without `every` then run, once. -EVALUATION.METRIC: where it is smallest.
         workers: loader processes a stream; 0 loads in the main process.
         threads: torch threads; null leaves torch's choice.
         device: cpu, cuda, or auto (cuda where there is one).
@@ -71,6 +73,7 @@ class Train:
     log_every: Count = 50
     checkpoint_every: Count = 5000
     keep: Count = 2
+    keep_best: str | None = None
     workers: Whole = 4
     threads: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -139,6 +142,24 @@ def optim_problems(optim: Optim, encoders, losses, steps: int | None = None) -> 
         found.append((("warmup",), f"`optim.warmup`: {optim.warmup:g} steps are more than the run's {steps}; "
                                    "below 1 it is a share of all steps, e.g. 0.1"))
     return found
+
+
+def best_by(keep_best: str) -> tuple[str, str, int]:
+    """(evaluation, metric, 1, or -1 where smaller is better) of ``train.keep_best``."""
+    evaluation, _, metric = keep_best.removeprefix("-").partition(".")
+    return evaluation, metric, -1 if keep_best.startswith("-") else 1
+
+
+def best_problem(keep_best: str, evaluate: dict) -> str | None:
+    """What is wrong with ``train.keep_best`` against the `evaluate` block; None: nothing. Metrics are known once computed."""
+    name, metric, _ = best_by(keep_best)
+    if not metric:
+        return f"`keep_best` is EVALUATION.METRIC, e.g. {name or 'val'}.accuracy (-{name or 'val'}.error: smaller is better)"
+    if name not in evaluate:
+        return f"`keep_best` names no evaluation: `{name}`{nearest(name, evaluate)}"
+    if not isinstance(evaluate[name], dict) or evaluate[name].get("every") is None:
+        return f"`keep_best` chooses by evaluation `{name}`, which never runs in between: give it `evaluate.{name}.every`"
+    return None
 
 
 def warmup_steps(optim: Optim, steps: int) -> int:

@@ -4,6 +4,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from xtoolkit.engine.guessing import sentences
+from xtoolkit.engine.records import told
 from xtoolkit.recipe.folder import EVALUATIONS
 from xtoolkit.report.charts import Chart, Curve, layout, number
 from xtoolkit.report.figures import COLOURS, Figure
@@ -86,8 +87,8 @@ def _tiles(run: Run) -> list[dict]:
 
 
 def _elsewhen(run: Run, one: Evaluation) -> str:
-    """After which step and when an evaluation was made, where that is not the run's last step."""
-    return "" if one.step == run.step else f"at step {one.step:,}, {when(one.time)}"
+    """Of which checkpoint an evaluation is, or after which step and when it was made, where that is not the run's last step."""
+    return told(vars(one)) or ("" if one.step == run.step else f"at step {one.step:,}, {when(one.time)}")
 
 
 def when(started: str) -> str:

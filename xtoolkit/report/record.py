@@ -23,6 +23,7 @@ class Evaluation:
         headlines: {metric: title} of the metrics that matter most.
         figures: see ``report.figures``.
         files: names of those beside, in ``evaluations/<name>/``.
+        selected: of which checkpoint it is, see ``records.write_evaluation``.
     """
 
     step: int
@@ -33,6 +34,7 @@ class Evaluation:
     headlines: dict
     figures: list
     files: list = field(default_factory=list)
+    selected: dict | None = None
 
     def of_headline(self, metric: str) -> list[str]:
         """The metrics that a headline names: ``metric``, then ``<part>.<metric>`` of parts of what was evaluated."""

@@ -20,9 +20,9 @@ def result_tables(tables: dict, told: dict = {}) -> list[tuple[str, list, list]]
     return found
 
 
-def format_tables(tables: dict) -> str:
-    """The figures of evaluations as tables for a terminal."""
-    return "\n\n".join(f"{title}\n{aligned([heading, *rows])}" for title, heading, rows in result_tables(tables))
+def format_tables(tables: dict, told: dict = {}) -> str:
+    """The figures of evaluations as tables for a terminal; see ``result_tables``."""
+    return "\n\n".join(f"{title}\n{aligned([heading, *rows])}" for title, heading, rows in result_tables(tables, told))
 
 
 def aligned(rows: list) -> str:
