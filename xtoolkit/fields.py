@@ -19,15 +19,18 @@ class LabelField(Field):
     Attributes:
         value: (B,) int64, the number of its class; or (B,) float32, a target of regression. A sample that is evaluated
             without a label has -1, or NaN.
+        classes: the names of the classes, where the dataset knows them: it then gives no label that is none of them.
     """
 
     value: Tensor
+    classes: tuple[str, ...] | None = None
 
     @classmethod
     def example(cls, rows: int, block: dict) -> "LabelField":
         """Of regression where the data block has ``classes: null``."""
-        regression = "classes" in block and block["classes"] is None
-        return cls(torch.zeros(rows, dtype=torch.float32 if regression else torch.int64))
+        given = block.get("classes", "")
+        names = map(str, range(given)) if isinstance(given, int) else given if isinstance(given, list) else ()
+        return cls(torch.zeros(rows, dtype=torch.float32 if given is None else torch.int64), tuple(names) or None)
 
 
 @dataclass(frozen=True)

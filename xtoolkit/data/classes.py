@@ -4,13 +4,13 @@ import hashlib
 import os
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from xtoolkit.batch import ImageField
+from xtoolkit.batch import Batch, ImageField
 from xtoolkit.data import items, limits, paths, scan, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
@@ -55,6 +55,11 @@ def folders(path: str | Path) -> list[str]:
     """The sorted names of the folders in a folder, hidden ones left out, see ``scan.hidden``."""
     with os.scandir(path) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not scan.hidden(entry.name))
+
+
+def named(batch: Batch, names: list[str] | None) -> Batch:
+    """The batch with the names of the classes beside its labels; itself without classes."""
+    return batch if names is None else batch.with_fields(label=replace(batch["label"], classes=tuple(names)))
 
 
 def class_paths(block: dict) -> list[tuple[str, str]]:
@@ -135,6 +140,14 @@ class ImageFolder(StreamDataset):
     @classmethod
     def missing(cls, block: dict) -> list[tuple[str, str]]:
         return [(key, line) for key, path in _folders_of(block) if (line := paths.no_folder(path))] + missing_classes(block)
+
+    @classmethod
+    def example(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: int | None = None) -> Batch:
+        folders = {} if block["classes"] is not None else {"classes": "the folders"}  # unopened: which is not known
+        return super().example(block | folders, rows, sizes, views, length)
+
+    def collate(self, loaded: list[items.Item]) -> Batch:
+        return named(super().collate(loaded), self.names)
 
     @property
     def sizes(self) -> list[int]:

@@ -6,8 +6,9 @@ import random
 from collections import Counter
 from functools import cached_property
 
+from xtoolkit.batch import Batch
 from xtoolkit.data import items, kinds, paths, tables
-from xtoolkit.data.classes import Classes, class_names, class_paths, missing_classes
+from xtoolkit.data.classes import Classes, class_names, class_paths, missing_classes, named
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.sharded import Sharded
 from xtoolkit.data.shards import Shards
@@ -178,6 +179,9 @@ class Recorded(Sharded):
             kind = "label out of range" if str(label).lstrip("-").isdecimal() else "unknown class"
             raise record.bad(kind, f"{said} is none of the {len(self.names)} classes: {', '.join(self.names)[:SHOWN]}")
         return found
+
+    def collate(self, loaded: list[items.Item]) -> Batch:
+        return named(super().collate(loaded), self.names)
 
     def _image(self, record: Record, data: bytes, name: str, rng: random.Random, texts=()) -> items.Image:
         return self.images(data, name, rng, lambda kind, detail: record.bad(kind, f"{name}: {detail}"), texts)

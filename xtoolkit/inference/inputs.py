@@ -56,24 +56,23 @@ class Pictures:
 class Sentences:
     """One text or several, as token ids.
 
+    Args:
+        second: the second text of each, where they are pairs; as many, or one.
+
     Attributes:
         single: whether one came alone.
     """
 
-    def __init__(self, given, texts: TextProcessor, device):
-        self.single, self._pad, self._device = isinstance(given, str), texts.tokenizer.pad, device
-        given = [given] if self.single else list(given) if isinstance(given, (list, tuple)) else given
-        if not isinstance(given, list):
-            raise TypeError(f"texts are a string or a list of strings, not {type(given).__name__}")
-        for place, text in enumerate(given):
-            if not isinstance(text, str):
-                raise TypeError(f"texts are a string or a list of strings, but text {place} is of type {type(text).__name__}")
-            if any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise ValueError(f"text {place} holds half a character: a lone surrogate")
-        if not given:
-            raise ValueError("no text was given")
+    def __init__(self, given, texts: TextProcessor, device, second=None):
+        sides = [given] if second is None else [given, second]
+        self.single, self._pad, self._device = all(isinstance(one, str) for one in sides), texts.tokenizer.pad, device
+        sides = [_strings(one) for one in sides]
+        count = max(map(len, sides))
+        if min(map(len, sides)) not in (1, count):
+            raise ValueError(f"{len(sides[0])} first and {len(sides[1])} second texts: give as many of both, or one of either")
         bad = lambda text: lambda kind, detail: ValueError(f"{text!r}: {kind}: {detail}")
-        self._ids = [texts(text, None, bad(text)).ids for text in given]
+        make, rows = texts if second is None else texts.pair, zip(*(one if len(one) == count else one * count for one in sides))
+        self._ids = [make(*row, None, bad(" / ".join(row))).ids for row in rows]
         self._order = torch.tensor([len(ids) for ids in self._ids]).argsort(stable=True)
 
     def __len__(self) -> int:
@@ -90,6 +89,21 @@ class Sentences:
     def read(self, rows: Tensor) -> TextField:
         """Some of the texts, on the model's device."""
         return text_field([self._ids[row] for row in rows], self._pad).to(self._device)
+
+
+def _strings(given) -> list[str]:
+    """A text or several as a list. Raises TypeError or ValueError for what is none."""
+    given = [given] if isinstance(given, str) else list(given) if isinstance(given, (list, tuple)) else given
+    if not isinstance(given, list):
+        raise TypeError(f"texts are a string or a list of strings, not {type(given).__name__}")
+    for place, text in enumerate(given):
+        if not isinstance(text, str):
+            raise TypeError(f"texts are a string or a list of strings, but text {place} is of type {type(text).__name__}")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"text {place} holds half a character: a lone surrogate")
+    if not given:
+        raise ValueError("no text was given")
+    return given
 
 
 class Pairs:

@@ -97,9 +97,9 @@ class Pretrained:
             raise ValueError("this model reads no pictures: no encoder of its recipe reads any")
         return Pictures(given, self.transform, self.device)
 
-    def texts(self, given) -> Sentences:
-        """What a person gives as texts, to be read in batches."""
-        return Sentences(given, self._texts, self.device)
+    def texts(self, given, second=None) -> Sentences:
+        """What a person gives as texts, to be read in batches; with ``second`` as pairs of texts."""
+        return Sentences(given, self._texts, self.device, second)
 
     def pairs(self, images, texts) -> Pairs:
         """Pictures with texts, to be read in batches of pairs."""

@@ -1,11 +1,19 @@
-"""The heads that several losses have: ITM and BBP the two layers on a summary token, IMLM and Captioning those on words."""
+"""The heads that several losses have, on summary tokens and on words.
 
+Shape letters: B rows, M masked tokens, D width (of all summaries that a head reads together).
+"""
+
+import torch
 from torch import Tensor, nn
 
 from xtoolkit.batch import TextField
-from xtoolkit.features import Encoded
+from xtoolkit.features import Encoded, Features
+from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.masked_tokens import masked_hidden
+from xtoolkit.registry import ConfigError
+
+References = str | list[str]
 
 
 def summary_head(width: int, outputs: int) -> nn.Sequential:
@@ -15,6 +23,67 @@ def summary_head(width: int, outputs: int) -> nn.Sequential:
     as torch does.
     """
     return nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, outputs))
+
+
+def deep_head(width: int, outputs: int) -> nn.Sequential:
+    """Five linear layers, D, 2D, 4D, 2D, D, outputs, with LayerNorm and GELU between: the release's "linear" probe.
+
+    48.8M parameters at D = 1536 and 1,000 outputs. Its parameters are ``0``, ``1``, ``3``, ``4``, ..., ``12``.
+    """
+    widths, layers = (width, 2 * width, 4 * width, 2 * width, width), []
+    for before, after in zip(widths, widths[1:]):
+        layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.GELU()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+HEADS = {"linear": nn.Linear, "mlp": summary_head, "release5": deep_head}
+
+
+class SummaryLoss(Loss):
+    """A head on the summary tokens of one or several features, concatenated.
+
+    Args:
+        features: one reference or several.
+        outputs: of the head.
+        head: a name of ``HEADS``.
+        dropout: before the head, in training.
+        widths: {reference: width}.
+    """
+
+    def __init__(self, features: References, outputs: int, head: str, dropout: float, widths: dict):
+        super().__init__()
+        self.features, self.deep = references(features), head == "release5"
+        if self.deep and len(self.features) > 1:
+            raise ConfigError(f"head: release5 reads one feature, its summary and the mean of its tokens; `features` name "
+                              f"{len(self.features)}")
+        width = sum(widths[ref] for ref in self.features)
+        self.dropout, self.head = nn.Dropout(dropout), HEADS[head](2 * width if self.deep else width, outputs)
+
+    @classmethod
+    def needs(cls, block: dict) -> list[Need]:
+        return [Need(ref) for ref in references(block["features"])]
+
+    def told(self, encoded: list) -> Tensor:
+        """(B, outputs) float32 or better, of what the features' encoders gave."""
+        parts = [one.pooled if isinstance(one, Encoded) else one for one in encoded]
+        if self.deep:
+            parts.append(encoded[0].tokens[:, 1:].mean(1))
+        out = self.head(self.dropout(torch.cat(parts, 1)))
+        return out.to(torch.promote_types(out.dtype, torch.float32))
+
+    def outputs(self, f: Features) -> Tensor:
+        """(B, outputs) of a batch as it is."""
+        return self.told([f[ref] for ref in self.features])
+
+
+def references(features: References) -> list[str]:
+    """A list of the references; one that is named twice is read once and concatenated twice."""
+    return [features] if isinstance(features, str) else list(features)
+
+
+def row_count(batch) -> int:
+    """B, the rows of a batch."""
+    return batch.size
 
 
 class WordLoss(Loss):
