@@ -120,7 +120,7 @@ def test_sample_names_are_checked_without_unpacking(monkeypatch, tmp_path):
     assert [problem(name) for name in sample.names()] == [None] * len(sample.PARTS)
     assert "did you mean `refcoco+-testA`?" in problem("sample://picturebook/refcoco-testA")
     assert "did you mean `picturebook`?" in problem("sample://picturebok/pairs")
-    assert "choose from: imagenet-train," in problem("sample://picturebook/qqq")
+    assert "choose from: digits-test," in problem("sample://picturebook/qqq")
     with pytest.raises(FileNotFoundError, match="no part `qqq`"):
         resolve("sample://picturebook/qqq")
     assert not list(tmp_path.iterdir())

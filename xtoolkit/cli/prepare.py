@@ -1,19 +1,18 @@
 """Turns a dataset's own official release into the shards of docs/data.md."""
 
 import argparse
-import os
-import re
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+from xtoolkit.cli import prepare_tasks
 from xtoolkit.cli.command import command, parser as make_parser
+from xtoolkit.cli.prepare_options import options as _options, source as _source
 from xtoolkit.data import paths
 from xtoolkit.data.scan import hidden
 from xtoolkit.prepare import coco, images, img2dataset, instances, openimages, refcoco, sample, table, text, vg
 from xtoolkit.prepare.official import BadFile, BadRecord, MissingFile
 from xtoolkit.prepare.run import WorkerDied
-from xtoolkit.prepare.writer import Options
 from xtoolkit.report.prepared import write_summary
 
 
@@ -24,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
     p = _source(sources, "coco", run_coco, "COCO or Flickr30k captions, Karpathy's split or COCO's -> pairs: train, val, test",
                 "Download caption_datasets.zip (dataset_coco.json) from Karpathy's page, train2014.zip and val2014.zip "
                 "from cocodataset.org; unzip both picture archives into one folder. Or annotations_trainval2017.zip "
-                "(captions_train2017.json, captions_val2017.json) with train2017.zip and val2017.zip, a file at a time.")
+                "(captions_train2017.json, captions_val2017.json) with train2017.zip and val2017.zip, a file at a time.",
+                named=False)
     p.add_argument("--annotations", type=Path, required=True,
                    help="dataset_coco.json, dataset_flickr30k.json, or captions_train2017.json and the like")
     p.add_argument("--images", type=Path, required=True, help="the folder with train2014 and val2014, or of the pictures")
@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     _exclusions(p)
 
     p = _source(sources, "refcoco", run_refcoco, "RefCOCO, RefCOCO+ or RefCOCOg (REFER) -> regions: a set a split",
-                "Download refcoco.zip, refcoco+.zip or refcocog.zip of the REFER project, and COCO's train2014.zip.")
+                "Download refcoco.zip, refcoco+.zip or refcocog.zip of the REFER project, and COCO's train2014.zip.",
+                named=False)
     p.add_argument("--refs", type=Path, required=True, help="refs(unc).p, refs(umd).p, refs(google).p, or as .json")
     p.add_argument("--instances", type=Path, required=True, help="instances.json beside it")
     p.add_argument("--images", type=Path, required=True, help="the folder of COCO's pictures")
@@ -85,32 +86,16 @@ def parser() -> argparse.ArgumentParser:
     p = _source(sources, "text", run_text,
                 "text, paragraphs, JSON Lines, CSV or Parquet (C4, Wikipedia, CC-News, books) -> texts: train",
                 "C4 comes as c4-train.?????-of-01024.json.gz; anything else as .jsonl, .csv, .txt, the same gzipped, or "
-                ".parquet (which needs `pip install 'xtoolkit[parquet]'`).", shard_size=text.SHARD_SIZE)
+                ".parquet (which needs `pip install 'xtoolkit[parquet]'`).", shard_size=text.SHARD_SIZE, pictures=False)
     p.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
     p.add_argument("--field", default="text",
                    help="the key of the text in JSON Lines, its column in CSV or Parquet (default: text)")
     p.add_argument("--paragraphs", action="store_true", help="in plain text an empty line ends a text, not every line")
 
+    prepare_tasks.add(sources)
     p = sources.add_parser("sample", help="unpack and prepare every part of the sample pack")
     p.set_defaults(run=run_sample)
     return root
-
-
-def _source(sources, name, run, help, download, out=True, shard_size=1000):
-    p = sources.add_parser(name, help=help, description=f"{help}. {download} The schema: docs/data.md.")
-    p.add_argument("--out", type=Path, required=out, help="the folder of the shards")
-    p.add_argument("--shard-size", type=_positive, default=shard_size, help="samples a shard (default: %(default)s)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    p.add_argument("--workers", type=_positive, default=min(16, cores),
-                   help="processes; the shards do not depend on them (default: a core each, %(default)s here)")
-    p.add_argument("--skip-bad", action="store_true", help="count wrong records and go on; else the first one stops")
-    if name != "text":
-        p.add_argument("--verify", action="store_true", help="decode every picture, to find those that are cut off")
-    if name not in ("coco", "refcoco"):
-        p.add_argument("--name", type=_name, default="train",
-                       help="shards are called NAME-00000 (default: %(default)s)")
-    p.set_defaults(run=run)
-    return p
 
 
 def _exclusions(p):
@@ -118,22 +103,6 @@ def _exclusions(p):
                    help="leave out the val and test pictures of this dataset_coco.json: they are evaluated on")
     p.add_argument("--exclude-refs", type=Path, nargs="+", default=[], metavar="REFS",
                    help="leave out the val and test pictures of these refs")
-
-
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0")
-    return int(word)
-
-
-def _name(word: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", word):
-        raise argparse.ArgumentTypeError(f"{word!r} cannot begin the name of a file: use letters, digits and . _ + -")
-    return word
-
-
-def _options(args) -> Options:
-    return Options(args.out, args.shard_size, args.workers, args.skip_bad, getattr(args, "verify", False), True)
 
 
 def _excluded(args) -> frozenset:
@@ -195,7 +164,7 @@ def _files(inputs: list, *wanted: str) -> list[str]:
 
 def _given(args) -> str:
     """The files that samples were looked for in, as they were named."""
-    found = next(value for name in ("input", "shards", "annotations", "boxes", "regions", "refs", "images")
+    found = next(value for name in ("input", "shards", "questions", "annotations", "boxes", "regions", "refs", "root", "images")
                  if (value := getattr(args, name, None)))
     return ", ".join(map(str, found if isinstance(found, list) else [found]))
 
@@ -218,7 +187,9 @@ def main(argv=None) -> int:
         if args.source == "sample":
             return 0
         if args.out:
-            print(f"see {write_summary(args.out)}")
+            here = "prepared-*.json"  # GLUE's tasks have a folder each
+            for folder in sorted({path.parent for path in [*args.out.glob(here)] or args.out.glob(f"*/{here}")}):
+                print(f"see {write_summary(folder)}")
         if not report.written:
             why = "all was left out, as counted above" if report.left_out else f"there is no sample in {_given(args)}"
             print(f"xtoolkit prepare: nothing was written: {why}", file=sys.stderr)

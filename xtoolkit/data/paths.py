@@ -35,6 +35,12 @@ OURS = (".idx", ".unpacked")  # what the reader itself puts beside shards
 # How a corpus is prepared: of the words that a word of the path begins with, the first that fit win. ``{out}`` is the folder of
 # the path that is missing.
 HINTS = (
+    (("glue",), "glue --root glue_data --out data/glue"),
+    (("vqa",), "vqa --questions QUESTIONS.json --annotations ANNOTATIONS.json --name SPLIT --out {out}"),
+    (("nlvr",), "nlvr2 --input train.json dev.json test1.json --images DIR --out {out}"),
+    (("snli",), "snli-ve --input snli_ve_train.jsonl snli_ve_dev.jsonl snli_ve_test.jsonl --images DIR --out {out}"),
+    (("food101", "cifar", "cars", "aircraft", "dtd", "pets", "flowers", "mnist", "stl10", "svhn", "country211", "gtsrb", "pcam",
+      "fer2013", "caltech101", "eurosat", "sun397"), "torchvision --set SET --root DIR --out {out}"),
     (("refcoco", "refclef"), "refcoco --refs 'refs(unc).p' --instances instances.json --images DIR --out {out}"),
     (("objects365",), "coco-objects --annotations zhiyuan_objv2_train.json --images DIR --out {out}"),
     (("objects",), "coco-objects --annotations INSTANCES.json --images DIR --exclude-coco-karpathy dataset_coco.json "

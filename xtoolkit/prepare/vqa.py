@@ -8,7 +8,7 @@ from xtoolkit.prepare.records import each
 from xtoolkit.prepare.run import Job, run
 from xtoolkit.prepare.spans import Span
 from xtoolkit.prepare.streaming import elements, header, join
-from xtoolkit.prepare.writer import Options, RowPart
+from xtoolkit.prepare.writer import ListPart, Options, RowPart
 
 LEAST = 9  # questions that an answer must be the first of, to be a candidate
 SAME = (("info", "version"), ("info", "year"), ("data_type",), ("data_subtype",))  # what both files of a split say
@@ -95,17 +95,6 @@ def convert_answers(annotations: list, options: Options, prefix: str = "answers"
     """
     payload = [Span.whole(path) for path in annotations], least
     return run(f"vqa-{prefix}", [Job(prefix, ListPart, write_answers, payload)], options, Report(options.skip_bad), 1)
-
-
-class ListPart(RowPart):
-    """A text a line."""
-
-    suffix = "txt"
-
-    def write(self, text: str):
-        self.next()
-        self.raw.write(text.encode() + b"\n")
-        self.report.wrote(self.prefix)
 
 
 def write_answers(payload: tuple, part: ListPart):

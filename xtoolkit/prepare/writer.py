@@ -157,6 +157,17 @@ class RowPart(Part):
         self.report.wrote(self.prefix, bins=(bin for text in texts for bin in stats.of_text(text)))
 
 
+class ListPart(RowPart):
+    """A text a line."""
+
+    suffix = "txt"
+
+    def write(self, text: str):
+        self.next()
+        self.raw.write(text.encode() + b"\n")
+        self.report.wrote(self.prefix)
+
+
 def dumps(record: dict) -> bytes:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
 
