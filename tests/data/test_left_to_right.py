@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from xtoolkit.data.figures import masked_samples
 from xtoolkit.data.left_to_right import LeftToRight, Predicted, field, prompt_ids
 from xtoolkit.data.loader import Loader
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError, filled
@@ -58,6 +59,13 @@ def test_a_stream_draws_it_if_it_is_read_and_the_plan_knows_its_shape(tokenizer,
     for views in (frozenset(), frozenset({"left_to_right"})):
         batch = Loader("it", DATASET_REGISTRY.build(block, "here", views=views, **given), 4, 1, 0).at(0)
         assert (batch.text.left_to_right is not None) == bool(views) and batch.text.masked_ids is None
+    figure, = masked_samples(batch, None, tokenizer, 2)
+    for row, item in enumerate(figure["items"]):
+        asked = [word for word, chosen, _ in item["words"] if chosen]
+        width = batch.text.left_to_right.ids.shape[1]
+        labels = [l for l, p in zip(batch.text.left_to_right.labels.tolist(), batch.text.left_to_right.masked_pos.tolist())
+                  if p // width == row]
+        assert asked == [tokenizer.decode([label]) or " (end)" for label in labels] and len(item["words"]) > len(asked)
     text, again = batch.text, Loader("it", DATASET_REGISTRY.build(block, "here", views=views, **given), 4, 1, 0).at(0).text
     made = text.left_to_right
     assert text.causal() is made and all(torch.equal(getattr(made, n), getattr(again.left_to_right, n)) for n in ("ids", "labels"))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from xtoolkit.batch import Batch
 from xtoolkit.data.left_to_right import field
 from xtoolkit.encoders.cross_attention import CrossAttention
+from xtoolkit.engine.guessing import Known
 
 from .tiny import VOCAB, WIDTH, Tiny, image_field
 
@@ -152,3 +154,26 @@ def test_wrong_data_and_wrong_encoders_are_told(model, monkeypatch):
     monkeypatch.setattr(CrossAttention, "forward", lambda self, **slots: replace(forward(self, **slots), attention=None))
     with pytest.raises(ValueError, match="`fusion@left_to_right` does not heed the attention of its text.*a word would see itself"):
         model.run(it, "caption")
+
+
+def test_it_asks_the_device_for_nothing():
+    model = Tiny(losses={"caption": {"type": "Captioning", "feature": "fusion@left_to_right"}}).to("meta")
+    value, log = model.run(batch().to("meta"), "caption")
+    value["caption"].backward()
+    assert value["caption"].shape == log["caption.nll"].shape == ()
+
+
+def test_words_are_guessed_as_often_as_they_were_asked_for(model):
+    kept, seen = {}, Counter()
+    for texts in (TEXTS, TEXTS[1:], TEXTS):
+        f = model.features(batch(texts), ["caption"]).bound("caption")
+        f._known = Known("pairs", kept)
+        n, d, want = sum(seen.values()), 0.75, 0.0
+        share = [(max(seen[w] - d, 0) + d * len(seen) / VOCAB) / n if n else 1 / VOCAB for w in range(VOCAB)]
+        log_p = [math.log((1 - SMOOTHING) * p + SMOOTHING * (1 - p) / (VOCAB - 2)) for p in share]
+        labels = [ids[place] for ids, places in texts for place in places]
+        for label in labels:
+            others = [log_p[w] for w in range(VOCAB) if w not in (0, label)]
+            want -= ((1 - SMOOTHING) * log_p[label] + SMOOTHING * sum(others) / len(others)) / len(labels)
+        assert model.losses["caption"].guess(f, f.batch).item() == pytest.approx(want, rel=1e-6)
+        seen.update(labels)

@@ -51,13 +51,17 @@ class Captioning(WordLoss):
         if encoded.attention is None:
             raise ValueError(f"`{self.feature}` does not heed the attention of its text, so that a word would see itself: an "
                              "encoder that does returns Encoded with that attention (RoBERTa and CrossAttention do)")
-        scores = self.next_words(encoded, text)
-        label, begin = text.labels[:, None], text.ids[:1, :1].expand(len(text.labels), 1)
-        true, never = scores.gather(1, label)[:, 0], scores.gather(1, begin)[:, 0]
-        others = (scores.sum(1) - true - never) / (scores.shape[1] - 2)
-        count = max(1, len(text.labels))
-        f.log("nll", -true.sum() / count)
-        return f.mean(-((1 - self.smoothing) * true + self.smoothing * others).sum() / count, _count)
+        log_p = self.next_words(encoded, text)
+        true = log_p.gather(1, text.labels[:, None])[:, 0]
+        f.log("nll", -true.sum() / max(1, len(true)))
+        return f.mean(self._cost(true, log_p.sum(1), log_p.index_select(1, text.ids[0, :1])[:, 0]), _count)
+
+    def guess(self, f, batch):
+        """The words as frequent as those that were asked for so far, smoothed as the targets are."""
+        text, count = batch.text.causal(), self.decoder.out_features
+        shares = f.frequencies(text.labels, count)
+        log_p = ((1 - self.smoothing) * shares + self.smoothing * (1 - shares) / (count - 2)).log()
+        return f.mean(self._cost(log_p[text.labels], log_p.sum(), log_p[text.ids[0, :1]]), _count)
 
     def next_words(self, encoded: Encoded, text: TextField) -> Tensor:
         """(M, vocabulary) log p of every word at the ``masked_pos`` of a text, float32 or better.
@@ -67,6 +71,11 @@ class Captioning(WordLoss):
         """
         scores = self.decoder(self.hidden(encoded, text))
         return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(1)
+
+    def _cost(self, true: Tensor, every: Tensor, never: Tensor) -> Tensor:
+        """() the mean over M tokens, from log p of the true word (M,), summed over all words, and of the one never said."""
+        others = (every - true - never) / (self.decoder.out_features - 2)
+        return -((1 - self.smoothing) * true + self.smoothing * others).sum() / max(1, len(true))
 
 
 def _count(batch: Batch) -> int:
