@@ -17,7 +17,7 @@ from xtoolkit.registry import ConfigError
 TINY = Path(__file__).resolve().parents[2] / "projects/xfm/model_tiny.yaml"
 TEXT = """\
 _BASE_: {base}
-init: {{path: {init}, allow_unexpected: ["*"]}}
+init: {{path: {init}, parts: shared}}
 losses: {{itm: {{type: ITM, fusion: fusion, negatives: sim}}, bbp: {{type: BBP, feature: fusion@whole}}}}
 evaluate:
   dual:    {{type: Retrieval, sim: sim, data: {{type: Pairs, path: 'sample://picturebook/pairs-test', max_tokens: 40}}}}
@@ -80,6 +80,15 @@ def test_it_runs_on_the_weights_named_and_keeps_to_its_folder(tmp_path, capsys):
     (tmp_path / "notes/a.txt").write_text("mine")
     assert evaluate.main(["--config", str(path), f"train.output={tmp_path}/notes"]) == 2
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+def test_a_head_that_the_weights_lack_is_not_evaluated_as_drawn(tmp_path, capsys):
+    path = write(tmp_path)
+    state = Model(recipe.load(str(path), missing_files=False)).state_dict()
+    safetensors.torch.save_file({n: t for n, t in state.items() if not n.startswith("losses.")}, tmp_path / "weights.safetensors")
+    assert evaluate.main(["--config", str(path)]) == 2
+    assert "weights.safetensors has no losses.itm: a recipe without streams does not train it" in capsys.readouterr().err
+    assert evaluate.main(["--config", str(path), "--only", "dual"]) == 0
 
 
 def test_the_folder_of_a_run_is_refused(tmp_path, capsys):

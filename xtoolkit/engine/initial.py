@@ -28,10 +28,12 @@ def load_initial(model: Model, recipe: Recipe) -> None:
     if (init := recipe.init) is None:
         model.load_init()
     else:
-        load_model_weights(model, init.path, init.allow_missing, init.allow_unexpected, shared=init.parts == "shared")
+        load_model_weights(model, init.path, init.allow_missing, init.allow_unexpected, init.parts == "shared",
+                           trained=bool(recipe.streams))
 
 
-def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=(), shared: bool = False) -> None:
+def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=(), shared: bool = False,
+                       trained: bool = True) -> None:
     """Fills a model, heads of its losses included, strictly; what depends on the size of pictures is resized by its encoder.
 
     A part of which the weights have nothing, an encoder that copies another (a teacher) or a loss whose head starts as a copy of
@@ -42,6 +44,7 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
         allow_missing: patterns of the model's names that may keep their values.
         allow_unexpected: patterns of names in the weights that are left out where the model lacks them or has another shape.
         shared: parts that only one of the two has are allowed, see ``Init.parts``; which they are is said on stderr.
+        trained: False: no part may be left as drawn, since nothing will train it.
 
     Raises:
         WeightsError: every missing, unexpected and mis-shaped name, or that no encoder is shared; nothing has been changed then.
@@ -53,12 +56,15 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
     copies = {p: e for name, e in model.encoders.items() if type(e).REFERS and lacks(p := f"encoders.{name}.")}
     heads = [loss for name, loss in model.losses.items() if lacks(f"losses.{name}.")]
     left, drawn = _unshared(model, state, origin) if shared else ([], [])
+    copied = {*copies, *(f"losses.{name}." for name, loss in model.losses.items() if _copies(loss))}
+    if lacking := [p.removesuffix(".*") for p in drawn if p.removesuffix("*") not in copied and not trained]:
+        raise WeightsError(f"{origin} has no {', '.join(lacking)}: a recipe without streams does not train it; name weights that "
+                           "have it, or leave out the evaluations that read it")
     load_strictly(model, state, origin, ignore=[*allow_unexpected, *left],
                   may_miss=[*allow_missing, *drawn, *(f"{p}*" for p in copies)],
                   mend="use the recipe that these weights were made with, or allow what may differ: `init: {path: "
                   f"{path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
     if os.environ.get("RANK", "0") == "0":
-        copied = {*copies, *(f"losses.{name}." for name, loss in model.losses.items() if _copies(loss))}
         for what, patterns in (("resized to this model's `image_size`", resized),
                                ("left there, as this model has no place for it", left),
                                ("drawn, as it has none", [p for p in drawn if p.removesuffix("*") not in copied]),
