@@ -196,7 +196,7 @@ def test_texts_are_probed_too_and_rows_without_a_label_are_left_out():
     ({}, {"labels": 1}, "of 1 classes"), ({}, {"labels": 0.5}, "whose labels are classes"),
     ({}, {"sizes": (3,)}, "has no 1 rows of one class to choose C by"), ({"folds": 5}, {"sizes": (9,)}, "or fewer `folds`"),
     ({"expect": {"b": 54, "q": 29}}, {}, "expect` is not met: the data have 27 q, not 29. Another split"),
-    ({"expect": {"test": 5}}, {}, "the data have 0 test, not 5")])
+    ({"expect": {"test": 5, "classes": 4}}, {}, "the data have 0 test, not 5; 3 classes, not 4")])
 def test_data_that_cannot_serve_are_an_error(keys, given, message):
     with pytest.raises(ConfigError, match=message):
         LinearProbe(**{"feature": "vision", "bank": "b"} | keys).evaluate(Means(), batches(**given))

@@ -4,6 +4,7 @@ Shape letters: B rows, N rows of the bank, Q rows that are asked about, D width.
 """
 
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -62,7 +63,7 @@ class LinearProbe(Task):
         iterations: L-BFGS iterations at most; where the table says that they ended it, more may change the figure.
         folds: how many of the bank's fifths are held out in turn, and their figures averaged: 5 where a bank is small.
         seed: of what is held out.
-        expect: {source: how many rows it must have}; null: any number.
+        expect: {classes: 37, train: 3680, test: 3669}, how many the bank and each source must have; null: any number.
 
     Source: CLIP (Radford et al. 2021), A.3: L-BFGS, at most 1000 iterations, the halving search. X-FM's paper says linear
     evaluation; its release trains a head of five layers on the mean patch taken twice, chosen on the test split: that is
@@ -99,9 +100,9 @@ class LinearProbe(Task):
         with evaluating(model) as device:
             mine = [on_host(self.predict(model.features(batch), batch)) for batch in share(loader, ranks, device)]
         outputs = joined(ranks.gather(mine))
-        check_counts(self, self.expect, {name: outputs["source"].count(name) for name in dict.fromkeys(outputs["source"])})
         bank, asked = self._rows(outputs)
         label = outputs["label"].numpy()
+        check_counts(self, self.expect, {"classes": len(np.unique(label[bank]))} | Counter(outputs["source"]))
         probes = {prefix: self._probe(outputs[kind].double().numpy(), label, bank, asked, ranks)
                   for prefix, kind in (("", "feature"), (PIXELS, "pixels")) if kind in outputs}
         return self.result(outputs | {"probes": probes, "bank": bank, "asked": asked})
