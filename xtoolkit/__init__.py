@@ -6,9 +6,9 @@ from xtoolkit.version import VERSION as __version__  # noqa: F401
 def load(path, *, config=None, tokenizer=None, device="auto", precision=None, trust_plugins=False):
     """A trained model with its tokenizer and image transform, ready to answer: docs/inference.md.
 
-    ``encode_image``, ``encode_text``, ``similarity``, ``match`` and ``ground`` compute what the recipe's evaluations
-    do. Nothing that the model was trained from is needed: no data, no ``init`` weights, no network, not the working
-    folder.
+    ``encode_image``, ``encode_text``, ``similarity``, ``match``, ``ground``, ``attend`` and what else the model was trained for
+    (``abilities``) compute what the recipe's evaluations do. Nothing that the model was trained from is needed: no data, no
+    ``init`` weights, no network, not the working folder.
 
     Args:
         path: a run's output folder (its best checkpoint counts where `train.keep_best` kept one, else its newest), a
@@ -30,8 +30,9 @@ def load(path, *, config=None, tokenizer=None, device="auto", precision=None, tr
             WeightsError); a recipe that cannot be read, plugins that are not trusted, or a tokenizer that is not there
             (ConfigError); weights of another recipe or with nan in them, each name listed (WeightsError).
     """
-    from xtoolkit.inference import loading  # only here: importing the package stays light
-    return loading.load(path, config, tokenizer, device, precision, trust_plugins)
+    from xtoolkit.cli import recipes  # only here: importing the package stays light
+    from xtoolkit.inference import loading
+    return loading.load(path, config, tokenizer, device, precision, trust_plugins, recipes.giving)
 
 
 def build(recipe, folder="."):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from xtoolkit.registry import ConfigError, nearest
@@ -33,6 +34,28 @@ def find(name: str) -> str:
         return str(ours)
     beside = [str(path) for path in Path(name).parent.glob("*.yaml")]
     raise ConfigError(f"{name}: no such recipe{nearest(name, {*beside, *names()})}")
+
+
+def giving(ability: str) -> list[str]:
+    """The recipes of these projects that evaluate a task with this ability: what they train has it."""
+    return [name for name, tasks in _evaluations().items() if any(ability in task.ABILITIES for task in tasks)]
+
+
+@cache
+def _evaluations() -> dict[str, list]:
+    """{recipe: the classes of the tasks that it evaluates}; what cannot be read is left out."""
+    from xtoolkit.recipe import config
+    from xtoolkit.registry import TASK_REGISTRY
+
+    known, found = TASK_REGISTRY.names(), {}
+    for name in names():
+        try:
+            blocks = config.load(str(folder() / name), library=str(folder())).data.get("evaluate") or {}
+        except ConfigError:
+            continue
+        types = [block.get("type") for block in blocks.values() if isinstance(block, dict)]
+        found[name] = [TASK_REGISTRY.get(kind) for kind in types if kind in known]
+    return found
 
 
 def read(name: str, overrides=(), missing_files: bool = True, purpose: str = "train", only=()):

@@ -28,8 +28,9 @@ TAKES = ("xtoolkit.load takes a run's output folder, a checkpoint folder in it, 
 
 
 def load(path, config=None, tokenizer=None, device: str = "auto",
-         precision: Literal["bf16", "fp32"] | None = None, trust_plugins: bool = False) -> Pretrained:
-    """See ``xtoolkit.load``."""
+         precision: Literal["bf16", "fp32"] | None = None, trust_plugins: bool = False,
+         giving=lambda ability: []) -> Pretrained:
+    """See ``xtoolkit.load``; ``giving``: see ``Pretrained``."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: {path!r} is neither a string nor a path; {TAKES}")
     place = _device(device)
@@ -48,7 +49,7 @@ def load(path, config=None, tokenizer=None, device: str = "auto",
     targets = tuple(f"encoders.{name}.*" for name, encoder in model.encoders.items() if not encoder.TRAINABLE)
     load_strictly(model, model.fit(state), origin, may_miss=targets,
                   mend="give the recipe that these weights were made with: xtoolkit.load(path, config='recipe.yaml')")
-    return Pretrained(model.to(place), words, folder)
+    return Pretrained(model.to(place), words, folder, giving)
 
 
 def _device(given) -> torch.device:

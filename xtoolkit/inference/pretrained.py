@@ -39,6 +39,7 @@ class Pretrained:
         model: with weights, on its device; of several parts that could answer, that which an evaluation names does.
         tokenizer: of its texts.
         folder: that it was loaded from, where its tasks' own files lie; None: the recipe's `train.output`.
+        giving: ``giving(ability)`` names the known recipes that train a model with that ability.
 
     Attributes:
         model: ``model.features(batch)`` reads any other feature.
@@ -47,12 +48,12 @@ class Pretrained:
         config: the resolved recipe, plain.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, folder: Path | None = None):
+    def __init__(self, model: Model, tokenizer: Tokenizer, folder: Path | None = None, giving=lambda ability: []):
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.recipe.config
         reads, sizes = _reading(model.recipe), model.sizes()
         self._texts = TextProcessor(tokenizer, reads["max_tokens"], reads["clean"])
         self.transform = ImageTransform(sizes["image_size"], reads["mean"], reads["std"]) if sizes else None
-        self._abilities: dict = {}
+        self._giving, self._abilities = giving, {}
         for task in _tasks(model, tokenizer, Path(model.recipe.train.output) if folder is None else folder):
             self._abilities = task.abilities() | self._abilities
 
@@ -87,7 +88,10 @@ class Pretrained:
     def _lacking(self, name: str) -> str:
         needed = {cls.__name__: cls.ABILITIES[name] for cls in map(TASK_REGISTRY.get, TASK_REGISTRY.names())
                   if name in cls.ABILITIES}
+        recipes = self._giving(name) if needed else []
+        known = ", ".join(recipes[:4]) + (f" and {len(recipes) - 4} more" if len(recipes) > 4 else "")
         why = "".join(f": {task} gives it, where a recipe has {what}" for task, what in needed.items())
+        why += f"; recipes that have: {known}" if known else ""
         return f"{why}; it has: {', '.join(self.abilities) or 'none'}" if why else nearest(name, self.abilities)
 
     # ---- what abilities read --------------------------------------------------------------------------------------------
