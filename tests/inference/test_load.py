@@ -458,11 +458,11 @@ def test_a_tokenizer_of_another_model_is_refused(made, tmp_path):
 @pytest.mark.parametrize("without, method, said", [
     (["losses.bbp=null", "evaluate.boxes=null", "streams.region=null"], "ground",
      "no `ground`: BoxAccuracy gives it, where a recipe has a loss that predicts boxes, `losses.bbp: {type: BBP, "
-     "feature: fusion@whole}`; it has: encode_image, encode_text, match, similarity, temperature"),
+     "feature: fusion@whole}`; it has: attend, encode_image, encode_text, match, similarity, temperature"),
     (["losses.itm=null", "evaluate.retrieval.match=null"], "match",
      "no `match`: Retrieval gives it, where a recipe has a loss that matches, `losses.itm: "),
     ([], "macth", "no `macth`; did you mean `match`?"),
-    ([], "caption", "no `caption`; choose from: encode_image, encode_text, ground, match, similarity, temperature"),
+    ([], "summary", "no `summary`; choose from: attend, encode_image, encode_text, ground, match, similarity, temperature"),
 ])
 def test_what_a_model_cannot_is_named_with_what_it_needs(made, without, method, said):
     loaded = Pretrained(Model(recipes.load(str(made.recipe), without)), xtoolkit.load(made.run).tokenizer)
@@ -474,7 +474,7 @@ def test_what_a_model_cannot_is_named_with_what_it_needs(made, without, method, 
 
 def test_a_model_that_nothing_evaluates_can_what_its_losses_say(made):
     loaded = Pretrained(Model(recipes.load(str(made.recipe), ["evaluate=null"])), xtoolkit.load(made.run).tokenizer)
-    assert loaded.abilities == ["encode_image", "encode_text", "ground", "match", "similarity", "temperature"]
+    assert loaded.abilities == ["attend", "encode_image", "encode_text", "ground", "match", "similarity", "temperature"]
     assert loaded.match(made.pictures[0], "a cat").shape == () and 0 < loaded.temperature < 1
 
 
@@ -491,7 +491,7 @@ def test_a_model_without_contrast_has_no_vectors_and_finds_boxes(made):
 def test_it_says_what_it_is_and_how_it_is_asked(loaded):
     said = repr(loaded)
     assert said.startswith("one: ") and "fp32 on cpu" in said and "fusion (CrossAttention)" in said and "itm (ITM)" in said
-    assert said.endswith("abilities: encode_image, encode_text, ground, match, similarity, temperature")
+    assert said.endswith("abilities: attend, encode_image, encode_text, ground, match, similarity, temperature")
     assert list(inspect.signature(loaded.match).parameters) == ["images", "texts", "batch_size", "logits"]
     assert "probability that each text belongs to its picture" in pydoc.render_doc(loaded.match)
     assert "upper left" in pydoc.render_doc(loaded.ground) and {"match", "ground", "tokenizer"} <= set(dir(loaded))
