@@ -49,7 +49,7 @@ class Plan:
     """The whole plan.
 
     ``parameters`` maps names to counts: total, transformer layers, the paper's count, a line a part. ``weights`` says where
-    those come from, a line each.
+    those come from, a line each; ``notes`` what was left out with the loss that it reads.
     """
 
     streams: list[StreamPlan]
@@ -58,6 +58,7 @@ class Plan:
     idle: list
     cuts: dict
     weights: list
+    notes: list
 
     def __str__(self) -> str:
         """The plan as a person reads it."""
@@ -82,6 +83,8 @@ class Plan:
             lines.append("not built, since nothing reads them: " + ", ".join(self.left_out))
         if self.idle:
             lines.append("streams without an active loss, left out: " + ", ".join(self.idle))
+        if self.notes:
+            lines.append("left out with the loss that they read: " + ", ".join(self.notes))
         lines.append("weights: " + "; ".join(self.weights))
         if not (p := self.parameters):
             return "\n".join([*lines, "parameters unknown"])
@@ -113,7 +116,7 @@ def make_plan(recipe: Recipe, length: int | None = None, checkpoint=None) -> Pla
     streams = [_stream(model, recipe, name, length, unknown) for name in recipe.streams]
     return Plan(streams, count_parameters(model) if model else {}, recipe.left_out, recipe.idle,
                 {f"{a} -> {b}": sorted(losses) for (a, b), losses in recipe.graph.cuts.items()},
-                [f"those of the checkpoint {checkpoint}"] if checkpoint else origins(recipe))
+                [f"those of the checkpoint {checkpoint}"] if checkpoint else origins(recipe), list(recipe.source.notes))
 
 
 def origins(recipe: Recipe) -> list[str]:

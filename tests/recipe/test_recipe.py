@@ -113,7 +113,7 @@ def test_base_on_a_bare_machine_says_what_is_missing_and_what_prepares_it(tmp_pa
     ("schedule: {every_step: [[text, piars]]}", "did you mean `pairs`?"),
     ("evaluate: {boxes: {loss: bpb}}", "unknown loss `bpb`; did you mean `bbp`?"),
     ("evaluate: {boxes: {every: 0}}", "`every` must be a whole number of steps above 0, not 0"),
-    ("losses: {bbp: null}", "unknown loss `bbp`"),
+    ("losses: {bbp: null}\nevaluate: {boxes: {loss: bbp}}", "unknown loss `bbp`"),
     ("train: {log_every: 0}", "mine.yaml:2: `log_every` of Train must be an integer of at least 1, not 0"),
     ("train: {max_bad: 2}", "`max_bad` of Train must be a number of at least 0 and at most 1, not 2"),
     ("losses: {mlm: {feature: text}}", "`feature` of MLM must read a masked view: write `text@mask_text`"),
@@ -235,3 +235,26 @@ def test_names_that_become_files_and_columns_are_words(tmp_path, name):
     for line, what in ((3, "a stream"), (5, "an evaluation"), (7, "a hook")):
         said = f"mine.yaml:{line + 1}: `{name}` cannot name {what}; take one word of letters, digits and _"
         assert said in found, found
+
+
+def test_evaluations_go_with_the_loss_that_they_read_or_do_without():
+    """Of tiny.yaml: `words` and `matching` must have theirs, retrieval can rank without; nothing else goes."""
+    whole = recipe.load(str(TINY), missing_files=False)
+    less = recipe.load(str(TINY), ["losses.imlm=null", "losses.itm=null"], missing_files=False)
+    assert {"words", "matching"} == whole.evaluate.keys() - less.evaluate.keys() - {"pointing"}
+    assert whole.evaluate["retrieval"]["match"] == "itm" and less.evaluate["retrieval"]["match"] is None
+    assert {"evaluate.words (loss imlm)", "evaluate.retrieval.match (loss itm)", "evaluate.matching (loss itm)"} <= set(
+        less.source.notes)
+    assert "left out with the loss that they read: evaluate.words (loss imlm), evaluate.retrieval" in str(make_plan(less))
+    again = recipe.load(str(TINY), ["losses.bbp=null", "losses.bbp={type: BBP, feature: fusion@whole}", "streams.region.losses.bbp=1"],
+                        missing_files=False)
+    assert "boxes" in again.evaluate and not again.source.notes
+
+
+def test_what_is_written_anew_about_a_loss_that_is_removed_is_a_mistake(tmp_path):
+    text = """\
+        losses: {imlm: null}
+        evaluate: {words: {loss: imlm}}
+    """
+    found = problems(tmp_path, text, base=TINY)
+    assert len(found) == 1 and found[0].startswith("mine.yaml:3: unknown loss `imlm`"), found

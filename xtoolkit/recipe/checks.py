@@ -64,10 +64,10 @@ class Checker:
         blocks = {key: self._settings(key, cls) for key, cls in kinds.items()}
         if self.trains:
             self._schedule(blocks["schedule"])
+            self._rates()
         by = blocks["train"] and blocks["train"].keep_best
         if by and (wrong := best_problem(by, given["evaluate"])):
             self.say(("train", "keep_best"), wrong)
-            self._rates()
         if self.missing_files:
             # A file with mistakes may not say what it reaches: then every encoder counts.
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
@@ -76,17 +76,17 @@ class Checker:
                 raise FilesMissing(self.found.problems)
         if self.found.problems:
             raise ConfigError(self.found.problems)
+        init = blocks["init"] if "init" in blocks and blocks["init"].path is not None else None
         if not self.trains:
             return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, {}, ScheduleBlock(),
-                          None, blocks["train"], init=blocks.get("init"))
+                          None, blocks["train"], init=init)
         if not streams:
             raise ConfigError(f"{self.where('streams')}: no stream has an active loss: there is nothing to train")
         schedule = _without_idle(blocks["schedule"], streams)
         if left := schedule_problems(schedule, list(streams), blocks["train"].steps):  # what idle streams leave behind
             raise ConfigError([f"{self.where('schedule', *path)}: {message}" for path, message in left])
-        init = blocks.get("init")
         return Recipe(self.config, graph, {k: v for k, v in needs.items() if k in trained}, task_needs, streams, schedule,
-                      blocks["optim"], blocks["train"], idle, init if init is not None and init.path is not None else None)
+                      blocks["optim"], blocks["train"], idle, init)
 
     def _names(self):
         """Names become files of the run's folder and columns of the log."""

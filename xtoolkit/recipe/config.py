@@ -16,11 +16,13 @@ class Config:
     Attributes:
         data: nested plain mappings, lists and scalars.
         places: {path of keys: ``file:line``}.
-        notes: what inheritance removed on its own, one line each, for the plan.
+        removed: [(loss, evaluation, its places)]: what was inherited where a loss was removed, which it may read.
+        notes: what was removed with what it reads, one line each, for the plan.
     """
 
     data: dict
     places: dict = field(default_factory=dict)
+    removed: list = field(default_factory=list)
     notes: list = field(default_factory=list)
 
     def where(self, *path) -> str:
@@ -131,7 +133,7 @@ def _merge(base: Config, over: Config, path=()) -> None:
     if not path:
         _drop_names(base, over)
         _write_out(base, over)
-        base.notes += over.notes
+        base.removed += over.removed
         base.places[()] = over.places.get((), base.places.get((), "configuration"))
     target, source = _at(base.data, path), _at(over.data, path)
     for key, value in source.items():
@@ -192,6 +194,8 @@ def _drop_names(base: Config, over: Config) -> None:
             if isinstance(names, list) and loss in names:
                 names.remove(loss)
         _mapping(_mapping(base.data.get("optim")).get("lr_mult")).pop(loss, None)
+        for name, block in _mapping(base.data.get("evaluate")).items():
+            base.removed.append((loss, name, {key: base.where("evaluate", name, key) for key in _mapping(block)}))
 
 
 def _mapping(value) -> dict:

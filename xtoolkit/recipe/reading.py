@@ -9,7 +9,7 @@ from xtoolkit.recipe.checks import Checker
 from xtoolkit.recipe.config import Config
 from xtoolkit.recipe.plugins import import_components, import_plugins
 from xtoolkit.recipe.recipe import Purpose, Recipe
-from xtoolkit.registry import DATASET_REGISTRY, ConfigError, fits, nearest
+from xtoolkit.registry import DATASET_REGISTRY, TASK_REGISTRY, ConfigError, fits, schema, nearest
 
 
 def load(path: str, overrides=(), missing_files: bool = True, purpose: Purpose = "train",
@@ -53,9 +53,31 @@ def checked(source: Config, folder: str, missing_files: bool = True, purpose: Pu
     import_components()
     entries = named_plugins(source)
     plugins, lacking = import_plugins(entries, source.where("plugins"), folder, copies, kept)
+    leave_out(source)
     recipe = Checker(source, missing_files, purpose, lacking).recipe()
     recipe.plugins = plugins
     return recipe
+
+
+def leave_out(source: Config) -> None:
+    """Takes evaluations of a loss that was removed out of a configuration that inherited them; or, where the task can do without,
+    the key that names it. What a file that removes a loss, or a later one, writes itself stays, and is a mistake."""
+    evaluations = _mapping(source.data.get("evaluate"))
+    for loss, name, places in source.removed:
+        block = _mapping(evaluations.get(name))
+        kind = block.get("type")
+        if loss in _mapping(source.data.get("losses")) or not isinstance(kind, str) or kind not in TASK_REGISTRY:
+            continue
+        cls = TASK_REGISTRY.get(kind)
+        for key, one in schema(cls).items():
+            inherited = places[key] == source.where("evaluate", name, key) if key in block and key in places else key not in block
+            if key in cls.HEADS and inherited and block.get(key, one.default) == loss and name in evaluations:
+                without = fits(None, one.type)
+                if without:
+                    block[key] = None
+                else:
+                    del evaluations[name]
+                source.notes.append(f"evaluate.{name}" + (f".{key}" if without else "") + f" (loss {loss})")
 
 
 def named_plugins(source: Config) -> list[str]:
