@@ -12,6 +12,8 @@ from xtoolkit import recipe as recipes
 from xtoolkit.batch import Batch, TextField
 from xtoolkit.metrics.captions import bleu, cider_d, rouge_l, words
 from xtoolkit.model import Model
+from xtoolkit.plan import make_plan
+from xtoolkit.registry import ConfigError
 from xtoolkit.tasks import CaptionScores
 from xtoolkit.tasks.beams import Beams
 
@@ -158,3 +160,23 @@ def test_what_it_reaches_is_declared_and_wrong_data_and_keys_are_told(model):
         task().evaluate(model, pairs.batches(masked=False))
     with pytest.raises(ValueError, match="max_length: must be at least 5"):
         CaptionScores(min_length=5, max_length=4)
+
+
+@pytest.mark.parametrize("name, size", [("captioning", 384), ("tiny/captioning", 96)])
+def test_the_recipes_plan_one_pass_an_encoder_from_left_to_right(name, size):
+    recipe = recipes.load(str(pairs.RECIPE.parent / f"finetune/{name}.yaml"), missing_files=False)
+    plan = make_plan(recipe)
+    stream, = plan.streams
+    assert [(p.name, p.graph, p.runs) for p in stream.passes] == [
+        ("vision", True, 1), ("text@left_to_right", True, 1), ("fusion@left_to_right", True, 1)] and stream.unknown is None
+    assert recipe.init.parts == "shared" and recipe.config["encoders"]["vision"]["image_size"] == size
+    assert recipe.evaluate["test"]["every"] is None and recipe.evaluate["val"]["every"]
+
+
+def test_a_run_on_data_without_the_block_is_told_before_it_starts():
+    path = str(pairs.RECIPE.parent / "finetune/tiny/captioning.yaml")
+    with pytest.raises(ConfigError, match=r"read `@left_to_right` of this stream, which needs `left_to_right: "
+                                          r"\{prob: 0.6, max: 18, prompt: a picture of\}`"):
+        recipes.load(path, ["streams.train.data.left_to_right=null"], missing_files=False)
+    with pytest.raises(ConfigError, match="write `fusion@left_to_right`"):
+        recipes.load(path, ["losses.imlm.feature=fusion"], missing_files=False)
