@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xtoolkit.batch import TextField
-from xtoolkit.features import Encoded, Features
+from xtoolkit.features import Encoded, Features, full_precision
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.masked_tokens import masked_hidden
@@ -68,8 +68,9 @@ class SummaryLoss(Loss):
         parts = [one.pooled if isinstance(one, Encoded) else one for one in encoded]
         if self.deep:
             parts.append(encoded[0].tokens[:, 1:].mean(1))
-        out = self.head(self.dropout(torch.cat(parts, 1)))
-        return out.to(torch.promote_types(out.dtype, torch.float32))
+        read = torch.cat(parts, 1)
+        with full_precision(read):  # in bf16 many rows would get equal scores
+            return self.head(self.dropout(read.to(torch.promote_types(read.dtype, torch.float32))))
 
     def outputs(self, f: Features) -> Tensor:
         """(B, outputs) of a batch as it is."""
