@@ -175,9 +175,10 @@ class Release:
         return x
 
     def attend(self, name, x, source, mask, hidden):
-        """Post-norm attention of x to a source whose masked tokens get the score ``hidden`` on top of their own."""
+        """Post-norm attention of x to a source whose masked tokens, (B, n) or for each token of x (B, L, n), get the score ``hidden``
+        on top of their own."""
         q, k, v = (self.linear(f"{name}.self.{part}", t) for part, t in (("query", x), ("key", source), ("value", source)))
-        extra = torch.where(mask, 0.0, hidden).to(x.dtype)[:, None]
+        extra = torch.where(mask if mask.dim() == 3 else mask[:, None], 0.0, hidden).to(x.dtype)
         parts = []
         for a, b, c in zip(*(t.chunk(self.text_heads, -1) for t in (q, k, v))):
             parts.append(softmax(a / math.sqrt(a.shape[-1]) @ b.transpose(1, 2) + extra) @ c)

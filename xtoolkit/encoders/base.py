@@ -21,6 +21,8 @@ class Encoder(nn.Module):
     Attributes:
         width: channels of the output.
         patch_size, image_size: pixels a side of a patch and of a picture, where it reads pictures: data is made to them.
+        embeddings: a module from token ids (B, L) to what its first layer reads, with ``word_embeddings`` (V, width): a decoder
+            may start as a copy of it. None: it has none.
         vocab_size, pad_id: of the token ids that it reads, where it does: a tokenizer is held against them.
         POOLS: name of a field that it reads whole where another describes parts of it (``"image"``, of which ``$region``
             does): rows for the parts are then pooled from its output. None: it cannot serve on such streams.
@@ -35,6 +37,7 @@ class Encoder(nn.Module):
     image_size: int | None = None
     vocab_size: int | None = None
     pad_id: int | None = None
+    embeddings: nn.Module | None = None
     POOLS: str | None = None
     TRAINABLE = True
     REFERS: tuple = ()

@@ -3,6 +3,8 @@
 Shape letters: B rows, S source rows, L text tokens, n image tokens, D width, h heads.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,6 +71,30 @@ class CrossAttention(Encoder):
         for layer in self.layer if self.aligned else ():
             heads = layer.crossattention.self
             heads.key.weight.data.copy_(heads.query.weight.data)
+
+    def decoder(self, layers: int | None = None, spread: bool = False) -> "CrossAttention":
+        """A copy that attends to this encoder's own output in the place of a picture: patches have a place there, tokens none.
+
+        Args:
+            layers: how many of its layers; None: all.
+            spread: evenly spaced ones, from the first on; False: the first ones.
+
+        Raises:
+            ValueError: not as many layers, or its output is not as wide as the pictures that its keys are made of.
+        """
+        own = len(self.layer)
+        layers = layers or own
+        if layers > own or spread and own % layers:
+            raise ValueError(f"a decoder of {layers} layers cannot be copied from CrossAttention's {own}"
+                             + (f": evenly spaced ones of {own} are {own} divided by a whole number" if layers < own else ""))
+        if (read := self.layer[0].crossattention.self.key.in_features) != self.width:
+            raise ValueError(f"a decoder cannot be copied from CrossAttention of width {self.width}: its keys are made of "
+                             f"pictures of width {read}, and would have to be made of its own output")
+        twin, step = copy.deepcopy(self), own // layers if spread else 1
+        twin.layer = nn.ModuleList(twin.layer[number * step] for number in range(layers))
+        for layer in twin.layer:
+            layer.crossattention.self.positions = 0.0
+        return twin
 
     def forward(self, *, view: str | None, text: Encoded, image: Encoded) -> Encoded:
         """Returns (B, L, D) with the text's mask and attention.

@@ -67,6 +67,11 @@ class RoBERTa(Encoder):
         self.roberta = RobertaModel(config, add_pooling_layer=False)
         self.lm_head = None
 
+    @property
+    def embeddings(self) -> nn.Module:
+        """Words, their places in the text, LayerNorm."""
+        return self.roberta.embeddings
+
     def build_head(self, name: str) -> None:
         """Builds ``lm_logits``. Raises ValueError for any other name."""
         if name not in self.HEADS:
