@@ -42,24 +42,30 @@ class AnswerField(Field):
         text: the A answers.
         row: (A,) int64, whose answer it is, ascending.
         weight: (A,) float32.
+        label: (A,) int64, the number of each among the candidates that the data name, -1: it is none. None: they name none.
+        candidates: how many those are.
     """
 
     count: Tensor
     text: TextField
     row: Tensor
     weight: Tensor
+    label: Tensor | None = None
+    candidates: int | None = None
 
     @classmethod
     def example(cls, rows: int, block: dict) -> "AnswerField":
         """An answer a row, as long as the data block's ``answer_tokens`` lets it be."""
         ids = torch.zeros(rows, block["answer_tokens"], dtype=torch.long)
         index = torch.zeros(rows, dtype=torch.long)
-        return cls(index, TextField(ids, torch.ones_like(ids, dtype=torch.bool), index), index, torch.zeros(rows))
+        label = index if block.get("candidates") is not None else None
+        return cls(index, TextField(ids, torch.ones_like(ids, dtype=torch.bool), index), index, torch.zeros(rows), label)
 
     def select(self, rows: Tensor) -> "AnswerField":
         """The answers of the rows (K,) int64, repeats allowed; how many those are, the device is asked."""
         row, chosen = (self.row == rows[:, None]).nonzero(as_tuple=True)
-        return type(self)(self.count[rows], self.text.select(chosen), row, self.weight[chosen])
+        label = None if self.label is None else self.label[chosen]
+        return type(self)(self.count[rows], self.text.select(chosen), row, self.weight[chosen], label, self.candidates)
 
     @classmethod
     def cat(cls, several: "list[AnswerField]") -> "AnswerField":

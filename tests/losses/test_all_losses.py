@@ -23,8 +23,16 @@ def test_the_six_are_registered():
     assert set(OURS) >= {"MLM", "IMLM", "ITC", "ITM", "BBP", "MIM"}
 
 
+@pytest.fixture(scope="module")
+def encoders():
+    """Those of a small X-FM, the fusion encoder as deep as docstrings say: for losses that copy one."""
+    found = Tiny().encoders
+    found["fusion"].layer.extend(layer for _ in range(2) for layer in found["fusion"].decoder().layer)
+    return found
+
+
 @pytest.mark.parametrize("name", OURS)
-def test_the_docstring_names_its_source_and_its_yaml_builds_it(name):
+def test_the_docstring_names_its_source_and_its_yaml_builds_it(name, encoders):
     cls = LOSS_REGISTRY.get(name)
     lines = re.findall(r"^YAML: (\{.*\})$", inspect.getdoc(cls), re.M)
     assert lines and "Source:" in cls.__doc__ and issubclass(cls, Loss)
@@ -33,7 +41,8 @@ def test_the_docstring_names_its_source_and_its_yaml_builds_it(name):
         assert block["type"] == name
         needs = cls.needs(block)
         assert needs and all(isinstance(n, Need) for n in needs)
-        LOSS_REGISTRY.build(block, "docstring", widths={n.ref: 16 for n in needs}, vocab_size_of=30, patch_size_of=4)
+        LOSS_REGISTRY.build(block, "docstring", widths={n.ref: 16 for n in needs}, vocab_size_of=30, patch_size_of=4,
+                            modules=encoders)
 
 
 @pytest.fixture(scope="module")

@@ -45,10 +45,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of one question, any number of them, and the weight of each."""
+    """The answers of one question, any number of them, the weight of each, and its number among so many candidates (None: there
+    are none; -1: it is none of them)."""
 
     texts: list[Text]
     weights: list[float]
+    labels: list[int] | None = None
+    candidates: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,10 @@ def _answers(several: list[Answers]) -> AnswerField:
     texts, counts = [text for one in several for text in one.texts], torch.tensor([len(one.texts) for one in several])
     none = TextField(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, dtype=torch.long))
     weights = torch.tensor([weight for one in several for weight in one.weights], dtype=torch.float32)
-    return AnswerField(counts, _texts(texts) if texts else none, torch.arange(len(several)).repeat_interleave(counts), weights)
+    named = several[0].labels is not None
+    labels = torch.tensor([label for one in several for label in one.labels], dtype=torch.int64) if named else None
+    return AnswerField(counts, _texts(texts) if texts else none, torch.arange(len(several)).repeat_interleave(counts), weights,
+                       labels, several[0].candidates)
 
 
 def _pictures(shown: list[Image]) -> ImageField:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xtoolkit.batch import Batch, ImageField, TextField, stable_key
 from xtoolkit.data import items
+from xtoolkit.data.candidates import Candidates, candidate_paths, missing_candidates
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.classes import Classes
 from xtoolkit.data.control import OtherPictures
@@ -143,13 +144,17 @@ class LabelledTwoImages(LabelledPairs):
 class Questions(Recorded):
     """A picture, a question and its answers, each with a weight: VQA. Not training: without answers too.
 
-    YAML: {type: Questions, path: data/vqa/train.jsonl, images: coco}
+    YAML: {type: Questions, path: data/vqa/train.jsonl, images: coco, candidates: data/vqa/answers.txt}
+
+    Not training, a batch also has ``candidates``, for each row the tuple of all of them, where there are any.
 
     Args:
         path: .jsonl, {"image", "question", "question_id", "answers": [{"text", "weight"}]} a line, or X-VLM's `answer` and
             `weight`; or tars whose json has these, but for `image`.
         max_tokens: longest question, its two specials counted; what is longer is cut.
         answer_tokens: longest answer, likewise.
+        candidates: the answers that a model chooses from or ranks: a list, or a file of one a line. Of each answer of a record
+            its number among them is told, as it is or as VQA v2's evaluation normalises it.
         clean: the questions as captions are; answers stay as they are.
         augment: {crop_scale, flip, randaugment}, see Augment; not mirrored where question or answer says left or right.
         shuffle_pictures: as LabelledPairs has it.
@@ -160,22 +165,36 @@ class Questions(Recorded):
 
     def __init__(self, tokenizer, image_size, patch_size, train: bool = True, path: Path | None = None,
                  sources: Sources | None = None, images: str | None = None, shards: ShardBlock | None = None,
-                 max_tokens: Length = 30, answer_tokens: Length = 10, clean: bool = True,
-                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, shuffle_pictures: bool = False):
+                 max_tokens: Length = 30, answer_tokens: Length = 10, candidates: list[str] | str | None = None,
+                 clean: bool = True, augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD,
+                 shuffle_pictures: bool = False):
         super().__init__(path, sources, shards, train, images)
         self._others = OtherPictures(self._shards) if shuffle_pictures else None
         self.images = _pictures(image_size, patch_size, mean, std, augment, train)
+        self._candidates = None if candidates is None else Candidates(candidates)
         self._text, self._answer = TextProcessor(tokenizer, max_tokens, clean), TextProcessor(tokenizer, answer_tokens)
+
+    @classmethod
+    def paths(cls, block: dict) -> list[tuple[str, str]]:
+        return super().paths(block) + candidate_paths(block)
+
+    @classmethod
+    def missing(cls, block: dict) -> list[tuple[str, str]]:
+        return super().missing(block | {"candidates": None}) + missing_candidates(block)
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
         record = Record(self._shards[source], sample)
         asked, answers = record.text("question", "text"), record.answers()
         if self.train and not answers:
             raise record.bad("no answer", "it has no `answers` and no `answer`")
-        said = items.Answers([self._answer(text, rng, record.bad) for text, _ in answers], [weight for _, weight in answers])
+        named = self._candidates
+        numbers = () if named is None else ([named.number(text) for text, _ in answers], len(named.answers))
+        texts = [self._answer(text, rng, record.bad) for text, _ in answers]
+        said = items.Answers(texts, [weight for _, weight in answers], *numbers)
         shown = self._others(source, sample) if self._others else record
         image = self._image(shown, *shown.picture(), rng, [asked, *(text for text, _ in answers)])
-        return self._item(source, record, image, [self._text(asked, rng, record.bad)], answers=said)
+        told = {} if self.train or named is None else {"candidates": named.answers}
+        return self._item(source, record, image, [self._text(asked, rng, record.bad)], answers=said, **told)
 
 
 @DATASET_REGISTRY.register
