@@ -11,6 +11,7 @@ from xtoolkit.tasks.matching import Matching
 from xtoolkit.tasks.neighbours import NearestNeighbours
 from xtoolkit.tasks.pointing import PointingGame
 from xtoolkit.tasks.retrieval import Retrieval
+from xtoolkit.tasks.vqa import VQAAccuracy
 
 __all__ = ["Accuracy", "BoxAccuracy", "CaptionScores", "Correlation", "LinearProbe", "MaskedWords", "Matching",
-           "NearestNeighbours", "PointingGame", "Retrieval", "Task"]
+           "NearestNeighbours", "PointingGame", "Retrieval", "Task", "VQAAccuracy"]
