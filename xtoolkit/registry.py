@@ -247,6 +247,6 @@ def not_numbers(value, where, path: tuple = ()) -> list[str]:
 
 ENCODER_REGISTRY = Registry("ENCODER", beside=("inputs",))
 LOSS_REGISTRY = Registry("LOSS")
-TASK_REGISTRY = Registry("TASK", beside=("data", "every", "batch_size"))
+TASK_REGISTRY = Registry("TASK", beside=("data", "every", "batch_size", "limit"))
 DATASET_REGISTRY = Registry("DATASET")
 HOOK_REGISTRY = Registry("HOOK")

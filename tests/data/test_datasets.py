@@ -162,6 +162,23 @@ def test_evaluation_takes_everything_once_in_order(tokenizer, pair_shards, regio
     assert sum(b.size for b in EvalLoader(texts, 8)) == len(texts) == 50
 
 
+def test_a_limit_takes_the_first_of_each_source_as_they_are_without_it(tokenizer, pair_shards):
+    block = {"type": "Pairs", "sources": {name: {"path": pair_shards} for name in ("a", "b")}, "mask": {"prob": 0.5, "max": 3}}
+    data = build(block, tokenizer=tokenizer, **SIZES, views=VIEWS & {"mask_text"}, train=False)
+
+    def read(limit):
+        loader = EvalLoader(data, 4, limit=limit)
+        rows = []
+        for batch in loader:
+            at = batch.text.masked_pos // batch.text.ids.shape[1]
+            rows += [(batch.image.image_id[i], batch.text.ids[row][batch.text.mask[row]].tolist(), batch.text.labels[at == row].tolist())
+                     for row, i in enumerate(batch["image_index"].tolist())]
+        return rows, len(loader)
+
+    (whole, _), (first, batches), (more, _) = read(None), read(3), read(99)
+    assert batches == 2 and first == whole[:6] + whole[42:48] and len(whole) == 84 and more == whole
+
+
 def test_evaluation_draws_the_masks_that_its_task_reads_the_same_for_each_sample_every_time(tokenizer, pair_shards):
     block = {"type": "Pairs", "path": pair_shards, "mask": {"prob": 0.5, "max": 3}, "image_mask": {"patches": 5}}
     data = build(block, tokenizer=tokenizer, **SIZES, views=VIEWS, train=False)

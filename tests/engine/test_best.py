@@ -14,6 +14,7 @@ from xtoolkit import recipe as recipes
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.hooks import default_hooks
 from xtoolkit.engine.initial import read_model_weights
+from xtoolkit.engine.records import told
 from xtoolkit.engine.trainer import Trainer
 from xtoolkit.inference.loading import _find
 from xtoolkit.recipe.folder import best, checkpoints, chosen, evaluated, is_complete, latest
@@ -133,6 +134,12 @@ evaluate:
 optim: {lr: 1e-2}
 train: {steps: 2, output: outputs/none, workers: 0, device: cpu, keep_best: BY}
 """
+
+
+def test_a_limit_is_said_with_the_figures():
+    assert told({"limit": 1000}) == "the first 1,000 samples of each source only" and told({}) == ""
+    assert told({"limit": 9, "selected": {"by": "val.r", "value": 0.123456, "step": 1200, "times": 3}}) == \
+        "the first 9 samples of each source only; of step 1,200, the best by val.r (0.1235); run 3 times"
 
 
 @pytest.mark.parametrize("by, said", [

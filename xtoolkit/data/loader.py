@@ -3,6 +3,7 @@
 import atexit
 import functools
 import itertools
+import os
 import signal
 import time
 from bisect import bisect_right
@@ -19,6 +20,7 @@ from xtoolkit.data.order import Slot, sample_rng
 from xtoolkit.registry import ConfigError
 from xtoolkit.data.counts import SampleCounts
 
+BAR_AFTER = 3  # seconds of a pass, before it says how far it is
 RESERVES = 50  # samples tried in the place of a bad one before the stream is given up
 
 
@@ -207,20 +209,24 @@ class Loader:
 
 
 class _Pass(Dataset):
-    """Batch number -> _Result, in the order of the files."""
+    """Batch number -> _Result, in the order of the files: all samples, or the first ``limit`` of each source."""
 
-    def __init__(self, dataset: StreamDataset, batch_size: int):
-        self._dataset, self._batch_size, self._ends = dataset, batch_size, list(itertools.accumulate(dataset.sizes))
+    def __init__(self, dataset: StreamDataset, batch_size: int, limit: int | None = None):
+        self._dataset, self._batch_size, sizes = dataset, batch_size, list(dataset.sizes)
+        self._starts = [0, *itertools.accumulate(sizes)]
+        self._ends = list(itertools.accumulate(size if limit is None else min(limit, size) for size in sizes))
 
     def __len__(self) -> int:
-        return -(-len(self._dataset) // self._batch_size)
+        return -(-self._ends[-1] // self._batch_size)
 
     def __getitem__(self, number: int) -> _Result:
         made, loaded, first = _Result(), [], number * self._batch_size
-        for sample in range(first, min(first + self._batch_size, len(self._dataset))):
+        for sample in range(first, min(first + self._batch_size, self._ends[-1])):
             source = bisect_right(self._ends, sample)
             place = sample - (self._ends[source - 1] if source else 0)
-            loaded += made.load(self._dataset, source, place, 1, sample_rng(0, "evaluation", 0, sample))
+            # What is drawn for a sample does not depend on the limit.
+            drawn = sample_rng(0, "evaluation", 0, self._starts[source] + place)
+            loaded += made.load(self._dataset, source, place, 1, drawn)
         made.batch = self._dataset.collate(loaded) if loaded else None
         return made
 
@@ -238,11 +244,13 @@ class EvalLoader:
         max_bad: share of bad samples above which it raises.
         pin: pin the memory of batches.
         shared: several processes read a part each: nobody is stopped in the middle, and all call ``judge`` after the pass.
+        limit: only the first so many samples of each source; None: all.
     """
 
     def __init__(self, dataset: StreamDataset, batch_size: int, workers: int = 0, name: str = "evaluation",
-                 max_bad: float = 0.01, pin: bool = False, shared: bool = False):
-        self._made, self._workers, self._pin, self._shared = _Pass(dataset, batch_size), workers, pin, shared
+                 max_bad: float = 0.01, pin: bool = False, shared: bool = False, limit: int | None = None):
+        self._made, self._workers, self._pin, self._shared = _Pass(dataset, batch_size, limit), workers, pin, shared
+        self._name = name
         self._fresh = functools.partial(SampleCounts, name, dataset, max_bad)
         self._tally = self._fresh()
 
@@ -253,14 +261,18 @@ class EvalLoader:
         return self.batches(range(len(self)))
 
     def batches(self, numbers: range):
-        """Yields those batches of the pass, in order, those without a usable sample left out."""
+        """Yields those batches of the pass, in order, those without a usable sample left out. Where that takes longer than a few
+        seconds, the first process shows on a terminal how far it is."""
+        from tqdm import tqdm  # only here: a recipe with mistakes is answered without it
+
         self._tally = self._fresh()
         if self._workers:
             made = iter(_data_loader(self._made, numbers, self._workers, self._pin))
         else:
             made = map(self._made.__getitem__, numbers)
         try:
-            for one in made:
+            for one in tqdm(made, self._name, len(numbers), leave=False, delay=BAR_AFTER, unit=" batches",
+                            disable=None if os.environ.get("RANK", "0") == "0" else True):
                 if self._tally.add(one.read, one.bad) and not self._shared:
                     self._tally.judge()
                 if one.batch is not None:

@@ -55,11 +55,13 @@ def write_results(output, results: dict) -> None:
 
 
 def told(record: dict) -> str:
-    """Of what an evaluation is, where that is not plain: the checkpoint, and how often it was run; else empty."""
-    kept = record.get("selected")
-    often = {1: "once", 2: "twice"}
-    return "" if not kept else (f"of step {kept['step']:,}, the best by {kept['by']} ({kept['value']:.4g}); run "
-                                f"{often.get(kept['times']) or str(kept['times']) + ' times'}")
+    """Of what an evaluation is, where that is not plain: a part of the data; which checkpoint, and how often; else empty."""
+    kept, limit, often = record.get("selected"), record.get("limit"), {1: "once", 2: "twice"}
+    said = [f"the first {limit:,} samples of each source only"] if limit else []
+    if kept:
+        said += [f"of step {kept['step']:,}, the best by {kept['by']} ({kept['value']:.4g})",
+                 f"run {often.get(kept['times']) or str(kept['times']) + ' times'}"]
+    return "; ".join(said)
 
 
 def read_lines(path) -> list[dict]:

@@ -126,9 +126,10 @@ class Run:
         from xtoolkit.data.loader import EvalLoader
 
         train = self.recipe.train
-        size = self.recipe.evaluate[name].get("batch_size") or EVAL_BATCH
+        block = self.recipe.evaluate[name]
+        size = block.get("batch_size") or EVAL_BATCH
         return EvalLoader(self._dataset("evaluate", name), size, train.workers, name, train.max_bad,
-                          self.device.type == "cuda", shared=distributed.world() > 1)
+                          self.device.type == "cuda", shared=distributed.world() > 1, limit=block.get("limit"))
 
     def _loader(self, stream, workers, parts, ranks=None):
         from xtoolkit.data.loader import Loader
@@ -258,6 +259,7 @@ class Run:
                 others there are none.
         """
         task, data, loader = self.tasks[name], self._dataset("evaluate", name), self.eval_loader(name)
+        limit = self.recipe.evaluate[name].get("limit")
 
         def evaluate(step):
             of, ranks, drawn = f"evaluation `{name}`: {type(task).__name__}", distributed.Ranks(), []
@@ -268,7 +270,7 @@ class Run:
             if step is not None and step == last:
                 made = figures.good(task.figures(result["examples"]), f"{of}.figures")
                 drawn = figures.with_pictures(made, data, share(loader, ranks, "cpu"), ranks)
-            return figures.record(task, result, drawn, of)
+            return figures.record(task, result, drawn, of) | ({"limit": limit} if limit else {})
 
         return evaluate
 

@@ -172,7 +172,7 @@ class Checker:
             cls = self.found.block_class(TASK_REGISTRY, block, *at)
             if not isinstance(block, dict):
                 continue
-            for key, what in (("every", " of steps"), ("batch_size", " of pictures")):
+            for key, what in (("every", " of steps"), ("batch_size", " of pictures"), ("limit", " of samples")):
                 value = block.get(key)
                 if value is not None and (not fits(value, int) or value < 1):
                     self.say(at + (key,), f"`{key}` must be a whole number{what} above 0, not {value!r}")

@@ -24,6 +24,7 @@ class Evaluation:
         figures: see ``report.figures``.
         files: names of those beside, in ``evaluations/<name>/``.
         selected: of which checkpoint it is, see ``records.write_evaluation``.
+        limit: samples of each source that were read, from the first on; None: all.
     """
 
     step: int
@@ -35,6 +36,7 @@ class Evaluation:
     figures: list
     files: list = field(default_factory=list)
     selected: dict | None = None
+    limit: int | None = None
 
     def of_headline(self, metric: str) -> list[str]:
         """The metrics that a headline names: ``metric``, then ``<part>.<metric>`` of parts of what was evaluated."""

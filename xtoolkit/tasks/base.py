@@ -28,7 +28,8 @@ class Task:
     """An evaluation: predicts batch by batch, then scores what it has gathered.
 
     A subclass takes its YAML keys in ``__init__`` and keeps them; keys that name encoders and losses stay strings there.
-    The keys `type`, `data`, `every` and `batch_size` (pictures a batch) of an `evaluate:` block are the toolkit's own.
+    The keys `type`, `data`, `every`, `batch_size` (pictures a batch) and `limit` (the first so many samples of each source alone,
+    to try an evaluation) of an `evaluate:` block are the toolkit's own.
 
     Attributes:
         GIVEN: what the toolkit gives to a constructor that asks for it by name. ``tokenizer``: of the run's texts, has
