@@ -185,3 +185,17 @@ def test_only_pictures_that_an_encoder_reads_itself_are_mixed():
     made = Tiny(losses={"wrong": {"type": "Classification", "features": "fusion", "classes": 4, "mixup": 0.8}})
     with pytest.raises(ConfigError, match="`fusion` reads text, image, of which 0 are pictures"):
         made.run(batch(), "wrong")
+
+
+def test_frozen_features_give_the_same_loss_and_only_the_head_learns():
+    block = {"type": "Classification", "features": "vision", "classes": 4, "head": "release5", "smoothing": 0.1}
+    made = Tiny(losses={"probe": block | {"frozen": True}, "free": block})
+    made.losses["free"].load_state_dict(made.losses["probe"].state_dict())
+    (one, _), (other, _) = made.run(batch(), "probe"), made.run(batch(), "free")
+    assert one["probe"].item() == pytest.approx(other["free"].item(), rel=1e-6)
+    moved = lambda value: {n for n, p in made.parameters().items() if (g := torch.autograd.grad(
+        value, p, retain_graph=True, allow_unused=True)[0]) is not None and g.abs().max() > 0}
+    assert moved(one["probe"]) == {n for n in made.parameters() if n.startswith("losses.probe.")}
+    assert any(n.startswith("encoders.vision.") for n in moved(other["free"]))
+    with pytest.raises(ConfigError, match="`frozen`: pictures that are mixed are encoded anew"):
+        Tiny(losses={"probe": block | {"frozen": True, "mixup": 0.8}})

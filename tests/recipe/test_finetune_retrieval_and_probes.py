@@ -60,3 +60,10 @@ def test_retrieval_reads_karpathy_s_whole_splits():
         assert [tuple(block["expect"].values()) for block in blocks] == [val, test, test]
         assert {block["k"] for block in blocks} == {256}
         assert load(f"retrieval_{name}").config["losses"]["itc"]["targets"] == "shared"
+
+
+def test_the_released_probe_trains_its_head_alone():
+    found = load("probe_release5")
+    stream, = make_plan(found).streams
+    assert [(p.name, p.graph) for p in stream.passes] == [("vision", False)] and found.train.keep_best == "best_on_test.accuracy"
+    assert found.train.steps == 100 * (1281167 // 2048 + 1) and stream.head_gflops > 0.04  # 48.8 M weights

@@ -26,6 +26,7 @@ class Classification(SummaryLoss):
     Labels are ``$label``. Logs ``accuracy``, where nothing is mixed.
 
     YAML: {type: Classification, features: [fusion, fusion_second], classes: 2, head: mlp}
+    YAML: {type: Classification, features: vision, classes: 1000, head: release5, smoothing: 0.1, frozen: true}
 
     Args:
         features: one reference, or a list: their summaries are concatenated.
@@ -38,6 +39,7 @@ class Classification(SummaryLoss):
         cutmix: alpha of CutMix, timm's `cutmix_alpha`; 0: none.
         mix_prob: that a batch is mixed, timm's `prob`.
         switch_prob: that it is CutMix and not mixup where both are on.
+        frozen: the features are read without gradient: the head alone learns, and encoders that nothing else trains stay.
 
     Source: X-FM, appendix C: "a new multi-class linear classifier" for GLUE, concatenated [CLS] of two fusion passes for NLVR2.
     The release's heads for both are `mlp`. Its ImageNet head is `release5`, on the mean of the patches twice, since its
@@ -47,9 +49,11 @@ class Classification(SummaryLoss):
 
     def __init__(self, features: References, classes: Annotated[int, Range(2)],
                  head: Literal["linear", "mlp", "release5"] = "linear", dropout: Dropout = 0.0, smoothing: Dropout = 0.0,
-                 mixup: NotNegative = 0.0, cutmix: NotNegative = 0.0, mix_prob: Share = 1.0, switch_prob: Share = 0.5, *,
-                 widths: dict):
+                 mixup: NotNegative = 0.0, cutmix: NotNegative = 0.0, mix_prob: Share = 1.0, switch_prob: Share = 0.5,
+                 frozen: bool = False, *, widths: dict):
         super().__init__(features, classes, head, dropout, widths)
+        if frozen and (mixup or cutmix):
+            raise ConfigError("`frozen`: pictures that are mixed are encoded anew, with a gradient; leave `mixup` and `cutmix` out")
         self.classes, self.smoothing = classes, smoothing
         self.mixing = (mixup, cutmix, mix_prob, switch_prob) if mixup or cutmix else None
         if self.mixing and len(self.features) > 1:
@@ -58,7 +62,7 @@ class Classification(SummaryLoss):
     @classmethod
     def needs(cls, block: dict) -> list[Need]:
         mixes = block.get("mixup") or block.get("cutmix")
-        return [Need(ref, runs=1 if mixes else 0) for ref in references(block["features"])]
+        return [Need(ref, grad=not block.get("frozen"), runs=1 if mixes else 0) for ref in references(block["features"])]
 
     def logits(self, f: Features) -> Tensor:
         """(B, C), float32 or better, of a batch as it is."""
