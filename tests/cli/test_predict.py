@@ -1,6 +1,7 @@
 """xtoolkit predict: what a model says of a picture, what is drawn of it, and each mistake in one line."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,10 +84,13 @@ def test_what_a_model_cannot_tell_is_left_out_of_the_table(lab, capsys, tmp_path
 class Model:
     """Stands for a loaded model that was trained for other tasks."""
 
-    abilities, transform = ["answer", "caption", "classify"], None
+    abilities, transform, given = ["answer", "caption", "classify"], None, ()
     answer = staticmethod(lambda image, question, candidates=None: (candidates or ["free"])[-1] + " of " + question)
     caption = staticmethod(lambda image: "a dog")
-    classify = staticmethod(lambda *given: {" and ".join(given): 0.75, "cat": 0.25} | dict.fromkeys("abcd", 0.0))
+
+    def classify(self, *given):
+        Model.given = given
+        return {" and ".join(map(str, given)): 0.75, "cat": 0.25} | dict.fromkeys("abcd", 0.0)
 
 
 def test_other_abilities_are_asked_by_their_options(lab, capsys, monkeypatch):
@@ -98,6 +102,7 @@ def test_other_abilities_are_asked_by_their_options(lab, capsys, monkeypatch):
         0, "which? blue of which?\nwhat? blue of what?\n", "")
     assert ask(picture, "which?", "--answer")[1] == "which? free of which?\n"
     assert ask(picture, "--classify")[1].splitlines() == [f"{picture}  0.750", "cat  0.250", "a  0.000", "b  0.000", "c  0.000"]
+    assert isinstance(Model.given[0], Path), "a head that reads texts must not take the name of a picture for one"
     assert ask(picture, "is it?", "--classify")[1].splitlines()[0] == f"{picture} and is it?  0.750"
     assert ask("-", "one", "two", "--classify")[1].splitlines()[0] == "one and two  0.750"
     code, _, err = ask(picture, "a dog")

@@ -106,7 +106,8 @@ def predict(model, args) -> tuple[str, list]:
         answers = [able["answer"](args.image, text, candidates=args.candidates) for text in args.texts]
         lines += [f"{text} {plain(answer)}" for text, answer in zip(args.texts, answers)]
     if args.classify:
-        found = able["classify"](*([] if args.image == "-" else [args.image]), *args.texts)
+        picture = [] if args.image == "-" else [Path(args.image)]  # as a string it would be a text to a head that reads texts
+        found = able["classify"](*picture, *args.texts)
         lines += [f"{name}  {plain(share)}" for name, share in list(found.items())[:CLASSES]]
     return "\n".join(lines), rows
 
