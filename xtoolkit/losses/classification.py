@@ -53,7 +53,7 @@ class Classification(SummaryLoss):
                  frozen: bool = False, *, widths: dict):
         super().__init__(features, classes, head, dropout, widths)
         if frozen and (mixup or cutmix):
-            raise ConfigError("`frozen`: pictures that are mixed are encoded anew, with a gradient; leave `mixup` and `cutmix` out")
+            raise ConfigError("`frozen`: pictures that are mixed are encoded anew, with a gradient; leave out `mixup`, `cutmix`")
         self.classes, self.smoothing = classes, smoothing
         self.mixing = (mixup, cutmix, mix_prob, switch_prob) if mixup or cutmix else None
         if self.mixing and len(self.features) > 1:
