@@ -200,3 +200,9 @@ def test_products_are_timed_by_shape(tool, monkeypatch, capsys):
     assert [row[:3] for row in rows] == [["256", "256", "128"], ["256", "128", "256"]]
     assert all(float(rate.replace(",", "")) > 0 for row in rows for rate in row[3:])
     assert tool["benchmark"].main(["products", "--repeats", "0"]) == 2
+
+
+def test_a_change_of_the_recipe_may_stand_behind_an_option_of_several_words(tool, capsys):
+    command = ["train", "--config", BASE, "--synthetic", "--sizes", "4", "6", "--precision", "bf16", "train.bogus=1"]
+    assert tool["benchmark"].main(command) == 2
+    assert "unknown key `bogus` of Train" in capsys.readouterr().err

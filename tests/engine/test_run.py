@@ -361,3 +361,16 @@ def two_ranks(output):
 
 if __name__ == "__main__":
     two_ranks(sys.argv[1])
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_in_the_way(tmp_path):
+    class Broken(ToyModel):
+        def forward(self, *given, **more):
+            raise RuntimeError("out of memory")
+
+    for again in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            Trainer(Broken(), recipe(tmp_path, steps=2), loaders(), hooks=default_hooks()).fit()
+        assert not list(tmp_path.iterdir())
+    Trainer(ToyModel(), recipe(tmp_path, steps=2), loaders(), hooks=default_hooks()).fit()
+    assert latest(tmp_path).name == "step_00000002"

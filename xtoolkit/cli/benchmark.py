@@ -1,6 +1,8 @@
 """Measures parts of the toolkit: xtoolkit benchmark WHAT [options]; each WHAT is a file of xtoolkit/cli/benchmarks/."""
 
 import importlib
+import re
+import sys
 
 from xtoolkit.cli.command import command, parser as make_parser
 
@@ -19,5 +21,11 @@ def main(argv=None) -> int:
     modules = {kind: importlib.import_module(f"xtoolkit.cli.benchmarks.{kind}") for kind in KINDS}
     for kind, module in modules.items():
         module.add_arguments(subparsers.add_parser(kind, help=module.HELP, description=module.__doc__))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(in_front(sys.argv[1:] if argv is None else argv))
     return modules[args.kind].main(args)
+
+
+def in_front(argv: list[str]) -> list[str]:
+    """Arguments with each ``key=value`` straight after WHAT: an option that takes several words would take it too."""
+    changes = [word for word in argv[1:] if re.match(r"[A-Za-z_*][\w.*]*=", word)]
+    return [*argv[:1], *changes, *(word for word in argv[1:] if word not in changes)]

@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import shutil
+from pathlib import Path
 
 from xtoolkit.recipe.folder import RESUME, checkpoints, free_bytes, latest, nearest_existing
 from xtoolkit.registry import ConfigError
@@ -48,6 +50,12 @@ def check_room(output, size: int, train, done: int = 0) -> None:
         raise ConfigError(f"train.output: {nearest_existing(output)} has {amount(free_bytes(output))} free; the run's "
                           f"checkpoints need {amount(more * size)} ({more} of {amount(size)}): make room, lower `train.keep`, "
                           "or name another folder (train.output=...)")
+
+
+def sweep(output) -> None:
+    """Empties the folder of a run that failed before its first step, as it was found: the next start finds it so too."""
+    for path in Path(output).glob("*") if os.environ.get("RANK", "0") == "0" and latest(output) is None else ():
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def file_limit() -> float:

@@ -16,7 +16,7 @@ from xtoolkit.engine.records import numbers
 from xtoolkit.recipe.folder import RESUME, check_folder, check_resumed, latest, refusal
 from xtoolkit.recipe.plugins import record as record_of
 from xtoolkit.engine.schedule import Schedule
-from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped
+from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped, sweep
 from xtoolkit.hooks.base import named, state_of
 from xtoolkit.registry import ConfigError
 
@@ -120,6 +120,9 @@ class Trainer:
                 self._call("close")
         except OSError as error:  # also of a file that cannot be closed, as its last lines cannot be written
             raise stopped(error, self.output) from error
+        finally:
+            if self.done == 0 and not self.resume:
+                sweep(self.output)
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step: every group of the schedule, one update each. Returns ``values``."""
