@@ -50,8 +50,7 @@ class CaptionScores(Task):
     HEADS = {"loss": "next_words"}
     FIELDS = frozenset({"image"})
     HEADLINES = {"cider": "Captions, CIDEr", "bleu4": "Captions, BLEU-4"}
-    ABILITIES = {"caption": "a loss that generates, `losses.imlm: {type: Captioning, feature: fusion@left_to_right}`, as the "
-                            "recipe finetune/captioning.yaml trains it"}
+    ABILITIES = {"caption": "a loss that generates, `losses.imlm: {type: Captioning, feature: fusion@left_to_right}`"}
 
     def __init__(self, loss: str = "imlm", beams: Count = 3, min_length: int = 5, max_length: Count = 20, ngram: int = 3,
                  length_penalty: NotNegative = 0.0, prompt: str = "a picture of", *, tokenizer=None):
