@@ -18,7 +18,7 @@ from xtoolkit.features import Encoded
 from xtoolkit.fields import LabelField
 from xtoolkit.registry import ConfigError
 from xtoolkit.tasks import LinearProbe
-from xtoolkit.tasks.linear_probe import scaled, search, shares
+from xtoolkit.tasks.linear_probe import cells, scaled, search, shares
 
 
 class Means(nn.Module):
@@ -214,3 +214,15 @@ def test_its_table_says_where_it_was_cut_short():
     assert heading == ["linear probe", "accuracy %", "mean per class %", "C"] and probe[0] == "by vision"
     assert probe[3] == "1e+06 (not converged after 2 iterations)" and pixels[0] == "by 16 x 16 pixels"
     assert floor == ["floor: most frequent class", f"{found['floor']['accuracy']:.1f}", "33.3", ""]
+
+
+def test_a_grid_keeps_where_things_are():
+    tokens = torch.randn(2, 1 + 36, 5, generator=torch.Generator().manual_seed(0))
+    found = cells(Encoded.of(tokens), 3, "vision").view(2, 5, 9)
+    square = tokens[:, 1:].reshape(2, 6, 6, 5)
+    for cell in range(9):
+        y, x = 2 * (cell // 3), 2 * (cell % 3)
+        torch.testing.assert_close(found[:, :, cell], square[:, y:y + 2, x:x + 2].mean((1, 2)))
+    for given in (Encoded.of(tokens[:, :30]), Encoded.of(tokens[:, :5]), tokens[:, 0]):
+        with pytest.raises(ConfigError, match="`grid: 3` needs a square of at least 3 x 3 picture tokens, and `vision` gives"):
+            cells(given, 3, "vision")

@@ -3,14 +3,17 @@
 Shape letters: B rows, N rows of the bank, Q rows that are asked about, D width.
 """
 
+import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from xtoolkit.features import Encoded
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count, Positive, Range
 from xtoolkit.tasks.base import Alone, Task, cell, check_counts, evaluating, joined, on_host, share
@@ -54,6 +57,8 @@ class LinearProbe(Task):
     Args:
         feature: the feature whose summary is read, of an encoder of pictures or of texts.
         bank: the source of the rows that train.
+        grid: 1: the feature's summary. n: the means of its picture's tokens in each of n x n cells, one after the other: where
+            things are is kept, as the 16 x 16 pixels keep it.
         metric: the headline, and what C is chosen by: Aircraft, Caltech101, Flowers102 and Pets are reported per class.
         selection: ``test``: C is what gives the best figure on the rows asked about, which is no fair estimate. Released probes
             do so in effect (the best epoch on test).
@@ -72,12 +77,13 @@ class LinearProbe(Task):
 
     FIELDS = frozenset({"label"})
 
-    def __init__(self, feature: str, bank: str = "train", metric: Literal["accuracy", "per_class"] = "accuracy",
+    def __init__(self, feature: str, bank: str = "train", grid: Count = 1, metric: Literal["accuracy", "per_class"] = "accuracy",
                  selection: Literal["train", "test"] = "train", c: Positive | None = None,
                  scale: Literal["standard", "unit", "none"] = "standard", iterations: Count = 1000,
                  folds: Annotated[int, Range(1, FIFTH)] = 1, seed: Annotated[int, Range(0)] = 0,
                  expect: dict[str, Count] | None = None):
         self.feature, self.bank, self.metric, self.selection, self.c = feature, bank, metric, selection, c
+        self.grid = grid
         self.scale, self.iterations, self.folds, self.seed, self.expect = scale, iterations, folds, seed, expect
         self._prefix = ON_TEST if selection == "test" and c is None else ""
         title = TITLES[metric].replace("Linear probe", "Linear probe, best on test") if self._prefix else TITLES[metric]
@@ -93,7 +99,8 @@ class LinearProbe(Task):
             raise ConfigError("LinearProbe needs data that name each row's `source`, and whose labels are classes")
         image, label = batch.image, batch["label"].value
         shown = {} if image is None else {"pixels": small(image), "image_id": list(image.image_id)}
-        return {"feature": summary(f[self.feature]).float(), "label": label, "source": list(batch["source"])} | shown
+        feature = summary(f[self.feature]) if self.grid == 1 else cells(f[self.feature], self.grid, self.feature)
+        return {"feature": feature.float(), "label": label, "source": list(batch["source"])} | shown
 
     def evaluate(self, model, loader, ranks=Alone()) -> dict:
         """Encodes all, then fits. See ``Task.evaluate``."""
@@ -131,7 +138,8 @@ class LinearProbe(Task):
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
         rows, at = [], lambda side, name: side.get(f"{self._prefix}{name}")
-        for prefix, what in (("", f"by {self.feature}"), (PIXELS, f"by {SIDE} x {SIDE} pixels")):
+        for prefix, what in (("", f"by {self.feature}" + (f", {self.grid} x {self.grid} cells" if self.grid > 1 else "")),
+                             (PIXELS, f"by {SIDE} x {SIDE} pixels")):
             if (iterations := at(metrics, f"{prefix}iterations")) is not None:
                 ended = f" (not converged after {iterations:.0f} iterations)" if iterations >= self.iterations else ""
                 rows.append([what, *(cell(at(metrics, f"{prefix}{name}")) for name in TITLES),
@@ -183,6 +191,18 @@ class LinearProbe(Task):
             warnings.simplefilter("ignore", ConvergenceWarning)  # the table says it
             probe = LogisticRegression(C=c, max_iter=self.iterations).fit(x, label)
         return Probe(c, int(probe.n_iter_.max()), probe.predict(asked))
+
+
+def cells(feature, grid: int, name: str) -> Tensor:
+    """(B, D * grid * grid): the mean of the tokens behind the summary in each cell of a picture; ConfigError if they are no
+    square."""
+    count = feature.tokens.shape[1] - 1 if isinstance(feature, Encoded) else 0
+    side = math.isqrt(count)
+    if side < grid or side * side != count:
+        raise ConfigError(f"LinearProbe: `grid: {grid}` needs a square of at least {grid} x {grid} picture tokens, and `{name}` "
+                          f"gives {count} tokens; `grid: 1` reads its summary")
+    tokens = feature.tokens[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))
+    return F.adaptive_avg_pool2d(tokens, grid).flatten(1)
 
 
 def scaled(how: str, bank: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
