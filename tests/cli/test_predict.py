@@ -9,7 +9,10 @@ from PIL import Image
 
 import xtoolkit
 from commands import tool
+from xtoolkit.cli import recipes
 from xtoolkit.inference import drawing, loading
+from xtoolkit.recipe.plugins import import_components
+from xtoolkit.registry import TASK_REGISTRY
 
 CONFIG = """
 tokenizer: sample://picturebook/tokenizer
@@ -154,3 +157,11 @@ def test_what_is_lacking_names_the_recipes_that_train_it(lab):
     with pytest.raises(AttributeError, match="recipes that have: .*xfm/tiny.yaml"):
         model.attend
     assert not hasattr(model, "match")
+
+
+def test_every_ability_has_a_recipe_that_trains_it():
+    import_components()
+    tasks = [TASK_REGISTRY.get(name) for name in TASK_REGISTRY.names()]
+    abilities = {name for task in tasks if task.__module__.startswith("xtoolkit.") for name in task.ABILITIES}
+    assert {"answer", "attend", "caption", "classify", "ground", "match"} <= abilities
+    assert [name for name in sorted(abilities) if not recipes.giving(name)] == []
