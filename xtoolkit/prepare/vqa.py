@@ -88,8 +88,10 @@ def _annotation(record, where):
 def convert_answers(annotations: list, options: Options, prefix: str = "answers", least: int = LEAST) -> Report:
     """Writes ``PREFIX.txt``, a candidate a line, the most frequent first: what classifiers choose and rankers rank.
 
-    A candidate is the answer (``multiple_choice_answer``, that of most annotators) of ``least`` questions at least. With 9, and
-    normalised as the evaluation does, those of VQA v2's train and val together are the 3,129 of the literature.
+    A candidate is the answer (``multiple_choice_answer``, that of most annotators) of ``least`` questions at least. The
+    literature's 3,129 are those of 9 in VQA v2's train and val together, normalised as the evaluation does. Here they stand
+    as the release has them, so that their number may differ a little: where all annotators agree the evaluation normalises
+    nothing, and ``t shirt`` would be wrong for ``t-shirt``.
 
     Source: the release of bottom-up attention (Anderson et al. 2018), ``tools/compute_softscore.py``.
     """
