@@ -126,7 +126,8 @@ def test_a_misspelt_recipe_is_one_line_with_the_nearest(name, capsys, monkeypatc
 
 def test_recipes_are_found_by_name_from_anywhere_a_file_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert {"xfm/base.yaml", "xfm/tiny.yaml"} <= set(recipes.names())
+    assert {"xfm/base.yaml", "xfm/tiny.yaml"} <= set(recipes.runnable())
+    assert {"xfm/model_base.yaml", "xfm/model_tiny.yaml"} <= set(recipes.names()) - set(recipes.runnable())
     ours = str(ROOT / "projects/xfm/tiny.yaml")
     assert recipes.find("xfm/tiny.yaml") == recipes.find("projects/xfm/tiny.yaml") == ours
     (tmp_path / "xfm").mkdir()

@@ -70,7 +70,7 @@ def main(argv=None) -> int:
     parser.add_argument("--plugins", nargs="*", default=[], metavar="P", help="plugins to import too: paths or modules")
     args = parser.parse_args(argv)
     if args.kind in (None, "recipes"):
-        names = recipes.names()
+        names = recipes.runnable()
         width = max([20, *map(len, names)])
         print("RECIPES\n\n" + "\n".join(f"{name:<{width}} {recipes.find(name)}" for name in names) + "\n")
     if args.kind == "recipes":

@@ -17,8 +17,15 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """The recipes of these projects, as ``find`` takes them: ``PROJECT/FILE.yaml``."""
+    """The YAML files of these projects, as ``find`` takes them: ``PROJECT/FILE.yaml``."""
     return sorted(path.relative_to(folder()).as_posix() for path in folder().glob("*/**/*.yaml"))
+
+
+def runnable() -> list[str]:
+    """Those of ``names`` that are whole recipes: the others are inherited, or are tables of recipes."""
+    from xtoolkit.recipe import config
+
+    return [name for name in names() if "train" in config.load(find(name), library=str(folder())).data]
 
 
 def find(name: str) -> str:

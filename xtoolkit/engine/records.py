@@ -14,12 +14,13 @@ class NoFigures(ConfigError):
 
 
 def write_json(path: Path, value) -> None:
+    """``write_text`` of a value as JSON has it."""
+    write_text(path, json.dumps(plain(value), indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes a file under another name, then renames it: a reader finds the old one or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(plain(value), indent=1, default=str) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
@@ -39,8 +40,7 @@ def write_evaluation(output, name: str, step: int, record: dict) -> None:
         record = record | {"selected": record["selected"] | {"times": times + 1}}
     folder, files = Path(output) / EVALUATIONS, record.get("files", {})
     for file, text in files.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        _write(folder / name / file, text)
+        write_text(folder / name / file, text)
     write_json(folder / f"{name}.json", {"step": step, "time": now(), **record} | {"files": list(files)})
 
 

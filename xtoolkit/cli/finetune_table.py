@@ -1,0 +1,196 @@
+"""A table of fine-tuning: what its YAML says, the jobs that it needs, and the table from what they left in their folders."""
+
+import dataclasses
+import os
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xtoolkit.cli import recipes
+from xtoolkit.engine.records import read_lines, write_json, write_text
+from xtoolkit.recipe import config
+from xtoolkit.recipe.folder import EVALUATIONS, evaluated
+from xtoolkit.recipe.settings import Whole
+from xtoolkit.registry import ConfigError, arguments, check, nearest
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a row is held against.
+
+    Attributes:
+        set: overrides of the recipe, `key=value`.
+        recipe: another recipe, beside the table; null: the row's own.
+    """
+
+    set: list[str] = field(default_factory=list)
+    recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task.
+
+    Attributes:
+        recipe: its file, beside the table.
+        metrics: {title: `EVALUATION.METRIC`}; controls are compared by the samples of the first one's evaluation.
+        controls: names of the table's controls that apply.
+        set: overrides of its recipe, of its controls' too.
+    """
+
+    recipe: str
+    metrics: dict[str, str]
+    controls: list[str] = field(default_factory=list)
+    set: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of fine-tuning.
+
+    Attributes:
+        rows: {name: Row}.
+        init: the pretrained run; `--init` names another.
+        output: the folder of all jobs and of the table.
+        seeds: of each row and control.
+        controls: {name: Control}.
+    """
+
+    rows: dict[str, Row]
+    init: str
+    output: str
+    seeds: list[Whole] = field(default_factory=lambda: [1, 2, 3])
+    controls: dict[str, Control] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe with one seed; ``control`` is empty for the row itself."""
+
+    row: str
+    control: str
+    seed: int
+    recipe: str
+    overrides: list[str]
+    folder: Path
+
+    def __str__(self) -> str:
+        return ", ".join([self.row, *([self.control] if self.control else []), f"seed {self.seed}"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has written its results, the last thing that a run does, and all of its evaluations."""
+        if not (self.folder / "results.json").is_file():
+            return False
+        return set(config.load(str(self.folder / "config.yaml")).data["evaluate"]) <= set(evaluated(self.folder))
+
+    def value(self, metric: str, what: str = "metrics") -> float | None:
+        """Its figure, or its floor; None where it has none (yet)."""
+        evaluation, _, name = metric.partition(".")
+        record = evaluated(self.folder).get(evaluation) if self.complete else None
+        return None if record is None else record[what].get(name)
+
+    def scores(self, metric: str) -> dict[str, tuple[float, str]]:
+        """{sample: (score, the picture or sentence that it belongs to)} of a metric's evaluation."""
+        path = self.folder / EVALUATIONS / metric.partition(".")[0] / "samples.jsonl"
+        rows = read_lines(path) if self.complete else []
+        return {str(row["id"]): (row["score"], str(row.get("image_id", row["id"]))) for row in rows if "score" in row}
+
+
+def read(path: str) -> Table:
+    """A table, checked. Raises ConfigError with every mistake and its place."""
+    source = config.load(path, library=str(recipes.folder()))
+    if problems := check(Table, source.data, source.where(), source.where):
+        raise ConfigError(problems)
+    table = Table(**arguments(Table, source.data))
+    for name, row in table.rows.items():
+        problems += [f"{source.where('rows', name, 'controls')}: unknown control `{one}`{nearest(one, table.controls)}"
+                     for one in row.controls if one not in table.controls]
+        problems += [f"{source.where('rows', name, 'metrics', title)}: `{metric}` must be EVALUATION.METRIC"
+                     for title, metric in row.metrics.items() if not all(metric.partition(".")[::2])]
+    for kind in ("rows", "controls"):
+        problems += [f"{source.where(kind, name, 'recipe')}: {one.recipe}: no such file beside the table"
+                     for name, one in getattr(table, kind).items()
+                     if one.recipe is not None and not (Path(path).parent / one.recipe).is_file()]
+    if problems:
+        raise ConfigError(problems)
+    return table
+
+
+def jobs_of(table: Table, folder: str, only: list[str] | None = None, controls: bool = True) -> list[Job]:
+    """All jobs, the first seed of every row before the second of any: whenever time runs out, the table is as wide as it can be.
+
+    Args:
+        folder: of the table's file, in which its recipes lie.
+        only: names of rows; None: all.
+    """
+    if unknown := [name for name in only or () if name not in table.rows]:
+        raise ConfigError([f"--only: no row `{name}`{nearest(name, table.rows)}" for name in unknown])
+    found = []
+    for seed in table.seeds:
+        for name, row in table.rows.items():
+            for control in ["", *(row.controls if controls else [])] if only is None or name in only else ():
+                how = table.controls[control] if control else Control()
+                place = Path(table.output) / slug(name) / slug(control or "run") / f"seed_{seed}"
+                overrides = [f"init={table.init}", f"train.seed={seed}", f"train.output={place}", *row.set, *how.set]
+                found.append(Job(name, control, seed, os.path.join(folder, how.recipe or row.recipe), overrides, place))
+    return found
+
+
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return "".join(c if c.isalnum() or c in "-+" else "_" for c in name.lower())
+
+
+def write(jobs: list[Job], table: Table) -> str:
+    """Writes ``table.md`` and ``table.json`` of what is finished into the table's folder; returns the former."""
+    lines = [line for name in dict.fromkeys(job.row for job in jobs) for line in _lines(jobs, name, table.rows[name])]
+    heading = ["task", "metric", "seeds", "value", "floor", "control", "its value", "gain"]
+    cells = [[line["task"], line["metric"], str(len(line["values"])), _mean(line["values"]), _mean(line["floors"][:1]),
+              line["control"] or "", _mean(line["control_values"]), _gain(line["gain"])] for line in lines]
+    text = "\n".join(["| " + " | ".join(row) + " |" for row in [heading, ["---"] * len(heading), *cells]])
+    folder = Path(table.output)
+    write_json(folder / "table.json", {"init": table.init, "rows": lines})
+    write_text(folder / "table.md", text + "\n\n" + NOTE)
+    return text
+
+
+NOTE = """Values are means over seeds with their standard deviation. A gain is over the control, sample by sample, averaged over
+seeds, with its bootstrap error (pictures drawn with replacement, or samples where there are none): in points of the mean score
+of a sample, which is the metric itself only where that is such a mean.
+"""
+
+
+def _lines(jobs: list[Job], name: str, row: Row) -> list[dict]:
+    """A row of the table for each metric, and for the first one also each control."""
+    own, found = [job for job in jobs if job.row == name and not job.control], []
+    known = lambda several, metric, what="metrics": [v for job in several if (v := job.value(metric, what)) is not None]
+    for title, metric in row.metrics.items():
+        controls = row.controls if metric == next(iter(row.metrics.values())) else []
+        for control in controls or [""]:
+            against = [job for job in jobs if job.row == name and control and job.control == control]
+            found.append({"task": name, "metric": title, "values": known(own, metric), "floors": known(own, metric, "floor"),
+                          "control": control, "control_values": known(against, metric), "gain": _compared(own, against, metric)})
+    return found
+
+
+def _compared(own: list[Job], against: list[Job], metric: str) -> dict | None:
+    """The gain over a control on the same samples; None where either is not there yet, or keeps no scores."""
+    from xtoolkit.metrics.bootstrap import paired_difference  # only here: a mistake in the table is answered without NumPy
+
+    after, before = ([scores for job in several if (scores := job.scores(metric))] for several in (own, against))
+    shared = [sample for sample in (after[0] if after and before else ()) if all(sample in scores for scores in after + before)]
+    if not shared:
+        return None
+    rows = lambda several: [[scores[sample][0] for sample in shared] for scores in several]
+    return dataclasses.asdict(paired_difference(rows(after), rows(before), [after[0][sample][1] for sample in shared]))
+
+
+def _mean(numbers: list[float]) -> str:
+    """`61.2 ± 0.8`; of one number itself; a dash of none."""
+    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.1f}{spread}" if numbers else "–"
+
+
+def _gain(gain: dict | None) -> str:
+    return "–" if gain is None else f"{100 * gain['value']:+.1f} ± {100 * gain['error']:.1f}"
