@@ -112,10 +112,10 @@ def test_figures_are_those_of_the_metrics_and_the_floor_takes_other_pictures_cap
 
 def test_samples_and_the_servers_file():
     rows = task().samples(OUTPUTS)
-    assert [row["score"] for row in rows] == pytest.approx([100 * v for v in cider_d(
-        [words(c) for c in OUTPUTS["caption"]], [[words(r) for r in several] for several in OUTPUTS["references"]])])
+    assert [row["score"] for row in rows] == pytest.approx(list(cider_d(
+        [words(c) for c in OUTPUTS["caption"]], [[words(r) for r in several] for several in OUTPUTS["references"]])))
     assert [row["image_id"] for row in rows] == OUTPUTS["image_id"] and rows[0]["caption"] == "a red dog"
-    assert sum(row["score"] for row in rows) / 3 == pytest.approx(task().score(OUTPUTS)["cider"])
+    assert 100 * sum(row["score"] for row in rows) / 3 == pytest.approx(task().score(OUTPUTS)["cider"])
     assert json.loads(task().files(OUTPUTS)["captions.json"]) == [
         {"image_id": 12, "caption": "a red dog"}, {"image_id": 34, "caption": "two cats on a mat"},
         {"image_id": "p", "caption": "nothing here"}]

@@ -95,8 +95,8 @@ class Task:
 
     def samples(self, outputs: dict) -> list[dict]:
         """One plain row a sample, kept in ``samples.jsonl`` of the evaluation's folder, for paired statistics and for whoever
-        asks which samples are told wrong: ``id``, ``image_id`` where a picture is shown, ``score`` (what is averaged over
-        samples, where a metric is such a mean), and what was told. Empty: nothing is kept."""
+        asks which samples are told wrong: ``id``, ``image_id`` where a picture is shown, ``score`` (a metric
+        in per cent is 100 times its mean, where it is such a mean), and what was told. Empty: nothing is kept."""
         return []
 
     def files(self, outputs: dict) -> dict[str, str]:

@@ -117,7 +117,7 @@ class CaptionScores(Task):
     def samples(self, outputs: dict) -> list[dict]:
         made, true, names = _by_picture(outputs)
         split, several = _split(made, true)
-        return [{"id": name, "image_id": name, "score": 100 * cider, "rouge_l": 100 * rouge, "caption": caption}
+        return [{"id": name, "image_id": name, "score": cider, "rouge_l": 100 * rouge, "caption": caption}
                 for name, caption, cider, rouge in zip(names, made, cider_d(split, several), rouge_l(split, several))]
 
     def files(self, outputs: dict) -> dict[str, str]:
