@@ -40,7 +40,7 @@ class Long(Task):
         return {"accuracy": 50.0}
 
     def samples(self, outputs):
-        return [{"id": n, "score": int(length >= self.tokens)} for n, length in enumerate(outputs["length"].tolist())]
+        return [{"id": n, "image_id": None, "score": int(length >= self.tokens)} for n, length in enumerate(outputs["length"].tolist())]
 '''
 RECIPE = '''
 plugins: [long.py]

@@ -94,7 +94,8 @@ class Job:
         """{sample: (score, the picture or sentence that it belongs to)} of a metric's evaluation."""
         path = self.folder / EVALUATIONS / metric.partition(".")[0] / "samples.jsonl"
         rows = read_lines(path) if self.complete else []
-        return {str(row["id"]): (row["score"], str(row.get("image_id", row["id"]))) for row in rows if "score" in row}
+        return {str(row["id"]): (row["score"], str(row["id"] if row.get("image_id") is None else row["image_id"]))
+                for row in rows if row.get("score") is not None}
 
 
 def read(path: str) -> Table:
