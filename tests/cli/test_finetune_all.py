@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands import tool
-from xtoolkit.cli.finetune_table import jobs_of, read
+from xtoolkit.cli.finetune_table import Job, jobs_of, read
 from xtoolkit.registry import ConfigError
 
 PLUGIN = '''
@@ -102,6 +102,34 @@ def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsy
     assert main(["--config", str(folder / "all.yaml")]) == 0
     after = {path: path.stat().st_mtime_ns for path in folder.glob("out/*/*/*/results.json")}
     assert {path for path in after if after[path] != before[path]} == {lost}, "what is finished is not run again"
+
+
+def test_a_folder_that_started_from_other_weights_is_refused(folder):
+    """Its figures would pass for those of these weights."""
+    table = read(str(folder / "all.yaml"))
+    begun = jobs_of(table, str(folder))[0].folder / "config.yaml"
+    begun.parent.mkdir(parents=True)
+    begun.write_text(f"init: {{path: {folder}/./start.safetensors, parts: shared}}")
+    assert len(jobs_of(table, str(folder))) == 4
+    begun.write_text("init: other.safetensors")
+    with pytest.raises(ConfigError, match="seed_1 started from other.safetensors, not from .*start.safetensors: name another folder"):
+        jobs_of(table, str(folder))
+
+
+@pytest.mark.parametrize("rows, found", [
+    ([("a", None, 1), ("b", None, 0)], {"a": (1, "a"), "b": (0, "b")}),  # texts: each stands for itself
+    ([("p", "p", 1), ("p", "p", 0), ("q", "q", 1)], {"0": (1, "p"), "1": (0, "p"), "2": (1, "q")}),
+    ([(7, "p", None), (8, "p", 0.3)], {"8": (0.3, "p")}),  # not annotated
+])
+def test_scores_keep_every_sample_and_say_what_it_is_drawn_with(folder, rows, found):
+    job = Job("Lengths", "", 1, "", [], folder / "job")
+    (folder / "job/evaluations/test").mkdir(parents=True)
+    (folder / "job/config.yaml").write_text("evaluate: {test: {}}")
+    for file in ("results.json", "evaluations/test.json"):
+        (folder / "job" / file).write_text("{}")
+    lines = [json.dumps({"id": id, "image_id": image, "score": score}) + "\n" for id, image, score in rows]
+    (folder / "job/evaluations/test/samples.jsonl").write_text("".join(lines))
+    assert job.scores("test.accuracy") == found
 
 
 def test_a_job_that_fails_is_told_and_the_others_run(folder, capsys):

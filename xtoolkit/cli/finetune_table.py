@@ -78,6 +78,16 @@ class Job:
         return ", ".join([self.row, *([self.control] if self.control else []), f"seed {self.seed}"])
 
     @property
+    def other_start(self) -> str | None:
+        """The weights that its folder started from, where they are not those that it would start from now."""
+        path, paths = self.folder / "config.yaml", ("init=", "init.path=")
+        init = config.load(str(path)).data.get("init") if path.is_file() else None
+        begun = init.get("path") if isinstance(init, dict) else init
+        now = [one.partition("=")[2] for one in self.overrides if one.startswith(paths)][-1]
+        whole = lambda path: Path(path).expanduser().resolve()
+        return None if begun is None or whole(begun) == whole(now) else begun
+
+    @property
     def complete(self) -> bool:
         """Whether it has written its results, the last thing that a run does, and all of its evaluations."""
         if not (self.folder / "results.json").is_file():
@@ -91,11 +101,14 @@ class Job:
         return None if record is None else record[what].get(name)
 
     def scores(self, metric: str) -> dict[str, tuple[float, str]]:
-        """{sample: (score, the picture or sentence that it belongs to)} of a metric's evaluation."""
+        """{sample: (score, the picture or sentence that it belongs to)} of a metric's evaluation. Samples are told by their ids,
+        or by their places where several have one id: texts about a picture that are called by it."""
         path = self.folder / EVALUATIONS / metric.partition(".")[0] / "samples.jsonl"
         rows = read_lines(path) if self.complete else []
-        return {str(row["id"]): (row["score"], str(row["id"] if row.get("image_id") is None else row["image_id"]))
-                for row in rows if row.get("score") is not None}
+        ids = [str(row["id"]) for row in rows]
+        ids = ids if len(set(ids)) == len(ids) else [str(place) for place in range(len(ids))]
+        return {one: (row["score"], str(row["id"] if row.get("image_id") is None else row["image_id"]))
+                for one, row in zip(ids, rows) if row.get("score") is not None}
 
 
 def read(path: str) -> Table:
@@ -124,6 +137,9 @@ def jobs_of(table: Table, folder: str, only: list[str] | None = None, controls: 
     Args:
         folder: of the table's file, in which its recipes lie.
         only: names of rows; None: all.
+
+    Raises:
+        ConfigError: no such row; a folder of a job that started from other weights, whose figures would pass for these.
     """
     if unknown := [name for name in only or () if name not in table.rows]:
         raise ConfigError([f"--only: no row `{name}`{nearest(name, table.rows)}" for name in unknown])
@@ -135,6 +151,9 @@ def jobs_of(table: Table, folder: str, only: list[str] | None = None, controls: 
                 place = Path(table.output) / slug(name) / slug(control or "run") / f"seed_{seed}"
                 overrides = [f"init={table.init}", f"train.seed={seed}", f"train.output={place}", *row.set, *how.set]
                 found.append(Job(name, control, seed, os.path.join(folder, how.recipe or row.recipe), overrides, place))
+    if other := [(job, begun) for job in found if (begun := job.other_start)]:
+        raise ConfigError([f"{job.folder} started from {begun}, not from {table.init}: name another folder (--output), or remove "
+                           "it" for job, begun in other])
     return found
 
 
