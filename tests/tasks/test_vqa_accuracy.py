@@ -131,6 +131,7 @@ def test_candidates_of_the_same_tokens_are_refused():
 
 @pytest.mark.parametrize("record, wanted", [
     ({"annotations": ["a", "b"]}, ["a", "b"]), ({"answers": [{"answer": "a", "answer_id": 1}, {"answer": "a"}]}, ["a", "a"]),
+    ({"answers": ["a", "b"]}, ["a", "b"]), ({"answer": ["a", "b"], "weight": [0.7, 0.3]}, ["a"] * 7 + ["b"] * 3),
     ({"answers": [{"text": "a", "weight": 0.8}, {"text": "b", "weight": 0.2}]}, ["a"] * 8 + ["b"] * 2), ({}, None), ({"answers": []}, None),
 ])
 def test_where_annotations_come_from(record, wanted):

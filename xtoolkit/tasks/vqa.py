@@ -231,14 +231,18 @@ class VQAAccuracy(Task):
 
 
 def annotations(record: dict) -> list[str] | None:
-    """The answers of a record's annotators: ``annotations``, or ``answers`` in the form of VQA's release; of answers with
-    weights alone ten annotators of whom each has its share. None: it has none."""
+    """The answers of a record's annotators: ``annotations``; or ``answers``, or X-VLM's ``answer``, an annotator each; of answers
+    with weights alone ten annotators of whom each has its share. None: it has none."""
     if record.get("annotations"):
         return list(record["annotations"])
-    given = [one for one in record.get("answers") or () if isinstance(one, dict)]
-    if given and all("answer" in one and "weight" not in one for one in given):
-        return [one["answer"] for one in given]
-    return [one["text"] for one in given if "text" in one for _ in range(max(1, round(10 * one.get("weight", 1))))] or None
+    listed, weights = record.get("answers") or record.get("answer") or [], record.get("weight")
+    listed = listed if isinstance(listed, list) else [listed]
+    weights = weights if isinstance(weights, list) else [weights] * len(listed)
+    given = [{"weight": weight} | (one if isinstance(one, dict) else {"answer": one}) for one, weight in zip(listed, weights)]
+    if all("answer" in one and one["weight"] is None for one in given):
+        return [one["answer"] for one in given] or None
+    share = lambda one: 1 if one["weight"] is None else one["weight"]
+    return [one.get("text", one.get("answer")) for one in given for _ in range(max(1, round(10 * share(one))))]
 
 
 def _mean(values: list) -> float:
