@@ -156,6 +156,18 @@ def test_every_mistake_of_a_table_has_its_place(folder):
         read(str(folder / "all.yaml"))
 
 
+def test_a_recipe_is_no_table_and_what_is_asked_for_must_be_there(folder, capsys):
+    main = tool("finetune_all").main
+    (folder / "start.safetensors").touch()
+    for words, said in ((["--config", "long.yaml"], "long.yaml: this is a recipe, not a table of recipes: `xtoolkit train"),
+                        (["--config", "all.yaml", "--init", "nowhere"], "--init: nowhere: no such run or file of weights"),
+                        (["--config", "all.yaml", "--seeds", "1", "1"], "--seeds: one of [1, 1] comes twice")):
+        assert main([words[0], str(folder / words[1]), *words[2:], "--dry-run"]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--config", str(folder / "all.yaml"), "--seeds", "-1", "--dry-run"])
+
+
 def test_the_first_seed_of_every_row_comes_first_and_rows_can_be_chosen(folder):
     (folder / "all.yaml").write_text(TABLE.replace("FOLDER", str(folder)) + "  More: {recipe: long.yaml, metrics: {told: test.accuracy}}\n")
     table = read(str(folder / "all.yaml"))

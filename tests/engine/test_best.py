@@ -110,7 +110,7 @@ def test_killed_at_any_instant_it_comes_to_the_same_best(tmp_path):
     for attempt in range(60):
         process = multiprocessing.get_context("fork").Process(target=go_on, args=(tmp_path / "cut",))
         process.start()
-        process.join(0.3 + luck.random() + attempt / 10)  # on a busy machine too it gets through
+        process.join(0.2 + 0.3 * luck.random() + attempt / 10)  # on a busy machine too it gets through
         if done := process.exitcode is not None:
             break
         process.kill()
@@ -118,7 +118,7 @@ def test_killed_at_any_instant_it_comes_to_the_same_best(tmp_path):
         kills += 1
         kept, newest = best(tmp_path / "cut"), latest(tmp_path / "cut")
         assert kept is None or checkpoint.read_model(chosen(tmp_path / "cut")) and kept["step"] <= int(newest.name[5:])
-    assert done and kills > 2 and best(tmp_path / "cut") == expected
+    assert done and kills > 1 and best(tmp_path / "cut") == expected
     ours, theirs = (evaluated(tmp_path / name)["test"] for name in ("cut", "whole"))
     assert ours["metrics"] == theirs["metrics"] and ours["selected"] | {"times": 1} == theirs["selected"]
 

@@ -15,6 +15,7 @@ import time
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import Once, command, parser as make_parser
 from xtoolkit.cli.finetune_table import Job, Table, jobs_of, read, write
+from xtoolkit.registry import ConfigError
 
 TABLE = "xfm/finetune/tiny/all.yaml"
 
@@ -25,7 +26,7 @@ def main(argv=None) -> int:
     parser.add_argument("--config", metavar="F", action=Once, help=f"the table (default: {TABLE})")
     parser.add_argument("--init", metavar="RUN", action=Once, help="the pretrained run or weights (default: the table's)")
     parser.add_argument("--output", metavar="DIR", action=Once, help="the folder of all jobs (default: the table's)")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds (default: the table's)")
+    parser.add_argument("--seeds", type=seed, nargs="+", metavar="N", help="seeds (default: the table's)")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows")
     parser.add_argument("--no-controls", action="store_true", help="the rows themselves only")
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and which are finished, and run none")
@@ -33,8 +34,20 @@ def main(argv=None) -> int:
     path = recipes.find(args.config or TABLE)
     given = {"init": args.init, "output": args.output, "seeds": args.seeds}
     table = dataclasses.replace(read(path), **{key: value for key, value in given.items() if value is not None})
+    if not os.path.exists(table.init):
+        raise ConfigError(f"--init: {table.init}: no such run or file of weights; `make demo` makes outputs/xfm_tiny")
+    if len(set(table.seeds)) < len(table.seeds):
+        raise ConfigError(f"--seeds: one of {table.seeds} comes twice: the same job would count twice")
     jobs = jobs_of(table, os.path.dirname(path), args.only, not args.no_controls)
     return look(jobs) if args.dry_run else run(jobs, table)
+
+
+def seed(text: str) -> int:
+    """A seed of `--seeds`."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
 
 
 def look(jobs: list[Job]) -> int:

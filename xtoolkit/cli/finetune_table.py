@@ -114,6 +114,8 @@ class Job:
 def read(path: str) -> Table:
     """A table, checked. Raises ConfigError with every mistake and its place."""
     source = config.load(path, library=str(recipes.folder()))
+    if "train" in source.data:
+        raise ConfigError(f"{path}: this is a recipe, not a table of recipes: `xtoolkit train --config {path}`")
     if problems := check(Table, source.data, source.where(), source.where):
         raise ConfigError(problems)
     table = Table(**arguments(Table, source.data))

@@ -20,9 +20,9 @@ def check_start(recipe: Recipe, purpose: Purpose) -> None:
     found, output = [], recipe.train.output
     if purpose == "evaluate":
         if not recipe.evaluate:
-            found.append("--eval-only: the recipe has no `evaluate` block: there is nothing to run")
+            found.append("evaluate: the recipe has no such block: there is nothing to run")
         if recipe.streams and latest(output) is None:
-            found.append(f"--eval-only: {output} holds no checkpoint; train first, or name another folder (train.output=...)")
+            found.append(f"train.output: {output} holds no checkpoint; train first, or name another folder (train.output=...)")
     else:
         found += _undivided(recipe)
     for check in (lambda: recipe.streams or check_evaluated(output, recipe.config),

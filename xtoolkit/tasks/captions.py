@@ -6,6 +6,7 @@ Shape letters: I images, R captions that are grown together, n tokens so far, V 
 import json
 import re
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from xtoolkit.batch import Batch, TextField
 from xtoolkit.graph import Ref
 from xtoolkit.metrics.captions import bleu, cider_d, rouge_l, words
-from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count, NotNegative
+from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count, NotNegative, Range
 from xtoolkit.tasks.base import Alone, Task, evaluating, spread
 from xtoolkit.tasks.beams import Beams, beam_search
 from xtoolkit.tasks.comparing import sides
@@ -52,8 +53,8 @@ class CaptionScores(Task):
     HEADLINES = {"cider": "Captions, CIDEr", "bleu4": "Captions, BLEU-4"}
     ABILITIES = {"caption": "a loss that generates, `losses.imlm: {type: Captioning, feature: fusion@left_to_right}`"}
 
-    def __init__(self, loss: str = "imlm", beams: Count = 3, min_length: int = 5, max_length: Count = 20, ngram: int = 3,
-                 length_penalty: NotNegative = 0.0, prompt: str = "a picture of", *, tokenizer=None):
+    def __init__(self, loss: str = "imlm", beams: Count = 3, min_length: Annotated[int, Range(0)] = 5,
+                 max_length: Count = 20, ngram: Annotated[int, Range(0)] = 3, length_penalty: NotNegative = 0.0, prompt: str = "a picture of", *, tokenizer=None):
         self.loss, self.tokenizer = loss, tokenizer
         self.how = Beams(beams, min_length, max_length, ngram, length_penalty)
         self.prompt = prompt.strip()
