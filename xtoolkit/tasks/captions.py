@@ -54,7 +54,8 @@ class CaptionScores(Task):
     ABILITIES = {"caption": "a loss that generates, `losses.imlm: {type: Captioning, feature: fusion@left_to_right}`"}
 
     def __init__(self, loss: str = "imlm", beams: Count = 3, min_length: Annotated[int, Range(0)] = 5,
-                 max_length: Count = 20, ngram: Annotated[int, Range(0)] = 3, length_penalty: NotNegative = 0.0, prompt: str = "a picture of", *, tokenizer=None):
+                 max_length: Count = 20, ngram: Annotated[int, Range(0)] = 3, length_penalty: NotNegative = 0.0,
+                 prompt: str = "a picture of", *, tokenizer=None):
         self.loss, self.tokenizer = loss, tokenizer
         self.how = Beams(beams, min_length, max_length, ngram, length_penalty)
         self.prompt = prompt.strip()
