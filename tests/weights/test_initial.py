@@ -140,6 +140,17 @@ def test_of_shared_parts_alone_the_rest_stays_or_is_drawn_and_is_listed(tmp_path
     assert origins(recipe) == [f"all encoders and losses that are in {path}; the others drawn from seed 42"]
 
 
+def test_an_encoder_by_another_name_is_not_drawn_in_silence(tmp_path, source):
+    renamed = {name.replace("encoders.text.", "encoders.words."): tensor for name, tensor in source.state_dict().items()}
+    path = save(renamed, tmp_path / "whole.safetensors")
+    with pytest.raises(WeightsError, match="has no `encoders.text`, but leaves `encoders.words` with exactly its names and shapes: "
+                                           r"give the encoder that name, or let it be drawn with `init.allow_missing: .encoders.text"):
+        started(tiny(tmp_path, f"init={{path: {path}, parts: shared}}"))
+    recipe = tiny(tmp_path, f"init={{path: {path}, parts: shared, allow_missing: [encoders.text.*]}}")
+    drawn, filled = Model(recipe).state_dict(), started(recipe)
+    assert all(torch.equal(filled[name], (drawn if name.startswith("encoders.text.") else renamed)[name]) for name in filled)
+
+
 def test_an_output_layer_that_the_weights_lack_is_drawn_a_teacher_copied(tmp_path, source, capsys):
     path = save({n: t for n, t in source.state_dict().items() if "lm_head" not in n}, tmp_path / "headless.safetensors")
     teacher = ("encoders.teacher={type: Teacher, of: vision, inputs: {image: $image}, mode: frozen}", "losses.mim.target=teacher")

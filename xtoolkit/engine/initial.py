@@ -55,7 +55,7 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
     lacks = lambda prefix: not any(name.startswith(prefix) for name in state)
     copies = {p: e for name, e in model.encoders.items() if type(e).REFERS and lacks(p := f"encoders.{name}.")}
     heads = [loss for name, loss in model.losses.items() if lacks(f"losses.{name}.")]
-    left, drawn = _unshared(model, state, origin) if shared else ([], [])
+    left, drawn = _unshared(model, state, origin, allow_missing) if shared else ([], [])
     copied = {*copies, *(f"losses.{name}." for name, loss in model.losses.items() if _copies(loss))}
     if lacking := [p.removesuffix(".*") for p in drawn if p.removesuffix("*") not in copied and not trained]:
         raise WeightsError(f"{origin} has no {', '.join(lacking)}: a recipe without streams does not train it; name weights that "
@@ -80,8 +80,13 @@ def _copies(loss: Loss) -> bool:
     return type(loss).load_init is not Loss.load_init
 
 
-def _unshared(model: Model, state: dict[str, Tensor], origin: str) -> tuple[list[str], list[str]]:
-    """Patterns of the parts and output layers that only the weights have, and of those that only the model has."""
+def _unshared(model: Model, state: dict[str, Tensor], origin: str, allowed=()) -> tuple[list[str], list[str]]:
+    """Patterns of the parts and output layers that only the weights have, and of those that only the model has.
+
+    Raises:
+        WeightsError: no encoder is in both; or one that is the model's alone, and that no pattern of ``allowed`` names, has
+            the names and shapes of one that would be left there: most likely it is the same by another name.
+    """
     part_of = lambda name: ".".join(name.split(".")[:2])
     own = model.state_dict()
     theirs, ours = ({part_of(n): None for n in names} for names in (state, own))
@@ -90,6 +95,11 @@ def _unshared(model: Model, state: dict[str, Tensor], origin: str) -> tuple[list
         raise WeightsError(f"{origin} shares no encoder with this model, whose are {_encoders(ours)}; " + (
             f"it has {_encoders(theirs)}: give encoders the names that they have there" if _encoders(theirs) else
             f"its names are those of {known.what}: {known.advice()}" if known else "its names are of no format known here"))
+    shapes = lambda tensors, part: {n.removeprefix(f"{part}."): t.shape for n, t in tensors.items() if n.startswith(f"{part}.")}
+    for part in (p for p in ours if p.startswith("encoders.") and p not in theirs and f"{p}.*" not in allowed):
+        if twins := [p for p in theirs if p not in ours and shapes(state, p) == shapes(own, part)]:
+            raise WeightsError(f"{origin} has no `{part}`, but leaves `{twins[0]}` with exactly its names and shapes: give the "
+                               f"encoder that name, or let it be drawn with `init.allow_missing: [{part}.*]`")
     left, drawn = ([f"{part}.*" for part in some if part not in others] for some, others in ((theirs, ours), (ours, theirs)))
     for name, module in model.named_modules():
         for head in module.HEADS if isinstance(module, Encoder) and part_of(name) in theirs else ():
