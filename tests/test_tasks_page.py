@@ -20,6 +20,7 @@ FOLDER = recipes.folder() / "xfm/finetune"
 
 def test_every_command_is_one():
     seen = set()
+    assert "TABLE" not in PAGE
     for line in LINES:
         if line[0] == "python":
             assert (ROOT / line[1]).is_file()

@@ -210,8 +210,9 @@ def _compared(own: list[Job], against: list[Job], metric: str) -> dict | None:
 
 def _mean(numbers: list[float]) -> str:
     """`61.2 ± 0.8`; of one number itself; a dash of none."""
-    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
-    return f"{statistics.fmean(numbers):.1f}{spread}" if numbers else "–"
+    places = 1 if any(abs(number) > 1 for number in numbers) else 3  # per cent, or a share such as a mean IoU
+    spread = f" ± {statistics.stdev(numbers):.{places}f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.{places}f}{spread}" if numbers else "–"
 
 
 def _gain(gain: dict | None) -> str:
