@@ -20,7 +20,7 @@ def check_start(recipe: Recipe, purpose: Purpose) -> None:
     found, output = [], recipe.train.output
     if purpose == "evaluate":
         if not recipe.evaluate:
-            found.append("evaluate: the recipe has no such block: there is nothing to run")
+            found.append("the recipe has no `evaluate` block: there is nothing to run")
         if recipe.streams and latest(output) is None:
             found.append(f"train.output: {output} holds no checkpoint; train first, or name another folder (train.output=...)")
     else:
