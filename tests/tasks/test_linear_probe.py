@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import distributed as dist, nn
 
-from batches import Batches
+from batches import Batches, Two
 from pairs import Rank
 from xtoolkit.batch import Batch, ImageField, TextField
 from xtoolkit.features import Encoded
@@ -151,18 +151,6 @@ def test_a_figure_is_the_same_in_other_batches_and_on_processes_one_after_the_ot
     first = Rank(range(3))
     task.evaluate(Means(), batches(), first)
     assert task.evaluate(Means(), batches(), Rank(range(3, 4), first.all)) == found
-
-
-class Two:
-    """The ranks of a group of two: the first takes one thing, the second the others."""
-
-    def part(self, count):
-        return range(1) if dist.get_rank() == 0 else range(1, count)
-
-    def gather(self, mine):
-        every = [None, None]
-        dist.all_gather_object(every, mine)
-        return every[0] + every[1]
 
 
 def in_a_group(rank, folder):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributed as dist, nn
 
-from batches import Batches
+from batches import Batches, Two
 from xtoolkit.batch import Batch, ImageField, TextField
 from xtoolkit.encoders.similarity import Similarity
 from xtoolkit.features import Encoded, Features
@@ -290,18 +290,6 @@ def test_its_table_stands_beside_chance_and_a_figure_shows_each_text():
 
 # ---- two processes
 # ------------------------------------------------------------------------------------------------------
-class Two:
-    """The ranks of a group of two: the first takes one batch, the second the others."""
-
-    def part(self, count):
-        return range(1) if dist.get_rank() == 0 else range(1, count)
-
-    def gather(self, mine):
-        every = [None, None]
-        dist.all_gather_object(every, mine)
-        return every[0] + every[1]
-
-
 class Names(Task):
     """Of the plain kind: keeps tensors and lists."""
 
