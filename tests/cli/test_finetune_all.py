@@ -103,6 +103,14 @@ def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsy
     after = {path: path.stat().st_mtime_ns for path in folder.glob("out/*/*/*/results.json")}
     assert {path for path in after if after[path] != before[path]} == {lost}, "what is finished is not run again"
 
+    capsys.readouterr()
+    (folder / "long.yaml").write_text((folder / "long.yaml").read_text().replace("lr: 1e-3", "lr: 2e-3").replace("tokens: 5", "tokens: 6"))
+    assert main(["--config", str(folder / "all.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert "run/seed_1: finished with another recipe: optim.lr: was 0.001, is 0.002; name another folder" in told
+    assert "run/seed_2: finished with another recipe: test is another; name another folder" in told
+    assert "longer/seed_1: finished with another recipe: test" not in told, "the control says how many tokens itself"
+
 
 def test_a_folder_that_started_from_other_weights_is_refused(folder):
     """Its figures would pass for those of these weights."""

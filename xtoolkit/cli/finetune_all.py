@@ -39,7 +39,12 @@ def main(argv=None) -> int:
     if len(set(table.seeds)) < len(table.seeds):
         raise ConfigError(f"--seeds: one of {table.seeds} comes twice: the same job would count twice")
     jobs = jobs_of(table, os.path.dirname(path), args.only, not args.no_controls)
-    return look(jobs) if args.dry_run else run(jobs, table)
+    if args.dry_run:
+        return look(jobs)
+    if changed := [f"{job.folder}: finished with another recipe: {line}; name another folder (--output), or remove it"
+                   for job in jobs if job.complete for line in job.changes()]:
+        raise ConfigError(changed)
+    return run(jobs, table)
 
 
 def seed(text: str) -> int:

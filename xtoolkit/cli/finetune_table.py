@@ -1,6 +1,7 @@
 """A table of fine-tuning: what its YAML says, the jobs that it needs, and the table from what they left in their folders."""
 
 import dataclasses
+import json
 import os
 import statistics
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from xtoolkit.cli import recipes
 from xtoolkit.engine.records import read_lines, write_json, write_text
 from xtoolkit.recipe import config
-from xtoolkit.recipe.folder import EVALUATIONS, evaluated
+from xtoolkit.recipe.folder import EVALUATIONS, differences, evaluated
 from xtoolkit.recipe.settings import Whole
 from xtoolkit.registry import ConfigError, arguments, check, nearest
 
@@ -93,6 +94,15 @@ class Job:
         if not (self.folder / "results.json").is_file():
             return False
         return set(config.load(str(self.folder / "config.yaml")).data["evaluate"]) <= set(evaluated(self.folder))
+
+    def changes(self) -> list[str]:
+        """Where a finished job's recipe is another than now: a line each, of all that its figures depend on."""
+        then = config.load(str(self.folder / "config.yaml")).data
+        now = recipes.read(self.recipe, self.overrides, missing_files=False).config
+        found = [line for line in differences(then, now) if not line.startswith("init.path:")]  # other_start tells that
+        known = lambda side: {"steps": side["train"].get("steps"), "keep_best": side["train"].get("keep_best")} | side["evaluate"]
+        return found + [f"{key} is another" for key in sorted(known(then).keys() | known(now).keys())
+                        if known(then).get(key) != known(json.loads(json.dumps(now))).get(key)]
 
     def value(self, metric: str, what: str = "metrics") -> float | None:
         """Its figure, or its floor; None where it has none (yet)."""
