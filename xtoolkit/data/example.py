@@ -69,6 +69,9 @@ def _text(kind: type[TextField], rows: int, length: int, masks: list) -> TextFie
 
 
 def _image(kind: type[ImageField], rows: int, sizes: dict, patches: int, masks: list) -> ImageField:
-    size = sizes["image_size"]
-    return kind(torch.zeros(rows, 3, size, size), _long(rows), _true(rows, patches) if masks else None,
-                [str(row) for row in range(rows)])
+    """Pictures with as many masked patches as ``masks`` let one have at most."""
+    size, names = sizes["image_size"], [str(row) for row in range(rows)]
+    if not masks:
+        return kind(torch.zeros(rows, 3, size, size), _long(rows), None, names)
+    masked = _long(rows * max(mask.most(patches) if hasattr(mask, "most") else patches for mask in masks))
+    return kind(torch.zeros(rows, 3, size, size), _long(rows), _true(rows, patches), names, masked)

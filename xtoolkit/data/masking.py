@@ -52,6 +52,10 @@ class ImageMask:
     patches: Count
     min_block: Count = 16
 
+    def most(self, length: int) -> int:
+        """Masked patches of a picture with ``length``; the plan counts with them."""
+        return min(self.patches, length)
+
 
 def mask_text(ids, starts, plain, mask_id: int, how: TextMask, rng: random.Random):
     """Chooses tokens to predict and what the model sees in their place: 80 % mask, 10 % another token, 10 % themselves.
