@@ -51,7 +51,7 @@ class Model(nn.Module):
                 config["losses"][name], where("losses", name),
                 widths={n.ref: self.encoder(Ref.parse(n.ref).name).width for n in needs if not n.ref.startswith("$")},
                 vocab_size_of=self._below(needs, "vocab_size"), patch_size_of=self._below(needs, "patch_size"),
-                modules=self.encoders)
+                modules={n: self.encoder(n) for n in recipe.reached})
         self._with_graph = {s: {p.node for p in recipe.passes(s) if p.graph and p.run is None} for s in recipe.streams}
 
     def _seed(self, *name) -> None:

@@ -25,8 +25,10 @@ def test_the_six_are_registered():
 
 @pytest.fixture(scope="module")
 def encoders():
-    """Those of a small X-FM, the fusion encoder as deep as docstrings say: for losses that copy one."""
+    """Those of a small X-FM, the fusion encoder as deep as docstrings say, and one that has codes: for losses that ask one."""
     found = Tiny().encoders
+    found["tokens"] = torch.nn.Identity()
+    found["tokens"].codes = 8
     found["fusion"].layer.extend(layer for _ in range(2) for layer in found["fusion"].decoder().layer)
     return found
 

@@ -23,6 +23,8 @@ class Encoder(nn.Module):
         patch_size, image_size: pixels a side of a patch and of a picture, where it reads pictures: data is made to them.
         embeddings: a module from token ids (B, L) to what its first layer reads, with ``word_embeddings`` (V, width): a decoder
             may start as a copy of it. None: it has none.
+        codes: how many codes an image tokenizer has: an encoder whose output is a code a patch, (B, N) int64 below ``codes``, or
+            an object with those as its ``codes``. None: it is none.
         vocab_size, pad_id: of the token ids that it reads, where it does: a tokenizer is held against them.
         POOLS: name of a field that it reads whole where another describes parts of it (``"image"``, of which ``$region``
             does): rows for the parts are then pooled from its output. None: it cannot serve on such streams.
@@ -35,6 +37,7 @@ class Encoder(nn.Module):
     width: int
     patch_size: int | None = None
     image_size: int | None = None
+    codes: int | None = None
     vocab_size: int | None = None
     pad_id: int | None = None
     embeddings: nn.Module | None = None
