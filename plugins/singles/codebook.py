@@ -107,7 +107,7 @@ def spherical_kmeans(latents: Tensor, count: int) -> tuple[Tensor, Tensor]:
     centres = latents[first.to(latents.device)]
     for _ in range(ITERATIONS):
         own = nearest(latents, centres)
-        sums = torch.zeros(count, latents.shape[1], dtype=torch.float64, device=latents.device).index_add_(0, own, latents.double())
+        sums = latents.new_zeros(count, latents.shape[1], dtype=torch.float64).index_add_(0, own, latents.double())
         sizes = own.bincount(minlength=count)
         centres = torch.where(sizes[:, None] > 0, F.normalize(sums, dim=1).to(latents.dtype), centres)
     return centres, sizes

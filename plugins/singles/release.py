@@ -46,7 +46,8 @@ def tokenizer_of(path) -> tuple[dict[str, Tensor], str]:
     if len(found) != 1:
         has = f"several tokenizers: {', '.join(p.rstrip('.') for p in found)}" if found else \
             "no VQKD tokenizer: no tensor `encoders.NAME.quantize.weight`"
-        raise WeightsError(f"init {origin} has {has}; name a run or file with one, as projects/xfm/baselines/tiny/vqkd.yaml makes")
+        raise WeightsError(f"init {origin} has {has}; "
+                           "name a run or file with one; projects/xfm/baselines/tiny/vqkd.yaml makes one")
     return {n.removeprefix(found[0]): t for n, t in state.items() if n.startswith(found[0])}, f"init {origin}"
 
 
@@ -67,7 +68,8 @@ def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
         raise ConversionError("\n".join(["not a released VQ-KD checkpoint:", *(f"  unexpected: {n}" for n in unknown)]))
     full = {name: parts[part] + name if part in parts else None for name in ours
             for part in ("tokenizer" if matches(name, TOKENIZER) else "decoder",)}
-    report.dropped |= {theirs: f"this recipe builds no {PARTS['decoder']}" for theirs, name in report.renamed.items() if not full[name]}
+    no_place = f"this recipe builds no {PARTS['decoder']}"
+    report.dropped |= {theirs: no_place for theirs, name in report.renamed.items() if not full[name]}
     report.renamed = {theirs: full[name] for theirs, name in report.renamed.items() if full[name]}
     for of in ("made", "changed"):
         setattr(report, of, {full[name]: how for name, how in getattr(report, of).items() if full[name]})
@@ -120,7 +122,7 @@ def roles(recipe) -> dict[str, str]:
 
     losses = [name for name in recipe.needs if recipe.config["losses"][name]["type"] == "VQKDLoss"]
     if len(losses) > 1:
-        raise ConversionError(f"{recipe.source.where()}: {' and '.join(losses)} both are a VQKDLoss, and the file has one decoder")
+        raise ConversionError(f"{recipe.source.where()}: {' and '.join(losses)} both are a VQKDLoss; the file has one decoder")
     return {"tokenizer": f"encoders.{only(recipe, 'VQKD')}.", **{"decoder": f"losses.{name}." for name in losses}}
 
 

@@ -73,17 +73,17 @@ class VQKD(Encoder):
         stem: channels of convolutions instead of the one linear map of a patch, as BEiTv2's ``stem`` here; null: none.
         init_std: of the linear layers; narrow ones start better with more than 0.02.
         decay: what a code keeps of itself at each update.
-        wait: updates before the codes begin; until then the decoder reads the latents themselves. The release begins at once, with
-            small steps; a small tokenizer that moves fast would leave most of its first codes behind.
+        wait: updates before the codes begin; until then the decoder reads the latents themselves. The release begins at once,
+            with small steps; a small tokenizer that moves fast would leave most of its first codes behind.
         mean: of the channels, by which the data have normalised the pixels that come in; they are brought to [-1, 1].
         std: likewise.
         trained: whether this recipe trains it.
         init: where its weights are: a run's output folder, one of its checkpoints, a file of a whole model with one VQKD, or the
             released checkpoint. Null: drawn; frozen codes are then those of random weights, a control.
 
-    Source: BEiTv2 (2208.06366) 3.1 and appendix; where the released code is more exact it is followed: learned positions, no layer
-    scale, LayerNorm of the patches with the CLS token dropped, Linear-tanh-Linear in float32, k-means of 10 iterations, decay
-    0.99 with both the mean and the code brought to length 1. The release lets each rank start from its own clusters.
+    Source: BEiTv2 (2208.06366) 3.1 and appendix; where the released code is more exact it is followed: learned positions, no
+    layer scale, LayerNorm of the patches with the CLS token dropped, Linear-tanh-Linear in float32, k-means of 10 iterations,
+    decay 0.99 with both the mean and the code brought to length 1. The release lets each rank start from its own clusters.
     """
 
     def __init__(self, codes: Count = 8192, dim: Count = 32, width: Count = 768, layers: Count = 12, heads: Count = 12,

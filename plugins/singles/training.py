@@ -15,7 +15,7 @@ from xtoolkit.hints import Count, NotNegative
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.mim import AFTER_SUMMARY
 from xtoolkit.registry import LOSS_REGISTRY, TASK_REGISTRY, ConfigError
-from xtoolkit.tasks.base import Alone, Task, cell
+from xtoolkit.tasks.base import Alone, Task, cell, evaluating
 
 from .codebook import mean_of_all_ranks
 from .tokenizer import VQKD, Quantized
@@ -28,9 +28,9 @@ class VQKDLoss(Loss):
 
         loss = mean over patches of 1 - cos(o, t)  +  beta * mean over patches and channels of (z - sg[v])^2
 
-    with z the latents, v the codes that they chose, o the decoder's output for v, whose gradient goes straight through to z, and t
-    the teacher's patches. Logs the parts, ``used``, how many codes the batch chose (on several ranks the mean of theirs), and
-    ``perplexity``, exp of the entropy of how often.
+    with z the latents, v the codes that they chose, o the decoder's output for v, whose gradient goes straight through to z,
+    and t the teacher's patches. Logs the parts, ``used``, how many codes the batch chose (on several ranks the mean of theirs),
+    and ``perplexity``, exp of the entropy of how often.
 
     YAML: {type: VQKDLoss, feature: tokens, teacher: vision, layers: 3}
 
@@ -39,8 +39,9 @@ class VQKDLoss(Loss):
         teacher: any encoder of pictures with as many patches, which is read without gradient; its weights come by ``init``.
         layers: blocks of the decoder, as wide as the tokenizer's. One uses more codes, three make better targets for MIM.
         beta: weight of the second term.
-        centred: the mean of the teacher's patches over the batch, of all ranks, is taken away from them first. What a small teacher
-            says of any patch is much the same; the tokenizer would learn that alone, and say it with one code. The release does not.
+        centred: the mean of the teacher's patches over the batch, of all ranks, is taken away from them first. What a small
+            teacher says of any patch is much the same; the tokenizer would learn that alone, and say it with one code. The
+            release does not.
 
     Source: BEiTv2 (2208.06366), equations 2 and 3, whose first term for the codes their moving average replaces; beta 1 is the
     released code's. Its table 7: a decoder of one layer uses all codes, one of three 97 %, and three fine-tune better.
@@ -78,8 +79,8 @@ class VQKDLoss(Loss):
         return {"cosine": cosine, "commitment": self.beta * F.mse_loss(quantized.latents, quantized.chosen)}
 
     def guess(self, f, batch):
-        """The same for every patch: the mean direction of the teacher's, the best that there is in hindsight; latents may well lie
-        on their codes."""
+        """The same for every patch: the mean direction of the teacher's, the best that there is in hindsight; latents may well
+        lie on their codes."""
         wanted = self._wanted(f).flatten(0, 1)
         mean = f.global_mean(wanted, torch.ones_like(wanted[:, 0]))
         return {"cosine": 1 - (wanted @ F.normalize(mean, dim=0)).mean(), "commitment": mean.new_zeros(())}
@@ -115,9 +116,15 @@ class CodeUse(Task):
 
     FIELDS = frozenset({"image"})
     HEADLINES = {"used": "Codes used, %"}
+    ABILITIES = {"picture_codes": "an image tokenizer, `encoders.tokens: {type: VQKD, inputs: {image: $image}}`"}
 
     def __init__(self, tokens: str):
         self.tokens, self.classes = tokens, 0
+
+    @classmethod
+    def suggest(cls, encoders: dict, losses: dict) -> dict | None:
+        name = next((name for name, kind in encoders.items() if issubclass(kind, VQKD)), None)
+        return None if name is None else {"type": cls.__name__, "tokens": name}
 
     @classmethod
     def needs(cls, block: dict) -> list[Need]:
@@ -129,21 +136,32 @@ class CodeUse(Task):
             raise ConfigError(f"CodeUse: `{self.tokens}` has no codes: `tokens` must name an image tokenizer")
         return super().evaluate(model, loader, ranks)
 
-    def predict(self, f: Features, batch: Batch) -> dict:
+    def predict(self, f: Features, batch: Batch | None) -> dict:
         """``codes`` (B, N) int64."""
         found = f[self.tokens]
         return {"codes": found if isinstance(found, Tensor) else found.codes}
 
     def score(self, outputs: dict) -> dict[str, float]:
         counts = _counts(outputs["codes"], self.classes).double()
-        used = int((counts > 0).sum())
-        return {"used": 100 * used / self.classes, "codes": float(used), "perplexity": entr(counts / counts.sum()).sum().exp().item()}
+        used, perplexity = int((counts > 0).sum()), entr(counts / counts.sum()).sum().exp().item()
+        return {"used": 100 * used / self.classes, "codes": float(used), "perplexity": perplexity}
 
     def floor(self, outputs: dict) -> dict[str, float]:
         return {"used": 100 / self.classes, "codes": 1.0, "perplexity": 1.0}
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
         return ["codes used", "%", "perplexity"], [[cell(metrics["codes"]), cell(metrics["used"]), cell(metrics["perplexity"])]]
+
+    def abilities(self) -> dict:
+        return {"picture_codes": self.picture_codes}
+
+    def picture_codes(self, loaded, images, batch_size: int = 64) -> Tensor:
+        """(N,) int64, the code of each patch of a picture, row by row; (B, N) of several."""
+        pictures = loaded.pictures(images)
+        with evaluating(loaded.model):
+            found = [self.predict(loaded.model.features(Batch(image=image)), None)["codes"]
+                     for image in pictures.batches(batch_size)]
+        return pictures.result(torch.cat(found))
 
 
 def _counts(codes: Tensor, classes: int) -> Tensor:

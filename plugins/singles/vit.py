@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xtoolkit.encoders.attention import attention
-
-EPS = 1e-6
+from xtoolkit.encoders.beit import EPS, MLP
 
 
 class PlainViT(nn.Module):
@@ -63,17 +62,6 @@ class Attention(nn.Module):
         everywhere = torch.ones(1, 1, 1, tokens, dtype=torch.bool, device=x.device)
         x = attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0), everywhere)
         return self.proj(x.transpose(1, 2).reshape(rows, tokens, width))
-
-
-class MLP(nn.Module):
-    """Linear, exact GELU, linear."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):

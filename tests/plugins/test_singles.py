@@ -1,4 +1,4 @@
-"""RoBERTa† and BEiTv2† from their recipes: plans, parameters derived by hand, steps on the sample pack, a killed run that goes on."""
+"""RoBERTa† and BEiTv2† from their recipes: plans, parameters derived by hand, steps on the sample pack, a killed run."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from xtoolkit import recipe as recipes
 from xtoolkit.cli.train import main as train
@@ -20,7 +21,8 @@ from xtoolkit.recipe.folder import latest
 ROOT = Path(__file__).resolve().parents[2]
 BASELINES = ROOT / "projects/xfm/baselines"
 NAMES = ("roberta", "beitv2", "tiny/roberta", "tiny/beitv2", "tiny/contrast", "tiny/vqkd")
-OF_ALL = ["streams.*.batch_size=8", "train.workers=0", "train.log_every=1", "train.checkpoint_every=1", "train.keep=9", "train.device=cpu"]
+OF_ALL = ["streams.*.batch_size=8", "train.workers=0", "train.log_every=1", "train.checkpoint_every=1", "train.keep=9",
+          "train.device=cpu"]
 VISION = ["encoders.vision.width=32", "encoders.vision.layers=1", "encoders.vision.heads=2", "encoders.vision.stem=[8, 8, 8]"]
 TEXT = ["encoders.text.width=32", "encoders.text.layers=1", "encoders.text.heads=2"]
 TOKENS = ["encoders.tokens.width=32", "encoders.tokens.layers=1", "encoders.tokens.heads=2", "encoders.tokens.stem=[8, 8, 8]"]
@@ -57,7 +59,7 @@ def base():
 
 
 def test_beitv2_with_its_pretraining_head(base):
-    """The release shares one table of 8,784 between its blocks, transformers' copy of it has 91,965,776; X-FM's has one a block."""
+    """The release shares one table of 8,784 between its blocks; transformers' copy has 91,965,776. X-FM's has one a block."""
     scale, tokens, head = 2 * D, 2 * D, LINEAR(D, CODES)
     shared = PATCHES + tokens + TABLE + LAYERS * (BLOCK + scale) + NORM + head
     assert shared == 91_965_776 and TABLE == 8_784 and head == 6_299_648
@@ -122,8 +124,20 @@ def flat(value, path=""):
     return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}").items()}
 
 
+def test_a_loaded_model_tells_the_codes_of_pictures(chain):
+    import xtoolkit
+
+    _, _, vqkd, beitv2 = chain
+    pictures = [Image.linear_gradient("L").rotate(50 * n).convert("RGB") for n in range(3)]
+    one, other = (xtoolkit.load(str(output)) for output in (vqkd, beitv2))
+    codes = other.picture_codes(pictures, batch_size=2)
+    assert codes.shape == (3, 36) and codes.dtype == torch.int64 and torch.equal(codes, one.picture_codes(pictures))
+    assert torch.equal(other.picture_codes(pictures[1]), codes[1])
+
+
 def test_roberta_takes_steps(tmp_path):
-    assert all(line["text.mlm"] > 0 for line in lines(run("tiny/roberta", tmp_path / "run", *TEXT, "train.steps=3", "evaluate=null")))
+    output = run("tiny/roberta", tmp_path / "run", *TEXT, "train.steps=3", "evaluate=null")
+    assert [line["text.mlm"] > 0 for line in lines(output)] == [True] * 3
 
 
 @pytest.mark.parametrize("name", ["vqkd", "beitv2"])

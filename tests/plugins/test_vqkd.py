@@ -203,7 +203,8 @@ def test_the_loss_and_its_guess(centred):
     rows = len(z)
     cosine = sum(1 - dot(unit(a), b) for a, b in zip(told, wanted)) / rows
     commitment = 0.5 * sum((a - b) ** 2 for x, y in zip(z, v) for a, b in zip(x, y)) / (rows * 4)
-    assert value["cosine"].item() == pytest.approx(cosine, abs=1e-5) and value["commitment"].item() == pytest.approx(commitment, rel=1e-5)
+    assert value["cosine"].item() == pytest.approx(cosine, abs=1e-5)
+    assert value["commitment"].item() == pytest.approx(commitment, rel=1e-5)
     codes = f["tokens"].codes.flatten().tolist()
     shares = [codes.count(c) / rows for c in set(codes)]
     assert f.logged["vqkd.used"].item() == len(shares)

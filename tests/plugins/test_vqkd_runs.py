@@ -30,7 +30,8 @@ def train(output, *overrides, ranks=1):
     done = subprocess.run([*command, "tools/train_net.py", "--config", "tests/plugins/vqkd.yaml", f"train.output={output}",
                            *overrides], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return checkpoint.read_model(latest(output)), [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return checkpoint.read_model(latest(output)), [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,8 @@ def released():
     """A state of the released names and shapes at toy size, random: 1 block each, CLIP's teacher left in."""
     w, d, c, n, t = 16, 4, 12, 17, 16
     shapes = {"teacher_model.logit_scale": (), "scaling_layer.shift": (1, 3, 1, 1), "quantize.cluster_size": (c,),
-              "quantize.embedding.weight": (c, d), "quantize.embedding.embed_avg": (c, d), "quantize.embedding.cluster_size": (c,),
+              "quantize.embedding.weight": (c, d), "quantize.embedding.embed_avg": (c, d),
+              "quantize.embedding.cluster_size": (c,),
               "encoder.patch_embed.proj.weight": (w, 3, 8, 8), "decoder.patch_embed.proj.weight": (w, d, 1, 1)}
     for part, out in (("encode", d), ("decode", t)):
         shapes |= {f"{part}_task_layer.0.weight": (w, w), f"{part}_task_layer.0.bias": (w,),
@@ -140,6 +142,24 @@ def test_released_names_come_in_and_go_out_bit_for_bit(tmp_path):
     alone, report = release.from_release(theirs, mim())
     assert alone.keys() == {n for n in ours if n.startswith("encoders.")}
     assert "this recipe builds no VQKDLoss" == report.dropped["decoder.cls_token"]
+
+
+def test_the_tool_converts_both_ways(tmp_path, capsys):
+    from xtoolkit.cli.convert import main
+
+    theirs = released()
+    torch.save({"model": theirs}, tmp_path / "vqkd.pth")
+    config = ["--config", str(HERE / "vqkd.yaml"), "--allow-missing", "encoders.vision.*"]
+    assert main([*config, "--from", "singles", str(tmp_path / "vqkd.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    assert "dropped: teacher_model.logit_scale: the teacher is an encoder of its own here" in capsys.readouterr().out
+    assert main([*config, "--to", "singles", str(tmp_path / "ours.safetensors"), str(tmp_path / "back.pth")]) == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    dead = ("quantize.embedding.embed_avg", "quantize.embedding.cluster_size")
+    assert all(torch.equal(back[n], t) for n, t in theirs.items() if n in back and n not in dead)
+    assert {n for n in theirs if n not in back} == {"teacher_model.logit_scale", "scaling_layer.shift"}
+    assert main([*config, "--from", "beitv2", str(tmp_path / "vqkd.pth"), str(tmp_path / "no.safetensors")]) == 2
+    told = capsys.readouterr().err
+    assert "holds the released VQ-KD tokenizer, not what --from beitv2 reads" in told and "--from singles" in told
 
 
 def test_the_released_file_is_an_init(tmp_path):

@@ -7,7 +7,7 @@ Into the toolkit:
 Out of it (FILE: a whole model's file, a run's output folder or one of its checkpoints):
   --to PROJECT    the released names; OUT.safetensors, or OUT.th for the released code
   --to hf         OUT/text for transformers and OUT/vision for timm
-PROJECT: one of the toolkit's projects that has a release.py.
+PROJECT: one of the toolkit's projects or plugins that has a release.py.
 
 Every name is placed, or listed with the reason why it is dropped; whatever does not fit is listed, and nothing is written.
 """
