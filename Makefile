@@ -20,7 +20,8 @@ $(VENV)/.ready: setup.py
 	touch $@
 
 demo: $(VENV)/.ready
-	$(BIN)/python tools/train_net.py --config projects/xfm/tiny.yaml train.output=$(OUTPUT) --resume
+	$(BIN)/python tools/train_net.py --config projects/xfm/tiny_text.yaml train.output=$(OUTPUT)_text --resume
+	$(BIN)/python tools/train_net.py --config projects/xfm/tiny.yaml 'init={path: $(OUTPUT)_text, parts: shared}' train.output=$(OUTPUT) --resume
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -q -m "not slow" tests
