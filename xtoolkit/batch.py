@@ -95,8 +95,8 @@ class ImageField(Field):
         key: (I,) int64, equal where two rows show the same picture (``stable_key`` of the image id).
         patch_mask: (I, N) bool, True = masked, row-major patches; None where no loss reads ``@mask_image``.
         image_id: I names, on the host.
-        masked_pos: (M,) int64, flat positions ``row * N + patch`` of the masked patches, ascending: their number is known on the
-            host. None: not made, and whoever wants them asks the device (``masked_patches``).
+        masked_count: M, how many patches of all pictures are masked, so that no device is asked for their places
+            (``masked_patches``). None: it is asked.
     """
 
     MARKS = {"mask_image": "masked"}
@@ -105,7 +105,7 @@ class ImageField(Field):
     key: Tensor | None = None
     patch_mask: Tensor | None = None
     image_id: list = field(default_factory=list)
-    masked_pos: Tensor | None = None
+    masked_count: int | None = None
 
     def masked(self) -> "ImageField":
         """What an encoder reads under ``@mask_image``: itself; without masks an error."""
@@ -115,20 +115,21 @@ class ImageField(Field):
 
     def clean(self) -> "ImageField":
         """What an encoder reads under every other view: the picture with no patch masked."""
-        return dataclasses.replace(self, patch_mask=None, masked_pos=None)
+        return dataclasses.replace(self, patch_mask=None, masked_count=None)
 
     def masked_patches(self) -> Tensor:
         """(M,) int64, flat positions ``row * N + patch`` of the masked patches, ascending."""
-        return self.masked_pos if self.masked_pos is not None else self.masked().patch_mask.flatten().nonzero()[:, 0]
+        mask, count = self.masked().patch_mask.flatten(), self.masked_count
+        return (mask.nonzero() if count is None else mask.nonzero_static(size=count))[:, 0]
 
     def select(self, rows: Tensor) -> "ImageField":
-        """The rows (K,) int64, with their masks; ``masked_pos``, positions in a batch, is left out."""
-        return super(ImageField, dataclasses.replace(self, masked_pos=None)).select(rows)
+        """The rows (K,) int64, with their masks; ``masked_count`` is left out."""
+        return super(ImageField, dataclasses.replace(self, masked_count=None)).select(rows)
 
     @classmethod
     def cat(cls, several: "list[ImageField]") -> "ImageField":
-        """Rows of several, one after the other, with their masks; ``masked_pos`` is left out."""
-        return super().cat([dataclasses.replace(one, masked_pos=None) for one in several])
+        """Rows of several, one after the other, with their masks; ``masked_count`` is left out."""
+        return super().cat([dataclasses.replace(one, masked_count=None) for one in several])
 
 
 @dataclass(frozen=True)

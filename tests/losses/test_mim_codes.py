@@ -36,7 +36,7 @@ class Tokens(Encoder):
         self.width, self.codes, self.factor = 1, CODES, nn.Parameter(torch.ones(1))
 
     def forward(self, *, view, image: ImageField):
-        assert image.patch_mask is None and image.masked_pos is None and not torch.is_grad_enabled()
+        assert image.patch_mask is None and image.masked_count is None and not torch.is_grad_enabled()
         light = nn.functional.avg_pool2d(image.pixels.mean(1), PATCH).flatten(1) * self.factor
         return (light * 40 + CODES / 2).long().clamp(0, CODES - 1)
 
@@ -111,7 +111,7 @@ def by_hand(made, batch, name):
 def test_the_loss_is_the_mean_over_masked_patches(made, name, counted):
     batch = unequal()
     if counted:
-        batch = batch.with_fields(image=replace(batch.image, masked_pos=batch.image.masked_patches()))
+        batch = batch.with_fields(image=replace(batch.image, masked_count=18))
     f = features(made, batch, name)
     value = made[2][name](f, batch)
     loss, right = by_hand(made, batch, name)
@@ -186,7 +186,7 @@ def test_no_masked_patch_costs_nothing(made):
 def test_the_device_is_asked_nothing(made):
     graph, encoders, losses = made
     batch = unequal()
-    batch = batch.with_fields(image=replace(batch.image, masked_pos=batch.image.masked_patches()))
+    batch = batch.with_fields(image=replace(batch.image, masked_count=18))
     on_meta, loss = copy.deepcopy(encoders).to("meta"), copy.deepcopy(losses["mlm"]).to("meta")
     needs = {"mlm": loss.needs({"feature": loss.feature, "codes": "tokens"})}
     f = Features(graph, on_meta, batch.to("meta"), needs).bound("mlm")
@@ -211,19 +211,19 @@ def test_what_does_not_fit_is_told(made):
 
 
 # ---- the masked positions of a batch ------------------------------------------------------------------------------------
-def test_the_loader_makes_the_positions(tokenizer):
+def test_the_loader_counts_them(tokenizer):
     from xtoolkit.data.loader import Loader
     from xtoolkit.registry import DATASET_REGISTRY
 
     block = {"type": "SyntheticImages", "size": 9, "image_mask": {"patches": 6, "min_block": 2}}
     given = {"tokenizer": tokenizer, "image_size": 32, "patch_size": 8}
     batch = Loader("image", DATASET_REGISTRY.build(block, "here", **given, views=frozenset({"mask_image"})), 5, 0, 0).at(0)
-    assert batch.image.masked_pos.tolist() == batch.image.patch_mask.flatten().nonzero()[:, 0].tolist()
-    assert batch.image.masked_pos.numel() == 5 * 6 and batch.image.clean().masked_pos is None
+    assert batch.image.masked_patches().tolist() == batch.image.patch_mask.flatten().nonzero()[:, 0].tolist()
+    assert batch.image.masked_count == 5 * 6 and batch.image.clean().masked_count is None
     rows = batch.image.select(torch.tensor([3, 3]))
-    assert rows.masked_pos is None and torch.equal(rows.masked_patches(), rows.patch_mask.flatten().nonzero()[:, 0])
+    assert rows.masked_count is None and torch.equal(rows.masked_patches(), rows.patch_mask.flatten().nonzero()[:, 0])
     both = ImageField.cat([batch.image, rows])
-    assert both.masked_pos is None and both.masked_patches().numel() == 7 * 6
+    assert both.masked_count is None and both.masked_patches().numel() == 7 * 6
 
 
 # ---- two ranks ----------------------------------------------------------------------------------------------------------

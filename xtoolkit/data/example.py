@@ -73,5 +73,5 @@ def _image(kind: type[ImageField], rows: int, sizes: dict, patches: int, masks: 
     size, names = sizes["image_size"], [str(row) for row in range(rows)]
     if not masks:
         return kind(torch.zeros(rows, 3, size, size), _long(rows), None, names)
-    masked = _long(rows * max(mask.most(patches) if hasattr(mask, "most") else patches for mask in masks))
+    masked = rows * max(mask.most(patches) if hasattr(mask, "most") else patches for mask in masks)
     return kind(torch.zeros(rows, 3, size, size), _long(rows), _true(rows, patches), names, masked)

@@ -137,7 +137,7 @@ def _answers(several: list[Answers]) -> AnswerField:
 def _pictures(shown: list[Image]) -> ImageField:
     masks = None if shown[0].patch_mask is None else torch.from_numpy(np.stack([s.patch_mask for s in shown]))
     return ImageField(torch.stack([s.pixels for s in shown]), torch.tensor([s.key for s in shown]), masks,
-                      [s.name for s in shown], None if masks is None else masks.flatten().nonzero()[:, 0])
+                      [s.name for s in shown], None if masks is None else int(masks.sum()))
 
 
 def _regions(boxes: list[Box], owner: Tensor) -> RegionField:
