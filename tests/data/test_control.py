@@ -11,6 +11,7 @@ from test_loader import same
 from xtoolkit.data.errors import BadSample
 from xtoolkit.data.loader import EvalLoader, Loader
 from xtoolkit.registry import DATASET_REGISTRY, ConfigError
+from xtoolkit.tasks.rows import told_rows
 
 SIZES = {"image_size": 32, "patch_size": 8}
 COUNT = 24  # records, over eight pictures: neighbours on a circle often show the same one
@@ -60,6 +61,9 @@ def test_no_record_keeps_its_picture_and_all_else_is_as_it_was(kind, blocks, tok
         if name in plain.fields:
             assert same(type(plain)(it=plain[name]), type(plain)(it=other[name])), name
     assert plain.fields.get("record") == other.fields.get("record")
+    called = (lambda batch: list(batch["name"])) if kind == "Regions" else (lambda batch: told_rows(batch)["id"])
+    if kind != "Questions":  # which have numbers
+        assert called(plain) == called(other) and len(set(called(plain))) >= 8, "a sample is called by its own record"
     pictures = dict(zip((names[0] for names in before), plain["image"].pixels))
     for names, pixels in zip(after, other["image"].pixels):
         assert torch.equal(pixels, pictures[names[0]])

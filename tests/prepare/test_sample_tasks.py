@@ -104,6 +104,8 @@ def test_words_alone_and_pictures_alone_say_nothing_of_entailment(split):
         found[1][row["image"]][row["label"]] += 1
     assert {tuple(sorted(counts.items())) for counts in found[0].values()} == {
         (("contradiction", 1), ("entailment", 1), ("neutral", 1))}
+    names = [row["id"] for row in rows(f"ve-{split}")]
+    assert len(set(names)) == len(names), "rows of one picture are told apart"
     best = sum(max(counts.values()) for counts in found[1].values()) / sum(map(sum, map(dict.values, found[1].values())))
     assert best < 0.38  # who knew each test picture's most frequent label
 

@@ -165,5 +165,7 @@ def test_a_row_of_each_expression_is_kept():
     found = BoxAccuracy().evaluate(FakeModel([box(0, 0, .2, .2)] * 3), Batches(batches))
     rows = [json.loads(line) for line in found["files"]["samples.jsonl"].splitlines()]
     assert [(row["id"], row["image_id"], row["source"], row["score"]) for row in rows] == [
-        ("testA:0", "p1", "testA", 1.0), ("testB:2", "p3", "testB", 0.0)]
+        ("testA:p1:0", "p1", "testA", 1.0), ("testB:p3:0", "p3", "testB", 0.0)]
     assert sum(row["score"] for row in rows) / 2 == found["metrics"]["accuracy"] / 100
+    fewer = BoxAccuracy().evaluate(FakeModel([box(0, 0, .2, .2)]), Batches(batches[2:]))
+    assert json.loads(fewer["files"]["samples.jsonl"])["id"] == rows[1]["id"], "what came before changes no name"

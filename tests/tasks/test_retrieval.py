@@ -338,6 +338,8 @@ def test_a_row_of_each_text_is_kept_and_their_mean_is_the_recall():
     found = Retrieval(match="itm", k=3).evaluate(Model(), Batches(batches()))
     rows = [json.loads(line) for line in found["files"]["samples.jsonl"].splitlines()]
     assert len(rows) == len({row["id"] for row in rows}) == 16 and len({row["image_id"] for row in rows}) == 6
+    later = Retrieval(match="itm", k=3).evaluate(Model(), Batches(list(batches())[1:]))["files"]["samples.jsonl"].splitlines()
+    assert [json.loads(line)["id"] for line in later] == [row["id"] for row in rows][-len(later):], "what came before changes no name"
     for way in ("dual", "matched", "combined"):
         assert 100 * sum(row[way] for row in rows) / 16 == pytest.approx(found["metrics"][f"{way}.t2i_r1"])
     assert all(row["score"] == row["combined"] for row in rows)

@@ -158,9 +158,9 @@ def _each(values, make, dropped: list, most: int | None = None) -> list:
 class Regions(Sharded):
     """Boxes in pictures, each with a text; a caption of the whole picture counts as one more. Rows are boxes.
 
-    Not training: every caption of every box, on the whole picture; ``source`` names the source of each, and
-    ``biggest`` (R, 4) float32 is the biggest annotated box of its picture (of ``boxes`` in the json, else of
-    its regions), ``size`` (R, 2) float32 how many pixels that is wide and high.
+    Not training: every caption of every box, on the whole picture; ``source`` names the source of each, ``name`` its own picture,
+    whichever it is shown, and ``biggest`` (R, 4) float32 is the biggest annotated box of its picture (of ``boxes`` in the json,
+    else of its regions), ``size`` (R, 2) float32 how many pixels that is wide and high.
 
     YAML: {type: Regions, path: sample://picturebook/regions, max_per_image: 5, mask: {prob: 0.5, max: 15}}
 
@@ -224,7 +224,8 @@ class Regions(Sharded):
         if how.randaugment is not None:
             image = rand_augment(image, how.randaugment, False, rng)
         boxes = [self._box(pixels, given, crop, flip, record.name) for _, pixels, given in drawn]
-        told = {} if self.train else {"source": self._names[source], "biggest": _biggest(record.meta, drawn, picture),
+        told = {} if self.train else {"source": self._names[source], "name": record.name,
+                                      "biggest": _biggest(record.meta, drawn, picture),
                                       "size": torch.tensor([float(picture.width), float(picture.height)])}
         made = self.images.item(self.images.normalize(image), shown.name, rng)
         return items.Item(made, [text for text, _, _ in drawn], boxes, dropped, told)

@@ -9,7 +9,7 @@ from xtoolkit.data import paths
 from xtoolkit.prepare import sample_pack
 from xtoolkit.registry import nearest
 
-OUT = "prepared-2"  # of a pack; raise it where what the converters write changes: older files are then not used
+OUT = "prepared-3"  # of a pack; raise it where what the converters write changes: older files are then not used
 SCHEME = "sample://"
 GLUE = ("sst2", "cola", "rte", "stsb")
 VQA = {"train": "train2014", "val": "val2014", "test": "test2015"}  # what its files call the splits

@@ -56,7 +56,8 @@ def write_entailment(payload: tuple, part: RowPart):
                 times[label][image] += 1
                 said, name = pictures[own]["sentences"][number], pictures[image]
                 part.write({"image": f"{name['filepath']}/{name['filename']}", "image_id": f"coco-{image}",
-                            "sentence": said["raw"], "label": label, "sentid": said["sentid"]}, said["raw"])
+                            "sentence": said["raw"], "label": label, "sentid": said["sentid"],
+                            "id": f"{said['sentid']}-{label}"}, said["raw"])
 
 
 def _drawn(*what) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections import Counter
 from itertools import chain
 
 import torch
@@ -220,6 +221,15 @@ def check_counts(task: Task, expect: dict | None, found: dict) -> None:
 def spread(rows: list, shown: int) -> list:
     """At most ``shown`` of some rows, spread evenly over them."""
     return rows[::-(-len(rows) // shown)] if rows else []
+
+
+def numbered(names: list[str]) -> list[str]:
+    """`name:0`, `name:1`, ...: each name with how often it came before; what stands between changes nothing."""
+    seen, found = Counter(), []
+    for name in names:
+        found.append(f"{name}:{seen[name]}")
+        seen[name] += 1
+    return found
 
 
 def token_ids(text) -> list[list[int]]:

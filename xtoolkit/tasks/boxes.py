@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xtoolkit.batch import Batch, RegionField
 from xtoolkit.registry import TASK_REGISTRY, ConfigError, Share
-from xtoolkit.tasks.base import Task, cell, decoded, evaluating, spread, token_ids
+from xtoolkit.tasks.base import Task, cell, decoded, evaluating, numbered, spread, token_ids
 
 
 @TASK_REGISTRY.register()
@@ -51,11 +51,12 @@ class BoxAccuracy(Task):
     def predict(self, f, batch) -> dict:
         loss, region = self.heads["loss"], batch.region
         rows = region.image_index.tolist()
+        shown = [batch.image.image_id[row] for row in rows]
         if self.iou == "release" and "size" not in batch:
             raise ConfigError("BoxAccuracy: `iou: release` counts pixels, and these data do not say the `size` of pictures")
         return {"predicted": loss.boxes(f[loss.feature]).float(), "true": region.box.float(), "is_box": region.is_box,
                 **{name: batch[name].float() for name in ("biggest", "size") if name in batch},
-                "image_id": [batch.image.image_id[row] for row in rows], "ids": token_ids(batch.text),
+                "image_id": shown, "name": list(batch["name"]) if "name" in batch else shown, "ids": token_ids(batch.text),
                 "source": list(batch["source"]) if "source" in batch else ["all"] * len(rows)}
 
     def score(self, outputs: dict) -> dict[str, float]:
@@ -65,9 +66,11 @@ class BoxAccuracy(Task):
         return self._shares(outputs, self._overlap(outputs, "biggest")) if "biggest" in outputs else {}
 
     def samples(self, outputs: dict) -> list[dict]:
-        """A row for each expression with a box: ``score`` 1 where it is hit, its IoU and both boxes."""
+        """A row for each expression with a box, called by its source, its own picture and its number there: ``score`` 1
+        where it is hit, its IoU and both boxes."""
+        ids = numbered([f"{source}:{name}" for source, name in zip(outputs["source"], outputs["name"])])
         rows, overlap = outputs["is_box"].nonzero()[:, 0].tolist(), self._overlap(outputs, "predicted").tolist()
-        return [{"id": f"{outputs['source'][r]}:{r}", "image_id": outputs["image_id"][r], "source": outputs["source"][r],
+        return [{"id": ids[r], "image_id": outputs["image_id"][r], "source": outputs["source"][r],
                  "score": float(overlap[r] >= self.threshold), "iou": overlap[r], "predicted": outputs["predicted"][r].tolist(),
                  "true": outputs["true"][r].tolist()} for r in rows]
 

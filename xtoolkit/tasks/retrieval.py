@@ -13,7 +13,8 @@ from xtoolkit.batch import Batch, Field
 from xtoolkit.features import full_precision
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, Count
-from xtoolkit.tasks.base import Alone, Task, cell, check_counts, decoded, evaluating, heads, joined, share, spread, token_ids
+from xtoolkit.tasks.base import (Alone, Task, cell, check_counts, decoded, evaluating, heads, joined, numbered, share, spread,
+                                 token_ids)
 from xtoolkit.tasks.comparing import Comparing, matched, rows_of, sides, summary
 from xtoolkit.tasks.ranking import below_scored, best, chance, gains, hits_both_ways, recalls
 
@@ -139,11 +140,13 @@ class Retrieval(Task):
         return shown
 
     def samples(self, outputs: dict) -> list[dict]:
-        """A row for each text: its picture, and whether that comes first, by each way; ``score`` is the last way's."""
+        """A row for each text, called by its picture and its number there: whether its picture comes first, by each way;
+        ``score`` is the last way's."""
         hits = {way: hits_both_ways(t2i, i2t, outputs["owner"])["t2i_r1"].tolist() for way, (t2i, i2t) in outputs["ways"].items()}
         names = [outputs["image_id"][image] for image in outputs["owner"].tolist()]
-        return [{"id": f"{name}:{text}", "image_id": name, "score": hits[list(hits)[-1]][text],
-                 **{way: found[text] for way, found in hits.items()}} for text, name in enumerate(names)]
+        return [{"id": called, "image_id": name, "score": hits[list(hits)[-1]][text],
+                 **{way: found[text] for way, found in hits.items()}}
+                for text, (called, name) in enumerate(zip(numbered(names), names))]
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
         """A row for each way of ranking, for what it gains over the dual encoder, and one for chance."""

@@ -2,7 +2,7 @@
 
 from xtoolkit.tasks.base import token_ids
 
-IDS = ("id", "identifier")  # keys of a record: GLUE's and Hateful Memes', NLVR2's
+IDS = ("id", "identifier", "image_id", "image", "img")  # keys of a record: GLUE's and Hateful Memes', NLVR2's; its own picture
 
 
 def told_rows(batch) -> dict[str, list]:
@@ -12,9 +12,16 @@ def told_rows(batch) -> dict[str, list]:
     none = [None] * rows
     records = list(batch["record"]) if "record" in batch else [{}] * rows
     images = [list(batch[name].image_id) if name in batch else none for name in ("image", "second")]
-    ids = [next((record[key] for key in IDS if key in record), image) for record, image in zip(records, images[0])]
+    ids = [_called(record, image) for record, image in zip(records, images[0])]
     return {"id": ids, "image_id": images[0], "second_id": images[1], "record": records,
             "ids": token_ids(batch["text"]) if "text" in batch else [[]] * rows}
+
+
+def _called(record: dict, shown: str | None):
+    """What a record is called: by its id, else by its own pictures, whichever it is shown, else by the one that is shown."""
+    if isinstance(several := record.get("images"), list) and not any(key in record for key in IDS):
+        return " ".join(map(str, several))
+    return next((record[key] for key in IDS if record.get(key) is not None), shown)
 
 
 def shown_items(example: dict, caption: str, note: str, right: bool) -> list[dict]:
