@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands import tool
-from xtoolkit.cli.finetune_table import Job, jobs_of, read
+from xtoolkit.cli.finetune_table import Job, _gain, decimals, jobs_of, read
 from xtoolkit.registry import ConfigError
 
 PLUGIN = '''
@@ -187,3 +187,9 @@ def test_the_first_seed_of_every_row_comes_first_and_rows_can_be_chosen(folder):
     assert jobs[1].folder == Path(folder / "out/lengths/longer/seed_1")
     with pytest.raises(ConfigError, match="no row `Lenghts`; did you mean `Lengths`"):
         jobs_of(table, str(folder), ["Lenghts"])
+
+
+def test_shares_have_three_decimals_and_one_picture_has_no_error():
+    assert [f"{value:.{decimals([value])}f}" for value in (0.4321, 61.25, -0.5)] == ["0.432", "61.2", "-0.500"]
+    assert _gain({"value": 0.02, "error": 0.01}) == "+2.0 ± 1.0"
+    assert _gain({"value": 0.02, "error": None}) == "+2.0 no error: all of one picture"

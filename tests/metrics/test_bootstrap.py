@@ -51,3 +51,8 @@ def test_it_covers_the_truth_as_often_as_it_says():
 def test_samples_that_do_not_pair_are_refused(after, before, groups):
     with pytest.raises(ValueError, match="samples in"):
         paired_difference(after, before, groups)
+
+
+def test_of_one_group_there_is_no_error():
+    found = paired_difference([1.0, 0.0, 1.0], [0.0, 0.0, 0.0], ["a"] * 3)
+    assert found.value == pytest.approx(2 / 3) and (found.error, found.low, found.high) == (None, None, None)

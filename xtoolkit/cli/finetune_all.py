@@ -14,7 +14,7 @@ import time
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import Once, command, parser as make_parser
-from xtoolkit.cli.finetune_table import Job, Table, jobs_of, read, write
+from xtoolkit.cli.finetune_table import Job, Table, decimals, jobs_of, read, write
 from xtoolkit.registry import ConfigError
 
 TABLE = "xfm/finetune/tiny/all.yaml"
@@ -74,7 +74,7 @@ def run(jobs: list[Job], table: Table) -> int:
             print(f"{at}: exit code {code}, see {job.folder}.log, which ends with:\n{end_of_log(job)}", file=sys.stderr)
         else:
             found = {title: job.value(metric) for title, metric in table.rows[job.row].metrics.items()}
-            told = ", ".join(f"{title} {value:.1f}" for title, value in found.items() if value is not None)
+            told = ", ".join(f"{title} {value:.{decimals([value])}f}" for title, value in found.items() if value is not None)
             print(f"{at}: {time.perf_counter() - started:.0f} s; {told or 'none of its metrics'}", flush=True)
         text = write(jobs, table)
     print(f"\n{text}\n\ntable: {table.output}/table.md, and table.json")

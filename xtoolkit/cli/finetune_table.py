@@ -220,10 +220,18 @@ def _compared(own: list[Job], against: list[Job], metric: str) -> dict | None:
 
 def _mean(numbers: list[float]) -> str:
     """`61.2 ± 0.8`; of one number itself; a dash of none."""
-    places = 1 if any(abs(number) > 1 for number in numbers) else 3  # per cent, or a share such as a mean IoU
+    places = decimals(numbers)
     spread = f" ± {statistics.stdev(numbers):.{places}f}" if len(numbers) > 1 else ""
     return f"{statistics.fmean(numbers):.{places}f}{spread}" if numbers else "–"
 
 
+def decimals(numbers: list[float]) -> int:
+    """How many a figure is given with: one of per cent, three of a share such as a mean IoU."""
+    return 1 if any(abs(number) > 1 for number in numbers) else 3
+
+
 def _gain(gain: dict | None) -> str:
-    return "–" if gain is None else f"{100 * gain['value']:+.1f} ± {100 * gain['error']:.1f}"
+    if gain is None:
+        return "–"
+    told = "no error: all of one picture" if gain["error"] is None else f"± {100 * gain['error']:.1f}"
+    return f"{100 * gain['value']:+.1f} {told}"

@@ -14,14 +14,14 @@ class Difference:
 
     Attributes:
         value: mean over the samples of all runs.
-        error: standard deviation of it over the draws.
-        low, high: its 95 % interval, percentiles of the draws.
+        error: standard deviation of it over the draws; None where all samples are of one group, which says nothing of others.
+        low, high: its 95 % interval, percentiles of the draws; likewise None.
     """
 
     value: float
-    error: float
-    low: float
-    high: float
+    error: float | None
+    low: float | None
+    high: float | None
 
 
 def paired_difference(after, before, groups, draws: int = 2000, seed: int = 0) -> Difference:
@@ -45,7 +45,10 @@ def paired_difference(after, before, groups, draws: int = 2000, seed: int = 0) -
         raise ValueError(f"{len(after)} and {len(before)} samples in {len(groups)} groups: must be the same, at least one")
     of = np.unique(np.array([str(group) for group in groups]), return_inverse=True)[1]
     sums, counts = np.bincount(of, weights=after - before), np.bincount(of).astype(np.float64)
+    value = float(sums.sum() / counts.sum())
+    if len(sums) == 1:
+        return Difference(value, None, None, None)
     drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
     means = drawn @ sums / (drawn @ counts)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Difference(float(sums.sum() / counts.sum()), float(means.std(ddof=1)), float(low), float(high))
+    return Difference(value, float(means.std(ddof=1)), float(low), float(high))
