@@ -145,5 +145,22 @@ def test_a_read_only_folder_is_said_at_once(tmp_path, monkeypatch):
     assert explain(OSError(errno.EFBIG, "File too large"), tmp_path).startswith(f"{tmp_path}: File too large: this process may")
 
 
+def test_a_run_that_fails_before_its_first_step_takes_away_only_what_it_made(tmp_path):
+    class Fails(Hook):
+        def before_step(self, trainer):
+            (tmp_path / "notes" / "of_the_run.txt").write_text("made")
+            (tmp_path / "made").mkdir()
+            (tmp_path / "made" / "file").touch()
+            raise RuntimeError("nothing works")
+
+    trainer = Trainer(ToyModel(), recipe(tmp_path), loaders(), hooks=[JsonLines(), Fails()])
+    (tmp_path / "notes").mkdir()  # somebody's, while the run gets ready
+    (tmp_path / "notes" / "mine.txt").write_text("kept")
+    with pytest.raises(RuntimeError, match="nothing works"):
+        trainer.fit()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["notes", "notes/mine.txt"]
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "kept"
+
+
 if __name__ == "__main__":
     limited(Path(sys.argv[1]))

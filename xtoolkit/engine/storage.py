@@ -52,10 +52,24 @@ def check_room(output, size: int, train, done: int = 0) -> None:
                           "or name another folder (train.output=...)")
 
 
-def sweep(output) -> None:
-    """Empties the folder of a run that failed before its first step, as it was found: the next start finds it so too."""
-    for path in Path(output).glob("*") if os.environ.get("RANK", "0") == "0" and latest(output) is None else ():
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def inside(output) -> frozenset[Path]:
+    """All files and folders in a folder, at any depth; none where there is no such folder."""
+    return frozenset(Path(output).rglob("*"))
+
+
+def sweep(output, found=frozenset()) -> None:
+    """Takes out of the folder of a run that failed before its first step what was made since: the next start finds it as this
+    one did.
+
+    Args:
+        found: what was ``inside`` when its hooks were first called, and stays.
+    """
+    made = inside(output) - found if os.environ.get("RANK", "0") == "0" and latest(output) is None else ()
+    for path in sorted(made, reverse=True):  # what is in a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def file_limit() -> float:

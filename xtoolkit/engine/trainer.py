@@ -16,7 +16,7 @@ from xtoolkit.engine.records import numbers
 from xtoolkit.recipe.folder import RESUME, check_folder, check_resumed, latest, refusal
 from xtoolkit.recipe.plugins import record as record_of
 from xtoolkit.engine.schedule import Schedule
-from xtoolkit.engine.storage import check_room, checkpoint_bytes, stopped, sweep
+from xtoolkit.engine.storage import check_room, checkpoint_bytes, inside, stopped, sweep
 from xtoolkit.hooks.base import named, state_of
 from xtoolkit.registry import ConfigError
 
@@ -108,6 +108,7 @@ class Trainer:
             StorageError: the disk is full, or refuses.
             Stopped: a signal came, and a checkpoint is written.
         """
+        found = inside(self.output)
         try:
             try:
                 self._call("before_train")
@@ -122,7 +123,7 @@ class Trainer:
             raise stopped(error, self.output) from error
         finally:
             if self.done == 0 and not self.resume:
-                sweep(self.output)
+                sweep(self.output, found)
 
     def step(self) -> dict[str, torch.Tensor]:
         """One step: every group of the schedule, one update each. Returns ``values``."""
