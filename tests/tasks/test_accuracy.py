@@ -126,6 +126,9 @@ def test_consistency_is_that_of_nlvr2():
     plain = [{"group": n // 3} for n in range(9)]
     found = Accuracy(consistency="group").evaluate(FakeModel(2), batches(scores, label, records=plain))
     assert found["metrics"]["consistency"] == pytest.approx(200 / 3)  # rows 3 to 5 hold the wrong one
+    dated = [{"group": f"run-2020-{n}-{n // 3}"} for n in range(9)]  # four parts, and no identifier of NLVR2's: nine groups
+    found = Accuracy(consistency="group").evaluate(FakeModel(2), batches(scores, label, records=dated))
+    assert found["metrics"]["consistency"] == pytest.approx(found["metrics"]["accuracy"])
     with pytest.raises(ConfigError, match="`consistency: sentence` is no key of the data's records; they have: group"):
         Accuracy(consistency="sentence").evaluate(FakeModel(2), batches(scores, label, records=plain))
 

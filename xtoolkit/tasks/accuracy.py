@@ -3,6 +3,7 @@
 Shape letters: B rows, N rows of all batches, C classes.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from xtoolkit.tasks.base import Task, cell, decoded, evaluating, spread
 from xtoolkit.tasks.rows import shown_items, told_rows
 
 NAMES = "classes.txt"
+NLVR2 = re.compile(r"(?P<set>(?:train|dev|test1|test2)-\d+)-\d+-(?P<sentence>\d+)")  # its identifiers
 TITLES = {"accuracy": "accuracy %", "top5": "among the first five %", "mean_per_class": "mean of the classes' accuracies %",
           "f1": "F1 of class 1, %", "matthews": "Matthews' correlation x 100", "roc_auc": "area under the ROC curve %",
           "consistency": "groups that are all right %", "unlabelled": "rows without a label"}
@@ -35,7 +37,7 @@ class Accuracy(Task):
     Args:
         loss: the loss whose head is read (it has ``logits``).
         consistency: a key of the data's records: the share of groups of rows that are all told right. Rows of one value are a
-            group; of NLVR2's identifiers (`dev-SET-PAIR-SENTENCE`) those that differ in the pair of pictures alone.
+            group; of NLVR2's identifiers (`dev-SET-PAIR-SENTENCE`, numbers) those that differ in the pair of pictures alone.
         server: a file for a benchmark's server in the evaluation's folder: `CoLA`, `SST-2`, `MRPC`, `QQP`, `MNLI-m`, `MNLI-mm`,
             `QNLI`, `RTE` (GLUE), `NLVR2` or `Hateful-Memes`.
 
@@ -144,8 +146,9 @@ class Accuracy(Task):
         if self.consistency not in record:
             raise ConfigError(f"Accuracy: `consistency: {self.consistency}` is no key of the data's records; they have: "
                               f"{', '.join(record) or 'none'}")
-        parts = str(record[self.consistency]).split("-")
-        return "-".join(parts[:2] + parts[3:] if len(parts) == 4 else parts)
+        name = str(record[self.consistency])
+        found = NLVR2.fullmatch(name)
+        return name if found is None else f"{found['set']}-{found['sentence']}"
 
     # ---- what is shown --------------------------------------------------------------------------------------------------
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
