@@ -214,3 +214,26 @@ def test_a_grid_keeps_where_things_are():
     for given in (Encoded.of(tokens[:, :30]), Encoded.of(tokens[:, :5]), tokens[:, 0]):
         with pytest.raises(ConfigError, match="`grid: 3` needs a square of at least 3 x 3 picture tokens, and `vision` gives"):
             cells(given, 3, "vision")
+
+
+def test_of_two_classes_c_is_half_as_strong():
+    """A softmax over W (2, D) with half the C, minimised in float64, tells what scikit-learn's sigmoid tells, probability by probability."""
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(0)
+    label = draw.integers(0, 2, 60)
+    x, c = draw.normal(size=(60, 3)) + label[:, None], 0.7
+
+    def cost(given, strength):
+        w, b = torch.tensor(given[:6], dtype=torch.float64).view(2, 3), torch.tensor(given[6:], dtype=torch.float64)
+        w.requires_grad_(), b.requires_grad_()
+        value = strength * F.cross_entropy(torch.tensor(x) @ w.T + b, torch.tensor(label), reduction="sum") + w.square().sum() / 2
+        value.backward()
+        return value.item(), torch.cat([w.grad.flatten(), b.grad]).numpy()
+
+    found = LogisticRegression(C=c, max_iter=1000, tol=1e-10).fit(x, label)
+    half, whole = (scipy.optimize.minimize(cost, np.zeros(8), args=(strength,), jac=True, tol=1e-12).x for strength in (c / 2, c))
+    weight = lambda given: given[3:6] - given[:3]
+    np.testing.assert_allclose(weight(half), found.coef_[0], atol=1e-4)
+    assert np.abs(weight(whole) - found.coef_[0]).max() > 1e-2
+    assert "twice the C" in LinearProbe.__doc__

@@ -46,6 +46,9 @@ class LinearProbe(Task):
 
         C * sum over rows of CE(Wx + b, label)  +  |W|^2 / 2
 
+    Of two classes scikit-learn fits the one row w of a sigmoid, and penalises |w|^2 / 2: that is the softmax of W = [-w/2, w/2]
+    with half the C, so that the `c` of a set of two classes is twice the C of the formula.
+
     C is chosen on a fifth of the bank that is held out, of each class alike: the powers 1e-6, 1e-4, ... 1e6 first, then the
     interval around the best is halved until there are 8 steps a decade; of equal ones the smallest. Then all of the bank is
     fitted with it. Several processes share the tries of a round; what is found does not depend on how many they are.
