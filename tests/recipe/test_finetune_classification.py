@@ -84,3 +84,23 @@ def test_a_head_that_does_not_fit_the_data_is_told_before_any_weight_is_loaded(n
 def test_mistakes_of_a_recipe(changes, message):
     with pytest.raises(ConfigError, match=message):
         load("tiny/sst2", *changes)
+
+
+def test_a_misspelt_task_is_one_mistake_though_it_replaces_a_whole_block():
+    with pytest.raises(ConfigError) as error:
+        load("tiny/sst2", "evaluate.val.type=Acuracy")
+    assert error.value.problems == ["override `evaluate.val.type=Acuracy`: unknown task `Acuracy`; did you mean `Accuracy`?"]
+
+
+def test_a_file_that_holds_no_weights_is_told_without_loading_it(tmp_path):
+    (tmp_path / "README.md").write_text("# Not weights at all\n")
+    with pytest.raises(ConfigError, match=r"README.md: no file of weights: neither safetensors nor torch's; `init` names"):
+        load("tiny/sst2", f"init={tmp_path / 'README.md'}")
+
+
+def test_missing_weights_are_not_answered_with_another_recipe(tmp_path, capsys):
+    from xtoolkit.cli.train import main
+
+    assert main(["--config", str(FOLDER / "tiny/sst2.yaml"), f"init={tmp_path / 'nowhere'}"]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere: no such file or folder" in said and "runs as it is" not in said

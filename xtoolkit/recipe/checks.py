@@ -7,7 +7,7 @@ from xtoolkit.recipe.config import Config, unknown_keys
 from xtoolkit.recipe.files import Files
 from xtoolkit.recipe.problems import Problems
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
-from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, best_problem, optim_problems, schedule_problems
+from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, best_by, best_problem, optim_problems, schedule_problems
 from xtoolkit.recipe.wiring import Wiring, misread
 from xtoolkit.registry import (
     DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, arguments, check, fits, nearest,
@@ -35,6 +35,7 @@ class Checker:
         self.missing_files, self.purpose, self.found = missing_files, purpose, Problems(config, lacking)
         self.wiring, self.say = Wiring(self.found), self.found.say
         self.datasets: list = []  # (place, class, block) of every data block without mistakes
+        self.unknown: set[str] = set()  # evaluations of no known type
         # Without streams there are evaluations alone, of the weights that `init` names.
         self.trains = bool(self.data.get("streams") or not self.data.get("evaluate"))
 
@@ -66,8 +67,12 @@ class Checker:
             self._schedule(blocks["schedule"])
             self._rates()
         by = blocks["train"] and blocks["train"].keep_best
-        if by and (wrong := best_problem(by, given["evaluate"])):
+        if by and best_by(by)[0] not in self.unknown and (wrong := best_problem(by, given["evaluate"])):
             self.say(("train", "keep_best"), wrong)
+        from xtoolkit.weights.hub import no_model
+
+        if isinstance(path := blocks.get("init") and blocks["init"].path, str) and (problem := no_model(path)):
+            self.say(("init", "path") if isinstance(self.data["init"], dict) else ("init",), problem)
         if self.missing_files:
             # A file with mistakes may not say what it reaches: then every encoder counts.
             read = [*(needs[loss] for loss in trained if loss in needs), *task_needs.values()]
@@ -181,6 +186,9 @@ class Checker:
             heads = {key: block.get(key, schema(cls)[key].default) for key in cls.HEADS} if known else {}
             read = [*wanted, *(n for key in heads.keys() & cls.MARKED for n in needs.get(heads[key], []))] if known else []
             marks = frozenset().union(*(Ref.parse(n.ref).marks for n in read))
+            if cls is None and "type" in block and "data" not in block:
+                self.unknown.add(name)  # a misspelt `type` has replaced a whole block: what else was in it is not asked
+                continue
             dataset = self._dataset(block.get("data"), at + ("data",), f"evaluation `{name}`", marks)
             if not known:
                 continue

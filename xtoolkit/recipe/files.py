@@ -13,7 +13,8 @@ class Files:
         self.found, self.data, self.purpose = found, found.data, purpose
 
     def check(self, encoders, idle, datasets) -> bool:
-        """Reports what is missing or cannot be read, and returns whether anything is missing.
+        """Reports what is missing or cannot be read, and returns whether any of it is what a recipe whose data are there does
+        without: not so the weights of a top-level `init`, which whoever names them has misspelt or not yet made.
 
         Args:
             encoders: whose weights are needed.
@@ -29,6 +30,7 @@ class Files:
             local = "://" in tokenizer
             if problem := paths.problem(tokenizer) if local else missing(tokenizer, "tokenizer"):
                 self.found.say(("tokenizer",), problem)
+        absent = len(self.found.problems) > before
         starts, init = self._starts_from_init(), self.data.get("init")
         path = init.get("path") if isinstance(init, dict) else init
         if starts and isinstance(path, str) and (problem := missing_model(path)):
@@ -39,7 +41,7 @@ class Files:
                 owner = ENCODER_REGISTRY.get(block["type"]).HUB if block.get("type") in ENCODER_REGISTRY else ""
                 if problem := missing(block["init"], f"encoders.{name}.init", owner):
                     self.found.say(("encoders", name, "init"), problem)
-        absent = len(self.found.problems) > before
+                    absent = True
         for place, cls, block in datasets:
             unread = self.purpose == "build" or place[0] == "streams" and (self.purpose == "evaluate" or place[1] in idle)
             with self.found.asked(cls, "missing", *place):

@@ -64,6 +64,19 @@ def missing_model(path: str) -> str | None:
     return None
 
 
+def no_model(path: str) -> str | None:
+    """Why a file that is there cannot be a model's weights: by its first bytes it is neither safetensors nor torch's."""
+    place = Path(path).expanduser()
+    if not place.is_file():
+        return None
+    with open(place, "rb") as file:
+        begins = file.read(9)
+    if begins[:2] == b"PK" or begins[:1] == b"\x80" or begins[8:] == b"{":
+        return None
+    return (f"{path}: no file of weights: neither safetensors nor torch's; `init` names a run's output folder, a checkpoint "
+            "below it, or a file that `xtoolkit convert` wrote")
+
+
 def cached(name: str) -> bool:
     """Whether the hub's cache on this machine holds a snapshot of ``name``."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "huggingface")
