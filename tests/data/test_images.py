@@ -10,7 +10,8 @@ from PIL import Image
 
 from xtoolkit.data import images
 from xtoolkit.data.errors import BadSample
-from xtoolkit.data.images import Augment, Normalize, LazyImage, RegionAugment, rand_augment, random_crop
+from xtoolkit.data.images import Augment, Normalize, LazyImage, RegionAugment, erased, rand_augment, random_crop
+from xtoolkit.data.process import ImageProcessor
 from xtoolkit.registry import check
 
 
@@ -151,3 +152,48 @@ def test_augmentation_depends_on_the_seed_alone():
 def test_senseless_augmentation_is_named(kind, block, said):
     found, = check(kind, block, "here")
     assert found.startswith("here: " + said)
+
+
+def test_a_box_of_noise_is_as_large_and_as_long_as_timms():
+    """The moments of its share of the area and of its aspect against timm's RandomErasing, which draws the same two numbers."""
+    from timm.data.random_erasing import RandomErasing
+
+    def boxes(erase):
+        for _ in range(600):
+            where = (erase(torch.full((3, 64, 64), 9.0)) != 9).any(0)
+            rows, columns = where.any(1).sum().item(), where.any(0).sum().item()
+            assert where.sum() == rows * columns > 0, "one box, every pixel of it"
+            yield rows * columns / 64**2, np.log(rows / columns)
+
+    rng = random.Random(0)
+    ours = np.array(list(boxes(lambda pixels: erased(pixels, rng))))
+    random.seed(1)
+    theirs = np.array(list(boxes(RandomErasing(1.0, mode="pixel", device="cpu"))))
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.09)
+    np.testing.assert_allclose(ours.std(0), theirs.std(0), atol=0.05)
+    noise = erased(torch.full((3, 64, 64), 9.0), random.Random(3))
+    assert abs(noise[noise != 9].mean()) < 0.2 and noise[noise != 9].std() == pytest.approx(1, abs=0.1)
+    assert torch.equal(noise, erased(torch.full((3, 64, 64), 9.0), random.Random(3))), "the same for the same seed"
+
+
+def test_pictures_are_erased_as_often_as_asked_and_nothing_else_changes():
+    data, plain = encoded(gradient(40, 40)), {"crop_scale": None, "flip": 0.0, "randaugment": None}
+    made = lambda how, seed: ImageProcessor(32, 8, augment=Augment(**plain, **how))(data, "x", random.Random(seed), bad).pixels
+    whole = made({}, 0)
+    assert sum(not torch.equal(made({"erase": 0.25}, seed), whole) for seed in range(400)) / 400 == pytest.approx(0.25, abs=0.06)
+    crops = lambda how: ImageProcessor(32, 8, augment=Augment(**how))(data, "x", random.Random(5), bad).pixels
+    assert torch.equal(crops({}), crops({"erase": 0.0}))
+
+
+@pytest.mark.parametrize("size", [(300, 256), (256, 400), (90, 70)])
+def test_the_middle_is_that_of_resizing_then_cropping(size):
+    from torchvision.transforms.v2.functional import center_crop, resize
+    from torchvision.transforms import InterpolationMode
+
+    image = gradient(*size)
+    found = ImageProcessor(224, 16, crop=0.875)(encoded(image), "x", random.Random(0), bad)
+    want = center_crop(resize(image, 256, InterpolationMode.BICUBIC), 224)
+    shown = Normalize().undo(found.pixels).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(shown - np.asarray(want, int)).mean() < 1.5
+    whole = Normalize().undo(ImageProcessor(224, 16)(encoded(image), "x", random.Random(0), bad).pixels).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(whole - np.asarray(want, int)).mean() > 4, "which is not the whole picture"

@@ -14,7 +14,7 @@ from xtoolkit.batch import Batch, ImageField
 from xtoolkit.data import items, limits, paths, scan, tables
 from xtoolkit.data.base import StreamDataset
 from xtoolkit.data.errors import BadSample
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, ENDINGS, Augment, Mean, Std
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, ENDINGS, Augment, Mean, Scale, Std
 from xtoolkit.data.process import ImageProcessor
 from xtoolkit.data.order import Order
 from xtoolkit.data.sharded import Sharded
@@ -96,6 +96,8 @@ class ImageFolder(StreamDataset):
         sources: several, {name: {path, weight}}, instead of `path`. Not training: ``source`` names the source of each picture.
         classes: null: the folders, of the first source, sorted; else as LabelledImages has them. The folders of each source
             must be these and no others.
+        crop: not training: the middle square, its side this share of the picture's shorter one, as in timm's evaluation (0.875
+            at 224 pixels); null: the whole picture, its sides made equal, as the release.
         others: augment: mean: std: as Images has them.
     """
 
@@ -103,7 +105,8 @@ class ImageFolder(StreamDataset):
 
     def __init__(self, image_size, patch_size, path: str | None = None, train: bool = True,
                  sources: dict[str, FolderSource] | None = None, classes: Classes | None = None,
-                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD,
+                 crop: Scale | None = None):
         block = {"path": path, "sources": sources and {n: vars(one) for n, one in sources.items()}, "classes": classes}
         if found := self.check_source(block) or self.missing(block):
             raise ConfigError([f"data.{key}: {message}" for key, message in found])
@@ -127,7 +130,7 @@ class ImageFolder(StreamDataset):
             self._ends.append(np.cumsum([len(found[one]) for one in self.names]))
             # One array: forked workers share it.
             self._files.append(np.array([file for one in self.names for file in found[one]]))
-        self.images = ImageProcessor(image_size, patch_size, mean, std, (augment or Augment()) if train else None)
+        self.images = ImageProcessor(image_size, patch_size, mean, std, (augment or Augment()) if train else None, crop=crop)
 
     @classmethod
     def check_source(cls, block: dict) -> list[tuple[str, str]]:

@@ -41,11 +41,13 @@ class Augment:
         crop_scale: smallest and largest share of the picture's area in a random crop; null: the whole picture.
         flip: how often a picture is mirrored; never one whose texts say left or right.
         randaugment: [operations, magnitude of 10] of RandAugment; null: none.
+        erase: how often a box of the normalised picture is replaced with noise, see ``erased``; BEiT's fine-tuning: 0.25.
     """
 
     crop_scale: tuple[Scale, Scale] | None = (0.2, 1.0)
     flip: Share = 0.5
     randaugment: RandAugment | None = (2, 7)
+    erase: Share = 0.0
 
     def problems(self) -> list[tuple[str, str]]:
         crop = self.crop_scale
@@ -164,6 +166,34 @@ def random_crop(width: int, height: int, scale: list[float], rng: random.Random)
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def centred(width: int, height: int, share: float) -> tuple[float, float, float, float]:
+    """The box of a square in the middle of a picture, its side a share of the shorter one: what timm's evaluation crops after it
+    has resized the shorter side to the model's over that share."""
+    side = share * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def erased(pixels: Tensor, rng: random.Random) -> Tensor:
+    """A copy of normalised pixels (3, H, W) with a box of standard normal noise: area uniform in 1/50 to 1/3 of the picture,
+    aspect log-uniform in 0.3 to 1/0.3; as it was if ten boxes in a row do not fit.
+
+    Source: Zhong et al. 2017 (1708.04896), as timm has it and BEiT fine-tunes with it: noise pixel by pixel, one box.
+    """
+    height, width = pixels.shape[1:]
+    for _ in range(10):
+        area = rng.uniform(0.02, 1 / 3) * height * width
+        aspect = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < h < height and 0 < w < width:
+            top, left = rng.randint(0, height - h), rng.randint(0, width - w)
+            noise = torch.randn(3, h, w, generator=torch.Generator().manual_seed(rng.getrandbits(63)))
+            pixels = pixels.clone()
+            pixels[:, top:top + h, left:left + w] = noise
+            break
+    return pixels
 
 
 def rand_augment(image: Image.Image, ops: list[int], geometric: bool, rng: random.Random) -> Image.Image:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xtoolkit.batch import stable_key
 from xtoolkit.data import items, limits
-from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Normalize, LazyImage, rand_augment, random_crop
+from xtoolkit.data.images import CLIP_MEAN, CLIP_STD, Augment, Normalize, LazyImage, centred, erased, rand_augment, random_crop
 from xtoolkit.data.left_to_right import LeftToRight, Predicted
 from xtoolkit.data.masking import ImageMask, TextMask, mask_patches, mask_text
 from xtoolkit.data.text import Tokenizer, clean_caption, says_side
@@ -76,7 +76,9 @@ class ImageProcessor:
         patch_size: pixels a side of a patch.
         mean: of the channels, in [0, 1]; CLIP's by default.
         std: of the channels.
-        augment: the `augment` block; None: the whole picture as it is.
+        augment: the `augment` block; None: the whole picture as it is, or its middle.
+        crop: without ``augment``: the square in the middle, its side this share of the picture's shorter one; None: the whole
+            picture, its sides made equal.
         mask: the `image_mask` block.
         views: the marks that are read.
 
@@ -88,12 +90,13 @@ class ImageProcessor:
     """
 
     def __init__(self, image_size: int | None, patch_size: int | None, mean=CLIP_MEAN, std=CLIP_STD,
-                 augment: Augment | None = None, mask: ImageMask | None = None, views: frozenset = frozenset()):
+                 augment: Augment | None = None, mask: ImageMask | None = None, views: frozenset = frozenset(),
+                 crop: float | None = None):
         if image_size is None:
             raise ConfigError("data: it gives pictures, and no encoder of the recipe reads them, so that their size is "
                               "unknown; name a dataset of texts alone")
         self.size, self.side = image_size, image_size // patch_size
-        self.normalize, self.augment = Normalize(mean, std), augment
+        self.normalize, self.augment, self.crop = Normalize(mean, std), augment, crop
         self.mask = mask if "mask_image" in views else None
         if self.mask is not None and self.mask.patches > self.side**2:
             raise ConfigError(f"data.image_mask.patches: {self.mask.patches} of {self.side**2} patches cannot be "
@@ -113,13 +116,18 @@ class ImageProcessor:
         """
         picture, how = LazyImage(data, bad), self.augment
         box = how and how.crop_scale and random_crop(picture.width, picture.height, how.crop_scale, rng)
+        if how is None and self.crop is not None:
+            box = centred(picture.width, picture.height, self.crop)
         image = picture.resized(self.size, box)
         if how is not None:
             if rng.random() < how.flip and not says_side(texts):
                 image = ImageOps.mirror(image)
             if how.randaugment is not None:
                 image = rand_augment(image, how.randaugment, True, rng)
-        return self.item(self.normalize(image), name, rng)
+        pixels = self.normalize(image)
+        if how is not None and how.erase and rng.random() < how.erase:
+            pixels = erased(pixels, rng)
+        return self.item(pixels, name, rng)
 
     def item(self, pixels: Tensor, name: str, rng: random.Random) -> items.Image:
         """The item of pixels (3, H, W) that are normalised already."""
