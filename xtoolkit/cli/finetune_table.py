@@ -231,6 +231,7 @@ def decimals(numbers: list[float]) -> int:
 
 
 def _gain(gain: dict | None) -> str:
+    """`+2.0 ± 1.0`, in points; a dash where there is none (yet)."""
     if gain is None:
         return "–"
     told = "no error: all of one picture" if gain["error"] is None else f"± {100 * gain['error']:.1f}"

@@ -217,6 +217,7 @@ MOVES = ("shear_x", "shear_y", "shift_x", "shift_y", "rotate")
 
 
 def _operate(image: Image.Image, name: str, level: float, sign: int) -> Image.Image:
+    """One operation of RandAugment, ``level`` of its full strength from 0 to 1; ``sign`` is the way of what moves pixels."""
     shear, shift = sign * 0.3 * level, sign * 10 * level * image.width / 224
     matrix = {"shear_x": (1, shear, 0, 0, 1, 0), "shear_y": (1, 0, 0, shear, 1, 0),
               "shift_x": (1, 0, shift, 0, 1, 0), "shift_y": (1, 0, 0, 0, 1, shift)}

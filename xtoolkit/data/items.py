@@ -117,6 +117,7 @@ def collate(items: list[Item], dataset: type, train: bool = True) -> Batch:
 
 
 def _texts(texts: list[Text]) -> TextField:
+    """One field of several texts, padded to the longest; what is masked or predicted from left to right goes with it."""
     masks = None if texts[0].masked is None else [t.masked for t in texts]
     made = text_field([t.ids for t in texts], texts[0].pad, masks)
     if texts[0].left_to_right is None:
@@ -125,6 +126,7 @@ def _texts(texts: list[Text]) -> TextField:
 
 
 def _answers(several: list[Answers]) -> AnswerField:
+    """One field of the answers of several questions, one after the other; ``labels`` where the data name candidates."""
     texts, counts = [text for one in several for text in one.texts], torch.tensor([len(one.texts) for one in several])
     none = TextField(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, dtype=torch.long))
     weights = torch.tensor([weight for one in several for weight in one.weights], dtype=torch.float32)
@@ -135,12 +137,14 @@ def _answers(several: list[Answers]) -> AnswerField:
 
 
 def _pictures(shown: list[Image]) -> ImageField:
+    """One field of several pictures of one size."""
     masks = None if shown[0].patch_mask is None else torch.from_numpy(np.stack([s.patch_mask for s in shown]))
     return ImageField(torch.stack([s.pixels for s in shown]), torch.tensor([s.key for s in shown]), masks,
                       [s.name for s in shown], None if masks is None else int(masks.sum()))
 
 
 def _regions(boxes: list[Box], owner: Tensor) -> RegionField:
+    """One field of several boxes; ``owner`` (R,) int64: the row of each one's picture."""
     return RegionField(owner, torch.tensor([b.box for b in boxes], dtype=torch.float32),
                        torch.from_numpy(np.stack([b.patches for b in boxes])),
                        torch.tensor([b.is_box for b in boxes]), torch.tensor([b.key for b in boxes]))

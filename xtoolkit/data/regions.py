@@ -77,6 +77,7 @@ def box_patches(box, side: int) -> np.ndarray:
 
 
 def _span(low: float, high: float, side: int) -> tuple[int, int]:
+    """First and last (excluded) of the ``side`` patches in a row that an interval in [0, 1] touches, one at least."""
     slack = 1e-6  # a box that ends on a border of patches does not touch the next one
     first = min(side - 1, max(0, math.floor(low * side + slack)))
     return first, min(side, max(first + 1, math.ceil(high * side - slack)))

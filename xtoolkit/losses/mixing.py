@@ -36,7 +36,11 @@ class Mix:
 
 
 def cut(share: float, height: int, width: int, y: int, x: int) -> Mix:
-    """CutMix around a centre: of the other picture a box of the share 1 - ``share`` of the area, less what lies outside."""
+    """CutMix around a centre: of the other picture a box of the share 1 - ``share`` of the area, less what lies outside.
+
+    A box of an odd side reaches one pixel further to the end than to the start, as in timm of today; CutMix's own code halves
+    the side rounded down both ways, so that it loses a row or a column.
+    """
     side = (1 - share) ** 0.5
     h, w = int(height * side), int(width * side)
     top, bottom = max(y - h // 2, 0), min(y + (h + 1) // 2, height)

@@ -126,6 +126,7 @@ def cider_d(captions: list[list[str]], references: list[list[list[str]]], most: 
 
 
 def _check(captions, references) -> None:
+    """Raises ValueError where there is no caption, a picture has no reference, or a text is not cut into words."""
     if len(captions) != len(references) or not captions:
         raise ValueError(f"{len(captions)} captions and references of {len(references)} pictures: must be as many, at least one")
     if lacking := [n for n, several in enumerate(references) if not several]:

@@ -98,6 +98,7 @@ def ranks(values) -> np.ndarray:
 
 
 def _numbers(values) -> np.ndarray:
+    """Scores as float64; ValueError where one is NaN."""
     values = np.asarray(values, dtype=np.float64)
     if np.isnan(values).any():
         raise ValueError(f"{int(np.isnan(values).sum())} of {values.size} scores are not a number: nothing can be ranked by them")
@@ -105,6 +106,7 @@ def _numbers(values) -> np.ndarray:
 
 
 def _paired(a, b) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays (N,) of one length; ValueError of any others."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise ValueError(f"{a.shape} and {b.shape}: both must be (N,), N at least 1")

@@ -171,10 +171,12 @@ def _by_picture(outputs: dict) -> tuple[list[str], list[list[str]], list[str]]:
 
 
 def _split(made, true):
+    """Captions and references as lists of words, as coco-caption cuts them."""
     return [words(caption) for caption in made], [[words(caption) for caption in several] for several in true]
 
 
 def _figures(made, true, names) -> dict[str, float]:
+    """All metrics, times 100, of captions and their references, an entry a picture."""
     split, several = _split(made, true)
     mean = lambda values: sum(values) / len(values)
     return {**{f"bleu{n}": 100 * value for n, value in enumerate(bleu(split, several), 1)},

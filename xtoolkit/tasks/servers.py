@@ -44,11 +44,13 @@ def numbers(server: str, ids: list, values: list[float]) -> dict[str, str]:
 
 
 def tsv(server: str, ids: list, told: list[str]) -> dict[str, str]:
+    """{file name: text} in GLUE's format: a heading, then a row an index, in the order of the indices."""
     rows = sorted(zip(ids, told), key=lambda row: (len(str(row[0])), str(row[0])))  # by the index, a number
     return {f"{server}.tsv": "index\tprediction\n" + "".join(f"{one}\t{label}\n" for one, label in rows)}
 
 
 def _need_ids(server: str, ids: list):
+    """Raises ConfigError where a row has no id, or two have one."""
     if None in ids:
         raise ConfigError(f"server: {server} asks for the release's index of each row, and row {ids.index(None)} has no `id`")
     if len(set(ids)) < len(ids):
