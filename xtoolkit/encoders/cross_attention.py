@@ -4,6 +4,8 @@ Shape letters: B rows, S source rows, L text tokens, n image tokens, D width, h 
 """
 
 import copy
+import re
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,10 @@ from xtoolkit.encoders.attention import attention
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.encoders.positions import positions_on
 from xtoolkit.features import Encoded
-from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive
+from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive, Range
+from xtoolkit.weights.files import WeightsError, hub_weights, load_strictly
+
+LAYER = re.compile(r"(.*?)encoder\.layer\.(\d+)\.(.*)")  # of BERT and RoBERTa as Hugging Face stores them
 
 
 @ENCODER_REGISTRY.register
@@ -39,15 +44,20 @@ class CrossAttention(Encoder):
             values are made; 0: none, as in the paper.
         aligned: the query and key maps of cross-attention start as one matrix, so that a text looks first at the patches whose
             features resemble its own; false: drawn apart, as in the paper. Needs text and image of one width.
+        init: weights of a text transformer, BERT's or RoBERTa's: a file or folder, or a name on the Hugging Face hub. Its layers
+            from ``init_first`` on become self-attention and feed-forward parts; cross-attention stays drawn. None: all drawn.
+        init_first: the layer of those weights that the first layer here starts from.
 
-    Source: X-FM 3.1 and its released ``fusion_encoder`` (RoBERTa's layer with cross-attention, initialised N(0, 0.02)).
+    Source: X-FM 3.1 and its released ``fusion_encoder`` (RoBERTa's layer with cross-attention, initialised N(0, 0.02)). X2-VLM
+    (2211.12402), ALBEF (2107.07651) and BLIP start from the upper half of BERT.
     """
 
     def __init__(self, widths: dict, layers: Count = 12, heads: Count = 12, width: Count | None = None, ffn_ratio: Positive = 4,
                  dropout: Dropout = 0.1, layer_norm_eps: Positive = 1e-5, init_std: NotNegative = 0.02,
-                 image_positions: NotNegative = 0,
-                 aligned: bool = False):
+                 image_positions: NotNegative = 0, aligned: bool = False, init: str | None = None,
+                 init_first: Annotated[int, Range(0)] = 0):
         super().__init__()
+        self.init, self.init_first = init, init_first
         self.width = width or widths["text"]
         if self.width % heads:
             raise ValueError(f"CrossAttention: width {self.width} is not a multiple of heads {heads}")
@@ -71,6 +81,24 @@ class CrossAttention(Encoder):
         for layer in self.layer if self.aligned else ():
             heads = layer.crossattention.self
             heads.key.weight.data.copy_(heads.query.weight.data)
+
+    def load_init(self) -> None:
+        """Loads the layers that ``init`` names, if it does; the model calls this once, after construction.
+
+        Raises:
+            WeightsError: they are no text transformer's, too few, or of another width; or where to put what cannot be downloaded.
+        """
+        if self.init is None:
+            return
+        state, origin = hub_weights(self.init), f"init {self.init}"
+        found = {int(match[2]): match[1] for match in map(LAYER.match, state) if match}
+        wanted = range(self.init_first, self.init_first + len(self.layer))
+        if missing := [number for number in wanted if number not in found]:
+            raise WeightsError(f"{origin}: no layer {missing[0]}: it has {len(found)} layers of a text transformer, and "
+                               f"{len(self.layer)} from `init_first: {self.init_first}` on are asked for")
+        layers = {f"layer.{int(match[2]) - self.init_first}.{match[3]}": tensor for name, tensor in state.items()
+                  if (match := LAYER.match(name)) and int(match[2]) in wanted}
+        load_strictly(self, layers, origin, may_miss=("*.crossattention.*", "text_in.*"))
 
     def decoder(self, layers: int | None = None, spread: bool = False) -> "CrossAttention":
         """A copy that attends to this encoder's own output in the place of a picture: patches have a place there, tokens none.

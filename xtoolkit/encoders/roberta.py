@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from xtoolkit.batch import TextField
 from xtoolkit.encoded import attended
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
+from xtoolkit.weights.files import hub_weights, load_strictly
 from xtoolkit.features import Encoded
-from xtoolkit.weights.hub import fetched, is_path
 from xtoolkit.registry import ENCODER_REGISTRY, Count, Dropout, NotNegative, Positive, Range
 
 NO_OUTPUT = ("these weights have no output layer, which MLM reads: take those of a RobertaForMaskedLM, or leave MLM out of the "
@@ -113,8 +112,7 @@ class RoBERTa(Encoder):
         """
         if self.init is None:
             return
-        state = read_weights(self.init) if is_path(self.init) else _download(self.init)
-        state = unwrap(state, f"init {self.init}")
+        state = hub_weights(self.init)
         state = {k if k.startswith(("roberta.", "lm_head.")) else f"roberta.{k}": v for k, v in state.items()}
         # The decoder is stored beside what it is tied to; poolers and fixed position ids have no place here.
         tied = "lm_head.decoder.*" if self.lm_head is not None else "lm_head.*"
@@ -161,13 +159,3 @@ class TiedHead:
     def cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Mean over M states (M, D) of -log softmax(scores)[label]: ``kernels.linear_cross_entropy``."""
         return self.head(hidden, self.embeddings, labels)
-
-
-def _download(name):
-    """The tensors of a model on the hub, from its cache where they are there."""
-    try:
-        return read_weights(fetched(name))
-    except OSError as error:
-        raise WeightsError(f"init `{name}` cannot be loaded from the hub ({error}); on a machine with access run "
-                           f"`hf download {name} config.json model.safetensors --local-dir DIR`, copy DIR here, and "
-                           "set `init: DIR`") from error

@@ -1,4 +1,4 @@
-"""MLM: masked language modelling on text alone."""
+"""MLM: masked language modelling through an output layer that an encoder owns."""
 
 from torch import Tensor
 
@@ -20,25 +20,37 @@ class MLM(Loss):
     embeddings) is applied to the M masked tokens only. If it offers ``cross_entropy``, as RoBERTa does, a large step's
     logits (M, vocabulary) never exist as a whole. No masked token: exactly 0.
 
+    With ``words`` it reads another encoder than the one that owns the layer: a fusion encoder, say, whose words are told by the
+    text encoder's embeddings, as in X2-VLM, ALBEF and BLIP. Both must be as wide.
+
     YAML: {type: MLM, feature: text@mask_text}
 
     Args:
-        feature: the text encoder under ``@mask_text``; the encoder must own ``lm_logits``.
+        feature: the encoder under ``@mask_text``: a token a text token.
+        words: the encoder that owns ``lm_logits``, below ``feature``; null: ``feature`` itself.
 
-    Source: X-FM, equation 1. The release averages over the same tokens, but also computes the logits of padded slots.
+    Source: X-FM, equation 1; X2-VLM (2211.12402), equation 3. The release averages over the same tokens, but also computes the
+    logits of padded slots.
     """
 
     VIEWS = {"feature": "mask_text"}
 
-    def __init__(self, feature: str, *, vocab_size_of: int | None):
+    def __init__(self, feature: str, words: str | None = None, *, widths: dict, vocab_size_of: int | None):
         super().__init__()
         from xtoolkit.kernels.linear_cross_entropy import cross_entropy
 
         self.feature, self.vocab_size, self.cross_entropy = feature, vocab_size_of, cross_entropy
+        self.words = Ref.parse(feature).name if words is None else words
+        own, wanted = widths[feature], widths[feature if words is None else _words_of(feature, words)]
+        if own != wanted:
+            raise ValueError(f"MLM: `{feature}` is {own} channels wide, and the output layer of `{words}` reads {wanted}: give "
+                             "both one width, or use IMLM, which has a layer of its own")
 
     @classmethod
     def needs(cls, block: dict) -> list[Need]:
-        return [Need(block["feature"], head="lm_logits")]
+        if block.get("words") is None:
+            return [Need(block["feature"], head="lm_logits")]
+        return [Need(block["feature"]), Need(_words_of(block["feature"], block["words"]), head="lm_logits")]
 
     def forward(self, f, batch):
         head = self._head(f)
@@ -58,4 +70,10 @@ class MLM(Loss):
         return token_losses(masked_hidden(encoded, text), text.labels, self._head(f))
 
     def _head(self, f: Features):
-        return f.head(Ref.parse(self.feature).name, "lm_logits")
+        return f.head(self.words, "lm_logits")
+
+
+def _words_of(feature: str, words: str) -> str:
+    """The reference to ``words`` under the marks of ``feature``: a pass that is run for it anyway."""
+    marks = feature.partition("@")[2]
+    return f"{words}@{marks}" if marks else words

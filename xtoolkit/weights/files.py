@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xtoolkit.weights.formats import recognise
+from xtoolkit.weights.hub import fetched, is_path
 
 WRAPPERS = ("model", "module", "state_dict")
 # What DataParallel, torch.compile and training scripts put before every name.
@@ -47,6 +48,24 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: several files hold `{both}`, so they are no shards of one model; name the file itself")
         state.update(shard)
     return state
+
+
+def hub_weights(init: str) -> dict[str, Tensor]:
+    """The tensors of a file or folder, or of a model on the Hugging Face hub, from its cache where they are there.
+
+    The gamma and beta of a LayerNorm, as TensorFlow and so the first files of BERT call them, become weight and bias.
+
+    Raises:
+        WeightsError: they cannot be read, or cannot be downloaded, and where to put them then.
+    """
+    try:
+        state = unwrap(read_weights(init if is_path(init) else fetched(init)), f"init {init}")
+    except OSError as error:
+        raise WeightsError(f"init `{init}` cannot be loaded from the hub ({error}); on a machine with access run "
+                           f"`hf download {init} config.json model.safetensors --local-dir DIR`, copy DIR here, and "
+                           "set `init: DIR`") from error
+    return {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
+            for name, tensor in state.items()}
 
 
 def _files(path):
