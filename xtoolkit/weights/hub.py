@@ -71,7 +71,7 @@ def no_model(path: str) -> str | None:
         return None
     with open(place, "rb") as file:
         begins = file.read(9)
-    if begins[:2] == b"PK" or begins[:1] == b"\x80" or begins[8:] == b"{":
+    if not begins or begins[:2] == b"PK" or begins[:1] == b"\x80" or begins[8:] == b"{":
         return None
     return (f"{path}: no file of weights: neither safetensors nor torch's; `init` names a run's output folder, a checkpoint "
             "below it, or a file that `xtoolkit convert` wrote")
