@@ -70,7 +70,7 @@ def made():
 
 def features(made, batch, name):
     graph, encoders, losses = made
-    needs = {name: losses[name].needs({"feature": losses[name].feature, "codes": "tokens"})}
+    needs = {name: losses[name].needs({"feature": losses[name].feature, "codes": "tokens", "head": "linear"})}
     passes = graph.passes(needs, frozenset(batch.fields))
     return Features(graph, encoders, batch, needs, {p.node for p in passes if p.graph}).bound(name)
 
@@ -188,7 +188,7 @@ def test_the_device_is_asked_nothing(made):
     batch = unequal()
     batch = batch.with_fields(image=replace(batch.image, masked_count=18))
     on_meta, loss = copy.deepcopy(encoders).to("meta"), copy.deepcopy(losses["mlm"]).to("meta")
-    needs = {"mlm": loss.needs({"feature": loss.feature, "codes": "tokens"})}
+    needs = {"mlm": loss.needs({"feature": loss.feature, "codes": "tokens", "head": "linear"})}
     f = Features(graph, on_meta, batch.to("meta"), needs).bound("mlm")
     on_meta["tokens"].forward = lambda **slots: torch.zeros(4, PATCHES, dtype=torch.long, device="meta")
     loss(f, f.batch).backward()

@@ -32,7 +32,8 @@ class MIMCodes(Loss):
         codes: the image tokenizer, read on the whole picture and without gradient: an encoder with ``codes``, whose output is
             (I, N) int64, a code for each patch of ``feature``, or an object with those as its ``codes``.
         head: `linear`: Linear(D, C), as BEiT; `mlm`: Linear(D, D), GELU, LayerNorm, Linear(D, C), the head of language models,
-            as FLAVA.
+            as FLAVA; `encoder`: the output layer ``code_logits`` that the encoder of ``feature`` owns, one for all losses that
+            read it, as ``lm_logits`` of MLM.
         eps: of the LayerNorm of `mlm`.
 
     Source: BEiT (2106.08254), equation 1; BEiTv2 (2208.06366), equation 6. FLAVA (2112.04482), 3.2, whose released heads are
@@ -41,7 +42,7 @@ class MIMCodes(Loss):
 
     VIEWS = {"feature": "mask_image"}
 
-    def __init__(self, feature: str, codes: str, head: Literal["linear", "mlm"] = "linear", eps: Positive = 1e-5, *,
+    def __init__(self, feature: str, codes: str, head: Literal["linear", "mlm", "encoder"] = "linear", eps: Positive = 1e-5, *,
                  widths: dict, modules: dict):
         super().__init__()
         from xtoolkit.kernels.linear_cross_entropy import cross_entropy
@@ -53,18 +54,19 @@ class MIMCodes(Loss):
         self.feature, self.tokenizer, self.classes, self.cross_entropy = feature, codes, tokenizer.codes, cross_entropy
         self.dense = nn.Linear(widths[feature], widths[feature]) if head == "mlm" else None
         self.layer_norm = nn.LayerNorm(widths[feature], eps=eps) if head == "mlm" else None
-        self.decoder = nn.Linear(widths[feature], self.classes)
+        self.decoder = nn.Linear(widths[feature], self.classes) if head != "encoder" else None
         for layer in filter(None, (self.dense, self.decoder)):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
     @classmethod
     def needs(cls, block: dict) -> list[Need]:
-        return [Need(block["feature"]), Need(block["codes"], grad=False)]
+        own = "code_logits" if block["head"] == "encoder" else None
+        return [Need(block["feature"], head=own), Need(block["codes"], grad=False)]
 
     def forward(self, f, batch):
         labels = self.labels(f, batch)
-        scores = self.logits(f[self.feature], batch)
+        scores = self.logits(f, f[self.feature], batch)
         f.log("accuracy", (scores.argmax(1) == labels).float().sum() / max(1, labels.numel()))
         return f.mean(self.cross_entropy(scores, labels), masked_patches)
 
@@ -86,7 +88,7 @@ class MIMCodes(Loss):
                              f"{tuple(patches)} patches: it must give an int64 code for each patch")
         return codes.flatten().index_select(0, batch.image.masked_patches())
 
-    def logits(self, encoded: Encoded, batch: Batch) -> Tensor:
+    def logits(self, f: Features, encoded: Encoded, batch: Batch) -> Tensor:
         """(M, C), scores of the codes for the masked patches, from what the encoder gave for the masked pictures."""
         patches = encoded.segment("image", AFTER_SUMMARY)
         if patches.shape[:2] != batch.image.patch_mask.shape:
@@ -95,7 +97,13 @@ class MIMCodes(Loss):
         hidden = patches.flatten(0, 1).index_select(0, batch.image.masked_patches())
         if self.dense is not None:
             hidden = self.layer_norm(nn.functional.gelu(self.dense(hidden)))
-        return self.decoder(hidden)
+        if self.decoder is not None:
+            return self.decoder(hidden)
+        scores = f.head(Ref.parse(self.feature).name, "code_logits")(hidden)
+        if scores.shape[1] != self.classes:
+            raise ValueError(f"MIMCodes: `{self.tokenizer}` has {self.classes} codes, and `code_logits` of `{self.feature}` "
+                             f"tells {scores.shape[1]}: they must be as many")
+        return scores
 
     def _codes(self, f):
         found = f[self.tokenizer]
