@@ -1,0 +1,3 @@
+"""VL-BEiT: one transformer for texts, pictures and pairs, with a feed-forward expert for each modality."""
+
+from . import backbone  # noqa: F401  importing registers it
