@@ -187,7 +187,7 @@ def another_vit():
 
 WRONG = {
     "x2vlm": ("xfm", lambda: {"text_encoder.bert.embeddings.LayerNorm.weight": torch.zeros(1), "temp": torch.tensor(1.)},
-              "holds the X2-VLM release, not what --from xfm reads; nothing here reads it"),
+              "holds the X2-VLM release, not what --from xfm reads; convert it: xtoolkit convert --config F --from x2vlm"),
     "roberta as xfm": ("xfm", lambda: {"roberta.embeddings.word_embeddings.weight": torch.zeros(1)},
                        "holds RoBERTa as Hugging Face stores it, not what --from xfm reads; convert it: xtoolkit "),
     "bert": ("roberta", lambda: {"bert.embeddings.word_embeddings.weight": torch.zeros(1)}, "holds BERT as Hugging Face"),

@@ -135,7 +135,7 @@ def test_an_allowed_name_of_another_shape_keeps_its_own_values(state):
 @pytest.mark.parametrize("names, what", [
     (["vision_encoder.cls_token", "text_encoder.roberta.x"], "the X-FM release; convert it: xtoolkit convert"),
     (["encoders.vision.cls_token"], "a model of this toolkit; give it to a recipe's top-level `init`"),
-    (["text_encoder.bert.x"], "the X2-VLM release; nothing here reads it"),
+    (["text_encoder.bert.x"], "the X2-VLM release; convert it: xtoolkit convert --config F --from x2vlm"),
     (["beit.layers.0.lambda_1", "beit.embeddings.cls_token"], "BEiT as Hugging Face's transformers store it"),
     (["layers.0.attention.q_proj.bias", "layers.0.lambda_1"], "BEiT as Hugging Face's transformers store it"),
     (["encoder.layer.0.attention.attention.query.bias", "embeddings.patch_embeddings.projection.bias"],

@@ -33,7 +33,6 @@ OURS = Format("a model of this toolkit", ("encoders.", "losses."))
 # In the order in which they are tried: the first whose signs are there counts.
 FORMATS = [
     OURS,
-    Format("the X2-VLM release", ("text_encoder.bert.",)),
     Format("CLIP", ("vision_model.", "visual.transformer.", "text_model.")),
     Format("BEiT as Hugging Face's transformers store it",
            ("beit.", "encoder.layer.0.attention.attention. encoder.layer.0.lambda_1",
