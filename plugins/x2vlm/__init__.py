@@ -1,3 +1,3 @@
 """X2-VLM: BERT's lower layers read texts, its upper layers fuse, one output layer serves both. README.md says where to begin."""
 
-from . import bert, release  # noqa: F401  registers BERT, and makes the released format known
+from . import bert, release, video  # noqa: F401  registers parts, and makes the released format known
