@@ -73,7 +73,7 @@ def ran(tmp_path_factory):
 def test_every_block_is_a_file_an_excerpt_or_is_run():
     assert {kind for kind, _ in BLOCKS} == {"python", "yaml", "bash"}
     assert [name for _, block in BLOCKS if (name := file_of(block))] == [
-        "vit_and_bert.py", "captions.py", "classes.py", "peak.py", "lab.yaml"]
+        "vit_and_bert.py", "captions.py", "classes.py", "peak.py", "system.yaml", "lab.yaml"]
 
 
 @pytest.mark.parametrize("block", [block for _, block in BLOCKS if excerpt_of(block)], ids=excerpt_of)
@@ -95,6 +95,13 @@ def test_the_plan_counts_every_pass(ran):
     assert said.count("stream pairs: siglip + mlm + mim + classify; 6 a batch, 16 tokens a text") == 4
 
 
+def test_the_shortest_system_is_planned_and_trained(ran):
+    folder, said = ran
+    lines = [json.loads(line) for line in (folder / "system/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(line[loss] > 0 for line in lines for loss in ("mvlm", "mvim", "itc"))
+    assert re.search(r"backbone@mask_\w+\+mask_\w+ +graph .* read by mvlm, mvim\n", said), "one pass for both"
+
+
 def test_three_steps_are_trained_and_the_hook_goes_on_from_its_state(ran):
     folder, _ = ran
     lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
@@ -103,7 +110,7 @@ def test_three_steps_are_trained_and_the_hook_goes_on_from_its_state(ran):
     assert all(line["siglip.guess"] == pytest.approx(lines[0]["siglip.guess"], rel=0.3) for line in lines)
     guesses = [line["classify.guess"] for line in lines]
     assert guesses[0] == pytest.approx(math.log(3)) and guesses[1] != guesses[0] and max(guesses) < 3
-    assert "classify (pairs): " in ran[1] and ran[1].count(": the run is too short to tell") == 8  # of both starts
+    assert "classify (pairs): " in ran[1] and ran[1].count(": the run is too short to tell") == 11  # of both starts, and of the system
     peaks = [line["peak.norm"] for line in lines]
     assert peaks == sorted(peaks) and peaks[0] == pytest.approx(lines[0]["norm"])
     assert peaks[3] >= max(line["norm"] for line in lines[:3]) * 0.999
