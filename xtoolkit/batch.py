@@ -95,8 +95,10 @@ class ImageField(Field):
         key: (I,) int64, equal where two rows show the same picture (``stable_key`` of the image id).
         patch_mask: (I, N) bool, True = masked, row-major patches; None where no loss reads ``@mask_image``.
         image_id: I names, on the host.
-        masked_count: M, how many patches of all pictures are masked, so that no device is asked for their places
+        masked_count: M, how many patches of all pictures are asked for, so that no device is asked for their places
             (``masked_patches``). None: it is asked.
+        asked: (I, N) bool, the masked patches that a loss of codes is to tell, where a dataset asks for fewer than are masked;
+            None: all.
     """
 
     MARKS = {"mask_image": "masked"}
@@ -106,6 +108,7 @@ class ImageField(Field):
     patch_mask: Tensor | None = None
     image_id: list = field(default_factory=list)
     masked_count: int | None = None
+    asked: Tensor | None = None
 
     def masked(self) -> "ImageField":
         """What an encoder reads under ``@mask_image``: itself; without masks an error."""
@@ -115,11 +118,11 @@ class ImageField(Field):
 
     def clean(self) -> "ImageField":
         """What an encoder reads under every other view: the picture with no patch masked."""
-        return dataclasses.replace(self, patch_mask=None, masked_count=None)
+        return dataclasses.replace(self, patch_mask=None, masked_count=None, asked=None)
 
     def masked_patches(self) -> Tensor:
-        """(M,) int64, flat positions ``row * N + patch`` of the masked patches, ascending."""
-        mask, count = self.masked().patch_mask.flatten(), self.masked_count
+        """(M,) int64, flat positions ``row * N + patch`` of the masked patches that are asked for, ascending."""
+        mask, count = (self.masked().patch_mask if self.asked is None else self.asked).flatten(), self.masked_count
         return (mask.nonzero() if count is None else mask.nonzero_static(size=count))[:, 0]
 
     def select(self, rows: Tensor) -> "ImageField":

@@ -87,11 +87,17 @@ class Similarity(Encoder):
         """Brings the temperature back between its bounds."""
         self.temperature.clamp_(self.min, self.max)
 
+    def current(self) -> Tensor:
+        """(1,), what similarities are divided by; a subclass may have learnt another number than this.
+
+        A copy: what backward needs must not change when the next stream's forward clamps the parameter in place.
+        """
+        return self.temperature.clone()
+
     def forward(self, *, view: str | None, image: Tensor, text: Tensor) -> Scores:
         """Scores of images (B, dim) and texts (B, dim), in float32 or better, under autocast too."""
         self.after_update()
-        # A copy: what backward needs must not change when the next stream's forward clamps the parameter in place.
-        temperature = self.temperature.clone()
+        temperature = self.current()
         images, texts, first = image, text, 0
         if self.gather == "global" and _ranks() > 1 and (self.training or torch.is_grad_enabled()):
             # Both at once: one collective each way, in an order that no rank can disagree about.

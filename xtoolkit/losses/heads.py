@@ -88,15 +88,15 @@ def row_count(batch) -> int:
 
 
 class WordLoss(Loss):
-    """A loss over words with an output layer of its own: dense, GELU, LayerNorm (1e-5), and a matrix that nothing is tied to.
+    """A loss over words with an output layer of its own: dense, GELU, LayerNorm, and a matrix that nothing is tied to.
 
     Drawn as N(0, 0.02), biases 0. Losses with one name and this head in two recipes have the same parameters.
     """
 
-    def __init__(self, width: int, vocab_size: int):
+    def __init__(self, width: int, vocab_size: int, eps: float = 1e-5):
         super().__init__()
         self.dense = nn.Linear(width, width)
-        self.layer_norm = nn.LayerNorm(width, eps=1e-5)
+        self.layer_norm = nn.LayerNorm(width, eps=eps)
         self.decoder = nn.Linear(width, vocab_size)
         for layer in (self.dense, self.decoder):
             nn.init.normal_(layer.weight, std=0.02)

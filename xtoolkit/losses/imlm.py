@@ -7,7 +7,7 @@ from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need
 from xtoolkit.losses.heads import WordLoss
 from xtoolkit.losses.masked_tokens import masked_count, token_losses, unigram_cost
-from xtoolkit.registry import LOSS_REGISTRY
+from xtoolkit.registry import LOSS_REGISTRY, Positive
 
 
 @LOSS_REGISTRY.register
@@ -16,7 +16,7 @@ class IMLM(WordLoss):
 
         loss = 1 / M  sum_m  -log p(w_m | text with the M tokens masked, picture)
 
-    The head is this loss's own: dense, GELU, LayerNorm (1e-5), and an output matrix that is not tied to the text
+    The head is this loss's own: dense, GELU, LayerNorm, and an output matrix that is not tied to the text
     encoder's embeddings, so with ``text -> fusion`` cut nothing of the text encoder moves. It is applied to the masked
     tokens only, and a large step's logits (M, vocabulary) never exist as a whole (``kernels.linear_cross_entropy``); no
     masked token: exactly 0. Drawn as N(0, 0.02), biases 0.
@@ -25,6 +25,8 @@ class IMLM(WordLoss):
 
     Args:
         feature: the fusion encoder under ``@mask_text``: one token a text token.
+            A text encoder alone serves too: masked language modelling with a head of its own.
+        eps: of the head's LayerNorm.
 
     Source: X-FM, equation 4. In the release the matrix is called the word embeddings of the fusion encoder, which
     nothing else reads. The paper's count of 327M parameters leaves it out.
@@ -32,8 +34,8 @@ class IMLM(WordLoss):
 
     VIEWS = {"feature": "mask_text"}
 
-    def __init__(self, feature: str, *, widths: dict, vocab_size_of: int):
-        super().__init__(widths[feature], vocab_size_of)
+    def __init__(self, feature: str, eps: Positive = 1e-5, *, widths: dict, vocab_size_of: int):
+        super().__init__(widths[feature], vocab_size_of, eps)
         from xtoolkit.kernels.linear_cross_entropy import linear_cross_entropy
 
         self.feature, self.cross_entropy = feature, linear_cross_entropy

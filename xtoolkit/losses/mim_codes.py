@@ -12,7 +12,7 @@ from xtoolkit.batch import Batch
 from xtoolkit.features import Encoded, Features
 from xtoolkit.graph import Need, Ref
 from xtoolkit.losses.base import Loss
-from xtoolkit.losses.mim import AFTER_SUMMARY, masked_patches
+from xtoolkit.losses.mim import AFTER_SUMMARY
 from xtoolkit.registry import LOSS_REGISTRY, Positive
 
 
@@ -68,13 +68,13 @@ class MIMCodes(Loss):
         labels = self.labels(f, batch)
         scores = self.logits(f, f[self.feature], batch)
         f.log("accuracy", (scores.argmax(1) == labels).float().sum() / max(1, labels.numel()))
-        return f.mean(self.cross_entropy(scores, labels), masked_patches)
+        return f.mean(self.cross_entropy(scores, labels), asked_patches)
 
     def guess(self, f, batch):
         """The codes as frequent as they were so far, over all patches, masked or not."""
         frequencies = f.frequencies(self._codes(f).flatten(), self.classes)
         labels = self.labels(f, batch)
-        return f.mean((-frequencies.log()[labels].sum() / max(1, labels.numel())).float(), masked_patches)
+        return f.mean((-frequencies.log()[labels].sum() / max(1, labels.numel())).float(), asked_patches)
 
     def labels(self, f: Features, batch: Batch) -> Tensor:
         """(M,) int64, the codes of the masked patches.
@@ -108,3 +108,8 @@ class MIMCodes(Loss):
     def _codes(self, f):
         found = f[self.tokenizer]
         return found if isinstance(found, Tensor) else found.codes
+
+
+def asked_patches(batch: Batch) -> int:
+    """M, the patches that a batch asks for: a dataset's pictures may ask for fewer than are masked."""
+    return batch.image.masked_patches().numel()
