@@ -60,8 +60,8 @@ class DVAE(Encoder):
 
     TRAINABLE = False
 
-    def __init__(self, image_size: Count = 224, patch_size: Count = 16, codes: Count = 8192, hidden: Count = 256, blocks: Count = 2,
-                 mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, init: str | None = None):
+    def __init__(self, image_size: Count = 224, patch_size: Count = 16, codes: Count = 8192, hidden: Count = 256,
+                 blocks: Count = 2, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, init: str | None = None):
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"DVAE: image_size {image_size} is not a multiple of patch_size {patch_size}")

@@ -44,7 +44,8 @@ class FLAVAPairs(Pairs):
         mismatch: the probability; only in training.
         others: path: sources: images: shards: max_tokens: clean: mask: image_mask: augment: mean: std: as Pairs has them.
 
-    Source: FLAVA (2112.04482) 3.2 for what is asked of whom; torchmultimodal's released transform for 0.1, the paper has no figure.
+    Source: FLAVA (2112.04482) 3.2 for what is asked of whom; torchmultimodal's released transform for 0.1, of which the paper has
+        no figure.
 
     Raises:
         ConfigError: a source is remote: another caption of it cannot be read at any place.

@@ -159,8 +159,8 @@ class FLAVAText(Transformer):
         """
         length = text.ids.shape[1]
         if length > self.max_tokens:
-            raise ValueError(f"a text of {length} tokens does not fit FLAVAText's {self.max_tokens} positions: lower the stream's "
-                             "`max_tokens`, or raise the encoder's")
+            raise ValueError(f"a text of {length} tokens does not fit FLAVAText's {self.max_tokens} positions: lower the "
+                             "stream's `max_tokens`, or raise the encoder's")
         if text.attention is not None:
             raise ValueError("FLAVAText attends to all tokens of a text: it has no `@left_to_right`")
         x = self.norm(self.words(text.ids) + self.types.weight[0] + self.places.weight[:length])

@@ -4,6 +4,7 @@ Shape letters: B rows of this rank, W ranks, D width.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class LogSimilarity(Similarity):
     """
 
     def __init__(self, widths: dict, temperature: Positive = 0.07, min: Positive = 0.01, max: Positive = 1.0,
-                 gather: str = "global"):
+                 gather: Literal["global", "local"] = "global"):
         super().__init__(widths, temperature, min, max, gather)
         del self.temperature
         self.logit_scale = nn.Parameter(torch.full((1,), -math.log(temperature)))

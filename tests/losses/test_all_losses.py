@@ -11,7 +11,7 @@ import xtoolkit.losses  # noqa: F401
 from xtoolkit.features import Features
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
-from xtoolkit.registry import LOSS_REGISTRY
+from xtoolkit.registry import LOSS_REGISTRY, filled
 
 from .tiny import STREAMS, Tiny, make_batch
 
@@ -41,7 +41,7 @@ def test_the_docstring_names_its_source_and_its_yaml_builds_it(name, encoders):
     for line in lines:
         block = yaml.safe_load(line)
         assert block["type"] == name
-        needs = cls.needs(block)
+        needs = cls.needs(filled(cls, block))
         assert needs and all(isinstance(n, Need) for n in needs)
         LOSS_REGISTRY.build(block, "docstring", widths={n.ref: 16 for n in needs}, vocab_size_of=30, patch_size_of=4,
                             modules=encoders)
