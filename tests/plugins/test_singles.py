@@ -140,6 +140,7 @@ def test_roberta_takes_steps(tmp_path):
     assert [line["text.mlm"] > 0 for line in lines(output)] == [True] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vqkd", "beitv2"])
 def test_a_killed_run_ends_with_the_same_bits(chain, tmp_path, name):
     _, contrast, vqkd, _ = chain

@@ -62,6 +62,7 @@ def test_two_ranks_take_the_steps_of_one(run, tmp_path):
             assert one[key] == pytest.approx(other[key], rel=1e-4, abs=1e-6), key
 
 
+@pytest.mark.slow
 def test_updates_lower_the_loss(tmp_path):
     """Made-up pictures: those forty can be told apart by heart."""
     lines = train(tmp_path / "run", "train.steps=150", "optim.lr=3e-3", "train.log_every=10", "encoders.tokens.wait=30")[1]
