@@ -160,3 +160,10 @@ def test_a_killed_run_ends_with_the_same_bits(chain, tmp_path, name):
     assert train([*command[2:], "--resume"]) == 0
     one, other = (checkpoint.read_model(latest(output)) for output in (whole, tmp_path / "killed"))
     assert [n for n in one if not torch.equal(one[n], other[n])] == [] and one.keys() == other.keys()
+
+
+def test_a_tokenizer_that_no_run_has_made_yet(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(["--config", str(BASELINES / "tiny/beitv2.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert "outputs/vqkd_tiny: no such file; a run's folder, by its name: train that recipe first" in said and "hf download" not in said

@@ -11,11 +11,14 @@ PUBLISHED = {
     "beitv2_base_patch16_224_pt1k.pth": "the BEiT v2 page of github.com/microsoft/unilm (beit2, pre-trained models)",
 }
 
+RUNS = "outputs"  # where recipes put their runs
+
 
 def is_path(name: str) -> bool:
     """Whether a name means a local file or folder: it exists, starts like a path, or ends like a weight file."""
     return os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1 \
-        or name.endswith((".pt", ".pth", ".bin", ".safetensors", ".json")) or name.split("/")[0] in ("weights", "checkpoints")
+        or name.endswith((".pt", ".pth", ".bin", ".safetensors", ".json")) \
+        or name.split("/")[0] in ("weights", "checkpoints", RUNS)
 
 
 def missing(name: str, key: str, owner: str = "") -> str | None:
@@ -31,6 +34,8 @@ def missing(name: str, key: str, owner: str = "") -> str | None:
             return None
         source = PUBLISHED.get(os.path.basename(name))
         ways = [f"download it from {source} and put it there"] if source else []
+        if name.split("/")[0] == RUNS:
+            ways = ["a run's folder, by its name: train that recipe first"]
         ways += [f"or start without it: {key}=null"] if key != "tokenizer" else \
             ["name a folder with tokenizer.json, a hub's, or sample://picturebook/tokenizer"]
         return f"{name}: no such file; {', '.join(ways)}".replace("; or", ";")
