@@ -73,6 +73,7 @@ class FLAVAPairs(Pairs):
         return dataclasses.replace(item, texts=item.texts if match else [other], fields=item.fields | {"match": match})
 
     def collate(self, loaded: list[items.Item]) -> Batch:
+        """The batch; in training nothing is asked of the masked words and patches of pairs that do not match (``$match``)."""
         batch = super().collate(loaded)
         if not self.train:
             return batch

@@ -142,6 +142,7 @@ class VideoFiles(Recorded):
         return batch.with_fields(image=ImageField(pixels, torch.zeros(every, dtype=torch.long, device="meta"), None, [""] * every))
 
     def load(self, source: int, sample: int, rows: int, rng: random.Random) -> items.Item:
+        """One video with one of its texts; raises BadSample where there is no video to read."""
         record = Record(self._shards[source], sample)
         captions, named = record.captions(), record.meta.get("video")
         if not isinstance(named, str):

@@ -3,7 +3,7 @@
 import errno
 import os
 import resource
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from xtoolkit.recipe.folder import RESUME, checkpoints, free_bytes, latest, nearest_existing
@@ -67,7 +67,8 @@ def sweep(output, found=frozenset()) -> None:
     made = inside(output) - found if os.environ.get("RANK", "0") == "0" and latest(output) is None else ()
     for path in sorted(made, reverse=True):  # what is in a folder before the folder
         if path.is_dir() and not path.is_symlink():
-            path.rmdir()
+            with suppress(OSError):  # somebody else has put something into it since: it stays
+                path.rmdir()
         else:
             path.unlink(missing_ok=True)
 
