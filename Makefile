@@ -7,7 +7,7 @@ OUTPUT ?= outputs/xfm_tiny
 .PHONY: help setup demo test test-slow clean
 
 help:
-	@echo "make demo       sets up .venv, trains the small X-FM on the sample data (some twelve minutes, 2 CPU cores) and names its report"
+	@echo "make demo       sets up .venv, trains the small X-FM on the sample data (some ten minutes, 2 CPU cores) and names its report"
 	@echo "make test       sets up .venv and runs the tests; make test-slow the slow ones"
 	@echo "make setup      only sets up; PYTHON= names another python, VENV= another folder"
 
