@@ -6,6 +6,7 @@ Shape letters: B rows, S source rows, R regions, N patches, n tokens of a source
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -74,6 +75,11 @@ class Encoded:
         """(B, D), the summary: token 0."""
         source, index = self.parts[0]
         return source.tokens[:, 0] if index is None else source.tokens[:, 0][index]
+
+    @property
+    def unit(self) -> Tensor:
+        """(B, D), the summary scaled to length one, in float32 or better."""
+        return F.normalize(self.pooled.to(torch.promote_types(self.pooled.dtype, torch.float32)), dim=-1)
 
     def segment(self, field: str, alone: slice = slice(None)) -> Tensor:
         """(B, n, D), the tokens of one field: those of ``segments``; without them the slice ``alone``.

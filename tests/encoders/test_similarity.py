@@ -37,6 +37,14 @@ def test_vectors_and_scores_stay_float32_under_autocast():
     torch.testing.assert_close(scores.local.diagonal() * 0.07, torch.ones(3))
 
 
+def test_wired_to_encoders_it_compares_their_summaries_at_length_one():
+    image, text, sim = Encoded.of(3 * torch.randn(4, 5, 8)), Encoded.of(torch.randn(4, 3, 8).bfloat16()), similarity()
+    scores = sim(view=None, image=image, text=text)
+    expected = [F.normalize(side.tokens[:, 0].double(), dim=-1) for side in (image, text)]
+    torch.testing.assert_close(scores.image_to_text.double(), expected[0] @ expected[1].t() / 0.07, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scores.text_to_image, scores.image_to_text.t())
+
+
 def test_a_model_in_float64_is_compared_in_float64():
     """Rounding vectors to float32 on the way would hide every difference below 1e-7 from a numerical check."""
     projection, sim = Projection(widths={"x": 16}, dim=8).double(), similarity().double()

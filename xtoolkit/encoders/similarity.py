@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xtoolkit.encoders.base import Encoder
-from xtoolkit.features import full_precision
+from xtoolkit.features import Encoded, full_precision
 from xtoolkit.registry import ENCODER_REGISTRY, Positive
 
 
@@ -51,6 +51,8 @@ class Similarity(Encoder):
     """Dot products of two sets of unit vectors over a learned temperature, clamped.
 
     YAML: {type: Similarity, inputs: {image: vision_proj, text: text_proj}, temperature: 0.07, min: 0.001, max: 0.5}
+
+    A slot that is wired to an encoder of tokens compares its summaries, scaled to length one; a Projection's are that already.
 
     The clamp moves the parameter itself, before each forward and after each update, so that its gradient stays alive
     at the bounds. On several ranks the vectors of all are compared, which every rank must then do at the same time
@@ -94,9 +96,10 @@ class Similarity(Encoder):
         """
         return self.temperature.clone()
 
-    def forward(self, *, view: str | None, image: Tensor, text: Tensor) -> Scores:
+    def forward(self, *, view: str | None, image: Tensor | Encoded, text: Tensor | Encoded) -> Scores:
         """Scores of images (B, dim) and texts (B, dim), in float32 or better, under autocast too."""
         self.after_update()
+        image, text = (read.unit if isinstance(read, Encoded) else read for read in (image, text))
         temperature = self.current()
         images, texts, first = image, text, 0
         if self.gather == "global" and _ranks() > 1 and (self.training or torch.is_grad_enabled()):

@@ -32,7 +32,7 @@ class Comparing:
     def temperature(self, loaded) -> float:
         """What training divides similarities by: ``(similarity(images, texts) / temperature).softmax(-1)`` are its
         probabilities that a text is the one of a picture, among those given."""
-        return float(loaded.model.encoder(self._sim).temperature.detach())
+        return float(loaded.model.encoder(self._sim).current().detach())
 
     def encode_image(self, loaded, images, batch_size: int = 64) -> Tensor:
         """(I, D) float32 of unit length: what retrieval compares. (D,) for one picture."""
@@ -112,3 +112,8 @@ def rows_of(read, rows: Tensor):
 def summary(feature) -> Tensor:
     """(B, D): a projection gives it as it is; of token features it is the summary."""
     return feature.pooled if isinstance(feature, Encoded) else feature
+
+
+def vectors(feature) -> Tensor:
+    """(B, D) of unit length, what a similarity compares: a projection gives them as they are, token features their summary."""
+    return feature.unit if isinstance(feature, Encoded) else feature

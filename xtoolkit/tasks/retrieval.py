@@ -15,7 +15,7 @@ from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, Count
 from xtoolkit.tasks.base import (Alone, Task, cell, check_counts, decoded, evaluating, heads, joined, numbered, share, spread,
                                  token_ids)
-from xtoolkit.tasks.comparing import Comparing, matched, rows_of, sides, summary
+from xtoolkit.tasks.comparing import Comparing, matched, rows_of, sides, vectors
 from xtoolkit.tasks.ranking import below_scored, best, chance, gains, hits_both_ways, recalls
 
 DUAL, MATCHED, COMBINED = "dual", "matched", "combined"
@@ -87,7 +87,7 @@ class Retrieval(Task):
         ``batch["image_index"]`` (T,) int64 names the row of the picture that each text describes.
         """
         inputs = self._graph.encoders[self.sim].inputs
-        kept = {f"sim.{slot}": [summary(f[source]).cpu()] for slot, source in inputs.items()}
+        kept = {f"sim.{slot}": [vectors(f[source]).cpu()] for slot, source in inputs.items()}
         if self.match is not None:
             fusion = f.inputs(self.heads["match"].fusion)
             kept |= {f"fusion.{slot}": [read.to("cpu")] for slot, read in fusion.items()}
