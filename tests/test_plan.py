@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from xtoolkit import recipe
-from xtoolkit.plan import make_plan
+from xtoolkit.model import Model
+from xtoolkit.plan import count_parameters, make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +53,32 @@ def test_no_pass_is_wasted(plan):
     assert region[0].gflops == pytest.approx(35.13 / 5, rel=0.01)                               # five regions share a picture
     keys_and_values = sum(p.gflops for p in stream(plan, "pairs").passes if p.name.startswith("fusion")) - 4 * 2.47
     assert keys_and_values == pytest.approx(5.58, rel=0.01)                                     # once an image, not four times
+
+
+GUIDE = ["encoders.guide={type: BEiTv2, inputs: {image: $image}, width: 192, layers: 1, heads: 3, patch_size: 16, image_size: 96}",
+         "losses.mim.target=guide"]
+
+
+def test_what_no_gradient_reaches_is_frozen():
+    """A teacher that is an encoder like any other; what evaluations alone read; a language encoder behind a cut."""
+    def counted(*keys):
+        with torch.device("meta"):
+            return count_parameters(Model(recipe.load(str(ROOT / "projects/xfm/tiny.yaml"), keys, missing_files=False)))
+
+    whole, guided = counted(), counted(*GUIDE)
+    assert whole.pop("frozen") == {}
+    size = guided.pop("frozen").pop("guide")
+    assert 192 * 3 * 16 * 16 + 12 * 192 ** 2 < size < 192 * 3 * 16 * 16 + 13 * 192 ** 2
+    assert guided["parts"].pop("guide") == 0 and guided == whole
+    cut = counted("losses.mlm=null", "losses.itc=null", "losses.itm=null", "streams.text=null", "streams.pairs=null",
+                  "evaluate.retrieval.match=null", "evaluate.pointing=null", "evaluate.matching=null", "schedule.every=null")
+    assert cut["frozen"].keys() == {"text", "vision_proj", "text_proj", "sim"}, "all but the first are read by retrieval"
+
+
+def test_a_similarity_of_encoders_without_projections():
+    inputs = ["encoders.sim.inputs={image: vision, text: text}", "optim.lr_mult={fusion: 0.5}"]
+    made = make_plan(recipe.load(str(ROOT / "projects/xfm/tiny.yaml"), inputs, missing_files=False))
+    assert made.left_out == ["vision_proj", "text_proj"] and all(s.unknown is None for s in made.streams)
 
 
 def test_cut_edges_show(plan):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xtoolkit.batch import Batch
+from xtoolkit.graph import Ref
 from xtoolkit.model import Model, trainable
 from xtoolkit.recipe import Recipe
 from xtoolkit.recipe.problems import tell
@@ -48,8 +49,8 @@ class StreamPlan:
 class Plan:
     """The whole plan.
 
-    ``parameters`` maps names to counts: total, transformer layers, the paper's count, a line a part. ``weights`` says where
-    those come from, a line each; ``notes`` what was left out with the loss that it reads.
+    ``parameters`` is what ``count_parameters`` returns. ``weights`` says where those come from, a line each; ``notes`` what was
+    left out with the loss that it reads.
     """
 
     streams: list[StreamPlan]
@@ -91,6 +92,8 @@ class Plan:
         lines.append(f"trainable parameters: {p['trainable']:,}; in transformer layers {p['transformer_layers']:,}; "
                      f"without the losses' output matrices {p['without_output_matrix']:,}")
         lines += [f"    {name:<24} {count:>13,}" for name, count in p["parts"].items()]
+        if p["frozen"]:
+            lines.append("frozen: " + ", ".join(f"{name} {count:,}" for name, count in p["frozen"].items()))
         return "\n".join(lines)
 
 
@@ -121,29 +124,45 @@ def make_plan(recipe: Recipe, length: int | None = None, checkpoint=None) -> Pla
 
 def origins(recipe: Recipe) -> list[str]:
     """Where the first weights come from, a line each."""
-    drawn = f"drawn from seed {recipe.train.seed}"
+    drawn, blocks = f"drawn from seed {recipe.train.seed}", {name: recipe.config["encoders"][name] for name in recipe.reached}
+    named = [f"{name} from {block['init']}" for name, block in blocks.items() if block.get("init") is not None]
     if init := recipe.init:
         allowed = [f"{what} {', '.join(patterns)}" for what, patterns in
                    (("may be missing there:", init.allow_missing), ("left out there:", init.allow_unexpected)) if patterns]
         what = "the whole model from" if init.parts == "all" else "all encoders and losses that are in"
-        drawn = f"; the others {drawn}" if init.parts == "shared" else ""
+        others = f"if not there, {', '.join(named)}; " if named else ""
+        drawn = f"; {others}the others {drawn}" if init.parts == "shared" else ""
         return [f"{what} {init.path}{drawn}" + "".join(f"; {a}" for a in allowed)]
-    blocks = {name: recipe.config["encoders"][name] for name in recipe.reached}
-    named = [f"{name} from {block['init']}" for name, block in blocks.items() if block.get("init") is not None]
     return [*named, f"the rest {drawn}" if named else f"all {drawn}"]
 
 
 def count_parameters(model: Model) -> dict:
-    """Trainable parameters.
+    """Parameters by what becomes of them.
 
-    ``transformer_layers`` counts the repeated layers of encoders (X-FM Table 9, "Trans."); ``without_output_matrix`` leaves
-    out output matrices that losses own, as X-FM's 327M does.
+    Returns:
+        ``trainable``: those that a gradient of some stream reaches; ``parts``: the same of each encoder and loss;
+        ``transformer_layers``: of those the ones in repeated layers of encoders (X-FM Table 9, "Trans.");
+        ``without_output_matrix``: without output matrices that losses own, as X-FM's 327M is counted; ``frozen``: the others, of
+        each part that has any, as a teacher whose output every loss reads without a gradient.
     """
-    own = {name: trainable(module) for name, module in model.parts()}
-    layers = sum(trainable(m) for e in model.encoders.values() for m in e.modules() if isinstance(m, nn.ModuleList))
-    matrices = sum(p.numel() for n, p in model.losses.named_parameters() if n.endswith("decoder.weight"))
-    total = trainable(model)
-    return {"trainable": total, "transformer_layers": layers, "without_output_matrix": total - matrices, "parts": own}
+    learns = _learning(model.recipe)
+    own = {name: trainable(module) if name in learns else 0 for name, module in model.parts()}
+    layers = sum(trainable(m) for name, encoder in model.encoders.items() if name in learns for m in encoder.modules()
+                 if isinstance(m, nn.ModuleList))
+    matrices = sum(p.numel() for name, loss in model.losses.items() if name in learns for n, p in loss.named_parameters()
+                   if n.endswith("decoder.weight"))
+    total = sum(own.values())
+    frozen = {name: sum(p.numel() for p in module.parameters()) - own[name] for name, module in model.parts()}
+    return {"trainable": total, "transformer_layers": layers, "without_output_matrix": total - matrices, "parts": own,
+            "frozen": {name: count for name, count in frozen.items() if count}}
+
+
+def _learning(recipe: Recipe) -> set[str]:
+    """The losses of streams, and the encoders through which a gradient of theirs runs or whose output layer they train."""
+    found = {loss for stream in recipe.streams.values() for loss in stream.losses}
+    heads = [Ref.parse(need.ref).name for loss in found for need in recipe.needs[loss] if need.head]
+    return found | {recipe.graph.encoders[name].owner for name in heads} | \
+        {p.node.encoder for stream in recipe.streams for p in recipe.passes(stream) if p.graph}
 
 
 def _stream(model: Model | None, recipe: Recipe, name: str, length: int | None, unknown: str | None) -> StreamPlan:

@@ -32,7 +32,7 @@ def recipe(name, *overrides):
     return recipes.load(str(BASELINES / f"{name}.yaml"), overrides, missing_files=False)
 
 
-@pytest.mark.parametrize("name", ["x2vlm", "x2vlm_base", "tiny/x2vlm"])
+@pytest.mark.parametrize("name", ["x2vlm", "x2vlm_base", "x2vlm_large", "tiny/x2vlm", "tiny/x2vlm_video"])
 def test_the_plan_is_the_one_on_record(name):
     """After a change that is meant: PLANS=write python -m pytest tests/plugins, and read the difference."""
     file, found = Path(__file__).parent / "plans" / f"{name.replace('/', '_')}.plan.txt", str(make_plan(recipe(name))) + "\n"
