@@ -1,4 +1,4 @@
-"""The top-level ``init:``: a whole model from a file or a run's folder, strictly; the encoders' own keys then do not count."""
+"""The top-level ``init:``: a whole model from a file or a run's folder, strictly; an encoder's own counts where those lack it."""
 
 import pytest
 import torch
@@ -138,6 +138,30 @@ def test_of_shared_parts_alone_the_rest_stays_or_is_drawn_and_is_listed(tmp_path
         "encoders.text_proj, encoders.vision_proj, losses.bbp, losses.imlm, losses.itm",
         f"init {path}: drawn, as it has none: encoders.own, losses.new"]
     assert origins(recipe) == [f"all encoders and losses that are in {path}; the others drawn from seed 42"]
+
+
+OWN = "encoders.guide={type: BEiTv2, inputs: {image: $image}, width: 16, layers: 2, heads: 2, patch_size: 8, image_size: 32, init: INIT}"
+
+
+def test_an_encoder_that_the_weights_lack_starts_by_its_own_init(tmp_path, source, capsys):
+    path = save(source.state_dict(), tmp_path / "whole.safetensors")
+    guide = {n.removeprefix("encoders.vision."): 2 * t for n, t in source.state_dict().items() if n.startswith("encoders.vision.")}
+    own = save(guide, tmp_path / "guide.safetensors")
+    keys = (OWN.replace("INIT", str(own)), "losses.mim.target=guide", "encoders.vision.init=weights/nowhere.pth")
+    for init in (f"{{path: {path}, parts: shared}}", f"{{path: {path}, allow_missing: [encoders.guide.*]}}"):
+        recipe = tiny(tmp_path, *keys, f"init={init}")
+        filled = started(recipe)
+        for name, tensor in filled.items():
+            inner = name.removeprefix("encoders.guide.")
+            assert torch.equal(tensor, source.state_dict()[name] if inner == name else guide[inner]), name
+        assert f"init {path}: by its own `init`, as it has none: encoders.guide from {own}" in capsys.readouterr().err.splitlines()
+    recipe = tiny(tmp_path, *keys, f"init={{path: {path}, parts: shared}}")
+    assert origins(recipe) == [f"all encoders and losses that are in {path}; if not there, vision from weights/nowhere.pth, guide "
+                               f"from {own}; the others drawn from seed 42"]
+    with pytest.raises(WeightsError, match="nowhere.pth: no such file"):
+        started(tiny(tmp_path, OWN.replace("INIT", "nowhere.pth"), *keys[1:], f"init={{path: {path}, parts: shared}}"))
+    with pytest.raises(WeightsError, match="missing: encoders.guide.cls_token"):
+        started(tiny(tmp_path, *keys, f"init={path}"))
 
 
 def test_an_encoder_by_another_name_is_not_drawn_in_silence(tmp_path, source):

@@ -36,8 +36,8 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
                        trained: bool = True) -> None:
     """Fills a model, heads of its losses included, strictly; what depends on the size of pictures is resized by its encoder.
 
-    A part of which the weights have nothing, an encoder that copies another (a teacher) or a loss whose head starts as a copy of
-    one, copies it anew.
+    A part of which the weights have nothing starts as without them: an encoder with an ``init`` of its own from that; one that
+    copies another (a teacher), or a loss whose head starts as a copy, copies it anew; what else may be missing, as drawn.
 
     Args:
         path: as in ``read_model_weights``.
@@ -53,11 +53,13 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
     state = model.fit(read)
     resized = {".".join(n.split(".")[:2]): None for n in state if n in read and state[n].shape != read[n].shape}
     lacks = lambda prefix: not any(name.startswith(prefix) for name in state)
-    copies = {p: e for name, e in model.encoders.items() if type(e).REFERS and lacks(p := f"encoders.{name}.")}
+    alone = {p: e for name, e in model.encoders.items() if lacks(p := f"encoders.{name}.")}
+    copies = [p for p, e in alone.items() if type(e).REFERS]
+    own = {p: init for p in alone if (init := _init(model, p)) is not None}
     heads = [loss for name, loss in model.losses.items() if lacks(f"losses.{name}.")]
     left, drawn = _unshared(model, state, origin, allow_missing) if shared else ([], [])
     copied = {*copies, *(f"losses.{name}." for name, loss in model.losses.items() if _copies(loss))}
-    if lacking := [p.removesuffix(".*") for p in drawn if p.removesuffix("*") not in copied and not trained]:
+    if lacking := [p.removesuffix(".*") for p in drawn if p.removesuffix("*") not in {*copied, *own} and not trained]:
         raise WeightsError(f"{origin} has no {', '.join(lacking)}: a recipe without streams does not train it; name weights that "
                            "have it, or leave out the evaluations that read it")
     load_strictly(model, state, origin, ignore=[*allow_unexpected, *left],
@@ -67,12 +69,19 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
     if os.environ.get("RANK", "0") == "0":
         for what, patterns in (("resized to this model's `image_size`", resized),
                                ("left there, as this model has no place for it", left),
-                               ("drawn, as it has none", [p for p in drawn if p.removesuffix("*") not in copied]),
+                               ("drawn, as it has none", [p for p in drawn if p.removesuffix("*") not in {*copied, *own}]),
+                               ("by its own `init`, as it has none", [f"{p[:-1]} from {init}" for p, init in own.items()]),
                                ("copied from the encoders, as it has none", [p for p in drawn if p.removesuffix("*") in copied])):
             if patterns:
                 print(f"init {origin}: {what}: {', '.join(p.removesuffix('.*') for p in patterns)}", file=sys.stderr)
-    for part in (*copies.values(), *heads):
+    for part in (*alone.values(), *heads):
         part.load_init()
+
+
+def _init(model: Model, prefix: str) -> str | None:
+    """What an encoder's own ``init`` names, by the prefix of its names."""
+    block = model.recipe.config["encoders"][prefix.split(".")[1]]
+    return block["init"] if "init" in block else None
 
 
 def _copies(loss: Loss) -> bool:

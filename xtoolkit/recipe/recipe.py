@@ -35,7 +35,7 @@ class Recipe:
         task_needs: {evaluation: what it reads}.
         streams: {name: Stream}, those with an active loss.
         idle: streams that were left out because no loss of theirs is active.
-        init: a whole model's weights to start from; the encoders' own `init:` keys then do not count.
+        init: a whole model's weights to start from; an encoder's own `init:` then counts where those lack it.
         optim: None where nothing is trained.
         plugins: what the recipe's `plugins:` list named.
     """

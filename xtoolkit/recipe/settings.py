@@ -90,9 +90,9 @@ class Init:
             one that holds such a file; null: none, the weights are drawn, or those that the encoders' own `init:` keys name.
         parts: `all`: every encoder and loss of the model must be in the weights, and every one of theirs in the model.
             `shared`, for fine-tuning: encoders and losses that only the weights have are left there, those that only the model
-            has start as drawn, and a line says which. Within a part that both have every name must fit, except an encoder's
-            output layer that only one of them has built.
-        allow_missing: patterns of the model's names that start as drawn if the file lacks them: `losses.bbp.*`.
+            has start as drawn, or by an encoder's own `init:`, and a line says which. Within a part that both have every name
+            must fit, except an encoder's output layer that only one of them has built.
+        allow_missing: patterns of the model's names that the file may lack: they start as without it. `losses.bbp.*`.
         allow_unexpected: patterns of the file's names that are left out if the model does not have them, or not in that shape.
     """
 
