@@ -149,6 +149,11 @@ class Model(nn.Module):
         """
         return Features(self.graph, self.encoders, batch, context=context)
 
+    def after_update(self) -> None:
+        """Called after every optimizer update: averages of encoders and losses move."""
+        for _, part in self.parts():
+            part.after_update()
+
     def parts(self):
         """(name, module) of every encoder and loss: what ``lr_mult`` and reports name."""
         yield from self.encoders.items()

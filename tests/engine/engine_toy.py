@@ -45,6 +45,10 @@ class ToyModel(nn.Module):
         self.losses["two"].temperature = nn.Parameter(torch.ones(1, 1))
         self.poison = {}
 
+    def after_update(self):
+        for encoder in self.encoders.values():
+            encoder.after_update()
+
     def forward(self, stream, batch, share=None, known=None):
         x = batch["x"]
         h = self.encoders["body"](x)

@@ -185,8 +185,7 @@ class Trainer:
             finite = torch.where(torch.isfinite(norm), norm, torch.zeros_like(norm))
             clip_grads_with_norm_([p for _, p in used], self.recipe.optim.clip, finite, foreach=many)
         self.optimizer.step()
-        for encoder in self.model.encoders.values():
-            encoder.after_update()
+        self.model.after_update()
 
     def _keep_largest(self, key, norm):
         self.values[key] = torch.maximum(self.values[key], norm) if key in self.values else norm

@@ -33,6 +33,10 @@ class Loss(nn.Module):
         """A scalar, or a dict of scalars that are summed and logged apart (``bbp.l1``, ``bbp.giou``)."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
+    def after_update(self) -> None:
+        """Called after every optimizer update, on all ranks: what a loss keeps of its batches, as a running mean, moves here,
+        once for all parts and streams of the update."""
+
     def guess(self, f: Features, batch: Batch) -> Tensor | dict[str, Tensor] | None:
         """What ``forward`` would return for one who knows how often each answer comes, and looks at no sample: the line of
         guessing, below which the loss has learnt. None: no such line is known.

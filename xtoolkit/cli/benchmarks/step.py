@@ -131,8 +131,7 @@ class Stepper:
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(used, clip, foreach=self.device.type == "cuda")
         self._optimizer.step()
-        for encoder in self.model.encoders.values():
-            encoder.after_update()
+        self.model.after_update()
         self._optimizer.zero_grad(set_to_none=True)
         ended = mark()
         self.marks.settle()
