@@ -1,3 +1,3 @@
-"""SigLIP 2's parts: a decoder that captions and says boxes, and what its losses ask of it."""
+"""SigLIP 2's parts: towers, a decoder that captions and says boxes, self-distillation, and the losses over them."""
 
-from . import cappa, decoder, locca  # noqa: F401  importing registers them
+from . import cappa, crops, decoder, distillation, locca, prototypes, towers  # noqa: F401  importing registers them

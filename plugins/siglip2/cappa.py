@@ -63,7 +63,7 @@ class CapPa(Loss):
         return f.mean(weighted_mean(-shares.log()[labels], real).float(), told_words)
 
     def targets(self, text: TextField) -> tuple[TextField, Tensor, Tensor]:
-        """What the decoder reads of captions, (B, L - 1); the labels (B, L - 1); and which rows are read in parallel, (B,) bool."""
+        """What the decoder reads of captions, (B, L - 1); the labels (B, L - 1); which rows are parallel, (B,) bool."""
         rows, length = text.ids.shape
         places = torch.arange(rows + 1, device=text.ids.device, dtype=torch.float64)
         at_once = (places * self.parallel + 1e-9).floor().diff() > 0

@@ -24,8 +24,8 @@ CHUNK = 4096  # tokens whose scores exist at a time; the backward pass makes the
 class CaptionDecoder(Encoder):
     """A transformer decoder with cross-attention, for losses that say themselves what stands in it: CapPa and LocCa.
 
-    Embeddings, learned positions and a LayerNorm, then the layers of CrossAttention, then an output layer of its own. Behind the V
-    words of the tokenizer its vocabulary has a mask, three words that begin a target (``refer``, ``describe``, ``box``), and S
+    Embeddings, learned positions and a LayerNorm, then the layers of CrossAttention, then an output layer of its own. Behind the
+    V words of the tokenizer its vocabulary has a mask, three words that begin a target (``refer``, ``describe``, ``box``), and S
     coordinates. The picture is read by its patches; the summary token before them is masked.
 
     YAML: {type: CaptionDecoder, inputs: {text: $text, image: vision}, width: 768, layers: 6, heads: 12}
@@ -128,9 +128,9 @@ def token_costs(logits: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(scores.to(torch.promote_types(scores.dtype, torch.float32)), labels, reduction="none")
 
     parts = list(zip(states.flatten(0, -2).split(CHUNK), labels.flatten().split(CHUNK)))
-    if len(parts) > 1 and torch.is_grad_enabled():
-        return torch.cat([checkpoint(cost, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]).view(labels.shape)
-    return torch.cat([cost(*part) for part in parts]).view(labels.shape)
+    again = len(parts) > 1 and torch.is_grad_enabled()
+    made = [checkpoint(cost, *part, use_reentrant=False, preserve_rng_state=False) if again else cost(*part) for part in parts]
+    return torch.cat(made).view(labels.shape)
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

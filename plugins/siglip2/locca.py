@@ -25,13 +25,13 @@ class LocCa(Loss):
         refer     [refer] words  [box] ->  left top right bottom        mean over the four of each real box
         describe  [describe] left top right bottom  ->  words           mean over the words of all rows
 
-    A row that describes the whole picture has that for its box: its ``describe`` is a caption, and it has no ``refer``. Losses are
-    summed and logged apart. The third of LocCa's tasks, captions, is CapPa on a stream of pairs, over the same decoder.
+    A row that describes the whole picture has that for its box: its ``describe`` is a caption, and it has no ``refer``. The two
+    are summed and logged apart. The third of LocCa's tasks, captions, is CapPa on a stream of pairs, over the same decoder.
 
     YAML: {type: LocCa, decoder: decoder@whole}
 
     Args:
-        decoder: an encoder of type CaptionDecoder, on the whole picture: on the region alone the box would be told by what is seen.
+        decoder: an encoder of type CaptionDecoder, on the whole picture: the region alone would tell its box.
 
     Source: LocCa (2403.19596) 3; SigLIP 2 (2502.14786) 2, which sums the tasks. There a grounded caption begins with a box that
     is told too; here it is given, as SigLIP 2 words it.
@@ -73,7 +73,7 @@ class LocCa(Loss):
         return {"refer": f.mean(refer.float(), real_boxes), "describe": f.mean(describe.float(), told_words)}
 
     def targets(self, text: TextField, box: Tensor) -> TextField:
-        """(2 R, L + 4) what the decoder reads: R rows of ``refer``, then R of ``describe``, one token of padding behind each of these.
+        """(2 R, L + 4) what the decoder reads: R rows of ``refer``, then R of ``describe``, each with one more of padding.
 
         Args:
             text: R phrases.
