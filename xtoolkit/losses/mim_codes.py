@@ -66,7 +66,7 @@ class MIMCodes(Loss):
 
     def forward(self, f, batch):
         labels = self.labels(f, batch)
-        scores = self.logits(f, f[self.feature], batch)
+        scores = self.scores(f, f[self.feature], batch)
         f.log("accuracy", (scores.argmax(1) == labels).float().sum() / max(1, labels.numel()))
         return f.mean(self.cross_entropy(scores, labels), asked_patches)
 
@@ -88,7 +88,7 @@ class MIMCodes(Loss):
                              f"{tuple(patches)} patches: it must give an int64 code for each patch")
         return codes.flatten().index_select(0, batch.image.masked_patches())
 
-    def logits(self, f: Features, encoded: Encoded, batch: Batch) -> Tensor:
+    def scores(self, f: Features, encoded: Encoded, batch: Batch) -> Tensor:
         """(M, C), scores of the codes for the masked patches, from what the encoder gave for the masked pictures."""
         patches = encoded.segment("image", AFTER_SUMMARY)
         if patches.shape[:2] != batch.image.patch_mask.shape:
