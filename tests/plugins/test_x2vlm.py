@@ -1,9 +1,8 @@
 """X2-VLM: BERT against Hugging Face's, a fusion encoder that starts from BERT's upper half, one output layer for texts and pairs,
-plans and parameters of its recipes, and steps on the sample pack."""
+plans and parameters of its recipes."""
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from xtoolkit import recipe as recipes
 from xtoolkit.batch import TextField
-from xtoolkit.cli.train import main as train
 from xtoolkit.encoders.cross_attention import CrossAttention
 from xtoolkit.encoders.roberta import RoBERTa
-from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model, trainable
 from xtoolkit.plan import make_plan
-from xtoolkit.recipe.folder import latest
 from xtoolkit.registry import ENCODER_REGISTRY, ConfigError
 from xtoolkit.weights.files import WeightsError
 
@@ -215,19 +211,3 @@ def test_words_of_pairs_are_told_by_the_text_encoders_layer():
 def test_an_output_layer_that_cannot_serve(overrides, said):
     with pytest.raises((ConfigError, ValueError), match=said):
         Model(recipe("tiny/x2vlm", *overrides))
-
-
-# ---- on the sample pack --------------------------------------------------------------------------------------------------
-def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path):
-    keys = ["--config", str(BASELINES / "tiny/x2vlm.yaml"), *SMALL, "streams.*.batch_size=8", "schedule.every=null", "evaluate=null",
-            "train.log_every=1", "train.checkpoint_every=2", "train.device=cpu", "train.steps=4"]
-    assert train([*keys, f"train.output={tmp_path / 'whole'}"]) == 0
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    shutil.rmtree(latest(tmp_path / "cut"))
-    assert latest(tmp_path / "cut").name.endswith("2")
-    assert train([*keys, f"train.output={tmp_path / 'cut'}", "--resume"]) == 0
-    one, other = (checkpoint.read_model(latest(tmp_path / name)) for name in ("whole", "cut"))
-    assert one.keys() == other.keys() and [n for n in one if not torch.equal(one[n], other[n])] == []
-    assert any(n.startswith("encoders.text.lm_head") for n in one) and not any(n.startswith("losses.imlm") for n in one)
-    logged = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
-    assert {"text.mlm", "match.imlm", "match.itm", "pairs.itc", "region.bbp"} <= logged[-1].keys()
