@@ -151,6 +151,33 @@ def test_the_tool_converts_both_ways(tmp_path, capsys):
     assert "holds the released VQ-KD tokenizer, not what --from beitv2 reads" in told and "--from singles" in told
 
 
+WRONG = {
+    "missing": (lambda s: {n: t for n, t in s.items() if n != "encode_task_layer.2.bias"}, "missing: encoders.tokens.encode_task_layer.2.bias"),
+    "not begun": (lambda s: {n: t for n, t in s.items() if "initted" not in n}, "missing: encoders.tokens.quantize.started"),
+    "a layer more": (lambda s: s | {n.replace("blocks.0", "blocks.1"): t for n, t in s.items() if n.startswith("encoder.blocks.0")},
+                     "unexpected: encoders.tokens.encoder.blocks.1.attn.proj.bias"),
+    "more codes": (lambda s: s | {"quantize.embedding.weight": torch.zeros(13, 4), "quantize.cluster_size": torch.zeros(13)},
+                   "other shape: encoders.tokens.quantize.weight (13, 4) there, (12, 4) here"),
+    "unknown": (lambda s: s | {"head.weight": torch.zeros(2)}, "unexpected: head.weight"),
+    "another system": (lambda s: {"flava.logit_scale": torch.zeros(())}, "not what --from singles reads; convert it: xtoolkit convert "
+                       "--config F --from flava"),
+    "a run of ours": (lambda s: {"encoders.tokens.quantize.weight": torch.zeros(12, 4)}, "holds a model of this toolkit, not what --from"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_one_clear_error(tmp_path, capsys, case):
+    from xtoolkit.cli.convert import main
+
+    change, said = WRONG[case]
+    torch.save({"model": change(released())}, tmp_path / "wrong.pth")
+    assert main(["--config", str(HERE / "vqkd.yaml"), "--allow-missing", "encoders.vision.*", "--from", "singles",
+                 str(tmp_path / "wrong.pth"), str(tmp_path / "out.safetensors")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("xtoolkit convert: ") and said in told and "Traceback" not in told
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_the_released_file_is_an_init(tmp_path):
     theirs = released()
     torch.save({"model": theirs}, tmp_path / "vqkd.pth")

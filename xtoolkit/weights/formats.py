@@ -33,7 +33,7 @@ OURS = Format("a model of this toolkit", ("encoders.", "losses."))
 # In the order in which they are tried: the first whose signs are there counts.
 FORMATS = [
     OURS,
-    Format("CLIP", ("vision_model.", "visual.transformer.", "text_model.")),
+    Format("CLIP", ("vision_model.", "visual.transformer.", "text_model.encoder.layers.")),
     Format("BEiT as Hugging Face's transformers store it",
            ("beit.", "encoder.layer.0.attention.attention. encoder.layer.0.lambda_1",
             "layers.0.attention.q_proj. layers.0.lambda_1"),
