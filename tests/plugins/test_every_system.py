@@ -34,22 +34,23 @@ VISION, TEXT, TOKENS = {"vision": (*BLOCKS, STEM)}, {"text": BLOCKS}, {"tokens":
 PROJECTIONS = {"vision_proj": ("dim=32",), "text_proj": ("dim=32",)}
 FROZEN = {"tokens": (*BLOCKS, STEM, INIT)}
 CONTRAST = ["encode_image", "encode_text", "similarity", "temperature"]
+COMPARES = "Retrieval gives it, where a recipe has a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`"
+MATCHES = "Retrieval gives it, where a recipe has a loss that matches"
 # {recipe: (how it is shrunk, what a model of it can, what it lacks and what is said to give it)}
 SYSTEMS = {
-    "x2vlm": (small(**VISION, **TEXT, **PROJECTIONS, fusion=BLOCKS) + ["schedule.every=null"], ["attend", *CONTRAST, "ground", "match"],
+    "x2vlm": (small(**VISION, **TEXT, **PROJECTIONS, fusion=BLOCKS) + ["schedule.every=null"],
+              ["attend", *CONTRAST, "ground", "match"],
               ("caption", "CaptionScores gives it, where a recipe has a loss that generates")),
     "flava": (small(image_layers=(*BLOCKS, STEM), text_layers=BLOCKS, fusion=("layers=1", "heads=2"), **PROJECTIONS, **FROZEN)
               + ["train.seed=21"],  # which draws every stream after the interruption
-              [*CONTRAST, "match", "picture_codes"], ("ground", "BoxAccuracy gives it, where a recipe has a loss that predicts boxes")),
-    "vlbeit": (small(backbone=(*BLOCKS, STEM), **FROZEN), ["picture_codes"],
-               ("similarity", "Retrieval gives it, where a recipe has a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`")),
-    "roberta": (small(**TEXT), [],
-                ("encode_text", "Retrieval gives it, where a recipe has a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`")),
-    "beitv2": (small(**VISION, **FROZEN), ["picture_codes"], ("match", "Retrieval gives it, where a recipe has a loss that matches")),
+              [*CONTRAST, "match", "picture_codes"],
+              ("ground", "BoxAccuracy gives it, where a recipe has a loss that predicts boxes")),
+    "vlbeit": (small(backbone=(*BLOCKS, STEM), **FROZEN), ["picture_codes"], ("similarity", COMPARES)),
+    "roberta": (small(**TEXT), [], ("encode_text", COMPARES)),
+    "beitv2": (small(**VISION, **FROZEN), ["picture_codes"], ("match", MATCHES)),
     "vqkd": (small(**VISION, **TOKENS) + ["init.path=null", "encoders.tokens.wait=1"], ["picture_codes"],
              ("classify", "Accuracy gives it, where a recipe has a classification head")),
-    "contrast": (small(**VISION, **TEXT, **PROJECTIONS), CONTRAST,
-                 ("match", "Retrieval gives it, where a recipe has a loss that matches")),
+    "contrast": (small(**VISION, **TEXT, **PROJECTIONS), CONTRAST, ("match", MATCHES)),
 }
 
 
@@ -112,7 +113,8 @@ def test_a_loaded_model_answers_what_it_can_and_says_what_it_lacks(trained, name
         getattr(model, lacks)
     assert f"this model has no `{lacks}`: {said}" in str(error.value)
     assert f"; it has: {', '.join(sorted(abilities)) or 'none'}" in str(error.value)
-    pictures, texts = [Image.linear_gradient("L").rotate(50 * n).convert("RGB") for n in range(3)], ["a dog", "two red cats", "a tree"]
+    pictures = [Image.linear_gradient("L").rotate(50 * n).convert("RGB") for n in range(3)]
+    texts = ["a dog", "two red cats", "a tree"]
     if "similarity" in abilities:
         image, text = model.encode_image(pictures), model.encode_text(texts)
         torch.testing.assert_close(torch.stack([image, text]).norm(dim=-1), torch.ones(2, 3))

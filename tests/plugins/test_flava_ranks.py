@@ -26,11 +26,13 @@ ROWS, LENGTH, WORDS, GRID = 6, 9, 60, 4
 ENCODERS = ("image_layers", "text_layers", "fusion")
 MATCH = torch.tensor([1, 0, 0, 1, 1, 1])  # one of the first process's rows, all of the second's
 SMALL = ["encoders.image_layers={width: 24, layers: 1, heads: 3, image_size: 32, patch_size: 8}",
-         "encoders.text_layers={width: 24, layers: 1, heads: 3, vocab_size: 60, max_tokens: 12}", "encoders.fusion={layers: 1, heads: 3}",
-         "encoders.vision_proj.dim=24", "encoders.text_proj.dim=24", *(f"encoders.{e}.init_std=0.3" for e in ENCODERS),
+         "encoders.text_layers={width: 24, layers: 1, heads: 3, vocab_size: 60, max_tokens: 12}",
+         "encoders.fusion={layers: 1, heads: 3}", "encoders.vision_proj.dim=24", "encoders.text_proj.dim=24",
+         *(f"encoders.{e}.init_std=0.3" for e in ENCODERS),
          "encoders.tokens={image_size: 32, patch_size: 8, codes: 16, hidden: 8, blocks: 1, init: null}",
-         "streams.text=null", "streams.image=null", "losses.mim=null", "losses.mlm=null", "schedule={every_step: [[pairs]], sample: null}",
-         "streams.pairs.batch_size=6", "evaluate=null", "train.steps=1", "optim.warmup=0", "train.precision=fp32", "train.device=cpu"]
+         "streams.text=null", "streams.image=null", "losses.mim=null", "losses.mlm=null", "streams.pairs.batch_size=6",
+         "schedule={every_step: [[pairs]], sample: null}", "evaluate=null", "optim.warmup=0", "train.steps=1",
+         "train.precision=fp32", "train.device=cpu"]
 
 
 def pairs(rows: slice) -> Batch:
