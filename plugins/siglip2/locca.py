@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, TextField
-from xtoolkit.encoded import Encoded
 from xtoolkit.features import Features
 from xtoolkit.graph import Need, Ref
 from xtoolkit.losses.base import Loss
@@ -94,7 +93,7 @@ class LocCa(Loss):
                          attention=left_to_right(2 * rows, length + BOX, box.device))
 
     @torch.no_grad()
-    def told(self, f: Features) -> Tensor:
+    def boxes(self, f: Features) -> Tensor:
         """(R, 4) cx, cy, w, h of the box of each phrase of a batch: the likeliest coordinates, one after the other."""
         inputs, decoder, name = f.inputs(self.decoder), self._decoder[0], Ref.parse(self.decoder).name
         box = torch.full((inputs["text"].rows, BOX), decoder.first_bin, device=inputs["text"].ids.device)

@@ -105,7 +105,7 @@ def test_identity_projection_and_centred_boxes():
     torch.testing.assert_close(Projection({"x": 8}, dim=8, identity=True)(view=None, x=x), F.normalize(x.pooled, dim=-1))
     with pytest.raises(ValueError, match="dim equal to the encoder's width 8"):
         Projection({"x": 8}, dim=4, identity=True)
-    assert torch.equal(BBP("f", centred=True, widths={"f": 8}).boxes(x), torch.full((3, 4), 0.5))
+    assert torch.equal(BBP("f", centred=True, widths={"f": 8}).boxes({"f": x}), torch.full((3, 4), 0.5))
 
 
 def test_init_std_is_that_of_the_layers():

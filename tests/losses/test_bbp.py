@@ -28,7 +28,7 @@ def test_against_torchvision(model):
     batch, loss = make_batch("region"), model.losses["bbp"]
     fused = fused_by_hand(model, batch)
     boxes = torch.sigmoid(plain_head(fused.tokens[:, 0], loss.head))
-    torch.testing.assert_close(loss.boxes(fused).double(), boxes, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss.boxes({loss.feature: fused}).double(), boxes, rtol=1e-5, atol=1e-6)
     real, target = batch.region.is_box, batch.region.box.double()
     corners = [box_convert(b, "cxcywh", "xyxy")[real] for b in (boxes, target)]
     giou = generalized_box_iou_loss(*corners, reduction="mean")

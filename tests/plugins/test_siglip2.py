@@ -183,7 +183,7 @@ def test_boxes_are_said_one_coordinate_after_the_other(captions):
             best = scores(model, decoded(model, said, image[row, 1:], True))[-1, decoder.first_bin:].argmax()
             said = torch.cat([said, decoder.first_bin + best[None]])
         found.append(said[-4:])
-    assert torch.equal(model.losses["locca"].told(model.features(batch)), decoder.boxes(torch.stack(found)))
+    assert torch.equal(model.losses["locca"].boxes(model.features(batch)), decoder.boxes(torch.stack(found)))
 
 
 # ---- towers ---------------------------------------------------------------------------------------------------------------

@@ -42,15 +42,13 @@ def test_iou_equals_torchvision():
 class Echo(nn.Module):
     """A loss that predicts the boxes it was given."""
 
-    feature = "fusion@whole"
-
     def __init__(self, boxes):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
         self.rows = list(boxes)
 
-    def boxes(self, fused):
-        assert fused == "fused"
+    def boxes(self, f):
+        assert f["fusion@whole"] == "fused"
         return torch.tensor([self.rows.pop(0)])
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from xtoolkit.batch import Batch
-from xtoolkit.features import Encoded
+from xtoolkit.features import Features
 from xtoolkit.graph import Need
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.heads import summary_head
@@ -48,14 +48,14 @@ class BBP(Loss):
     def needs(cls, block: dict) -> list[Need]:
         return [Need(block["feature"]), Need("$region")]
 
-    def boxes(self, fused: Encoded) -> Tensor:
+    def boxes(self, f: Features) -> Tensor:
         """(R, 4) predicted cx, cy, w, h in [0, 1], float32 or better."""
-        logits = self.head(fused.pooled)
+        logits = self.head(f[self.feature].pooled)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
 
     def forward(self, f, batch):
         region = f["$region"]
-        l1, giou = self.box_loss(self.boxes(f[self.feature]), region.box, valid=region.is_box)
+        l1, giou = self.box_loss(self.boxes(f), region.box, valid=region.is_box)
         return {"l1": f.mean(l1, real_boxes), "giou": f.mean(giou, real_boxes)}
 
     def guess(self, f, batch):

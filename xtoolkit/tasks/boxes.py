@@ -25,7 +25,7 @@ class BoxAccuracy(Task):
     Regions gives; without it there is no floor.
 
     Args:
-        loss: the loss that predicts boxes (it has ``feature``, a reference, and ``boxes``).
+        loss: the loss that predicts boxes: it has ``boxes``, a function of features.
         threshold: the least IoU of a hit.
         iou: ``release``: boxes that overlap by no more than a pixel of the picture as it was given, across or down, do not
             overlap at all; the data must then say in ``size`` (R, 2), width and height, how many pixels a picture has.
@@ -54,7 +54,7 @@ class BoxAccuracy(Task):
         shown = [batch.image.image_id[row] for row in rows]
         if self.iou == "release" and "size" not in batch:
             raise ConfigError("BoxAccuracy: `iou: release` counts pixels, and these data do not say the `size` of pictures")
-        return {"predicted": loss.boxes(f[loss.feature]).float(), "true": region.box.float(), "is_box": region.is_box,
+        return {"predicted": loss.boxes(f).float(), "true": region.box.float(), "is_box": region.is_box,
                 **{name: batch[name].float() for name in ("biggest", "size") if name in batch},
                 "image_id": shown, "name": list(batch["name"]) if "name" in batch else shown, "ids": token_ids(batch.text),
                 "source": list(batch["source"]) if "source" in batch else ["all"] * len(rows)}
@@ -120,7 +120,7 @@ class BoxAccuracy(Task):
                 whole = torch.tensor([0.5, 0.5, 1, 1], device=shown.device).expand(len(shown), 4)
                 patches = torch.ones(len(shown), side * side, dtype=torch.bool, device=shown.device)
                 batch = Batch(text=text, image=image, region=RegionField(shown, whole, patches, patches[:, 0]))
-                box = loss.boxes(loaded.model.features(batch)[loss.feature]).float()
+                box = loss.boxes(loaded.model.features(batch)).float()
                 if not normalized:
                     box = torch.cat([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], 1) * sizes.repeat(1, 2)
                 found.append(box)
