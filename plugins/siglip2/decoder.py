@@ -43,9 +43,9 @@ class CaptionDecoder(Encoder):
         init: layers of a text transformer for self-attention and feed-forward parts, as CrossAttention has it.
         init_first: likewise.
 
-    Source: CapPa (2306.07915) 3 and LocCa (2403.19596) 3 for a decoder on un-pooled patches whose vocabulary holds coordinates;
-    500 bins as the former's successor. SigLIP 2 (2502.14786) 2: as wide as the text tower, half as deep. Their layers normalise
-    before each part, these after it, as X-FM's fusion encoder, whose code and starts they share.
+    Source: CapPa (2306.07915) 3 and LocCa (2403.19596) 3 for a decoder on un-pooled patches whose vocabulary holds coordinates.
+    SigLIP 2 (2502.14786) 2: as wide as the text tower, half as deep. Their layers normalise before each part, these after it, as
+    X-FM's fusion encoder, whose code and starts they share. README.md says which figures could not be checked.
     """
 
     HEADS = ("lm_logits",)

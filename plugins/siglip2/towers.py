@@ -120,7 +120,7 @@ class MAPHead(Encoder):
         mlp_ratio: hidden width of the perceptron over that width.
         init: weights of a timm model with such a head, whose ``attn_pool`` it is, as of TimmTower. null: drawn.
 
-    Source: Zhai et al. 2022 (2106.04560), appendix; names and initial values of timm's ``AttentionPoolLatent``.
+    Source: Zhai et al. 2022 (2106.04560), appendix; names of timm's ``AttentionPoolLatent``. Drawn by Xavier's rule, biases 0.
     """
 
     def __init__(self, widths: dict, heads: Count = 12, mlp_ratio: Positive = 4, init: str | None = None):
@@ -132,6 +132,9 @@ class MAPHead(Encoder):
         nn.init.trunc_normal_(self.latent, std=self.width**-0.5)
         self.q, self.kv, self.proj = (nn.Linear(self.width, times * self.width) for times in (1, 2, 1))
         self.norm, self.mlp = nn.LayerNorm(self.width, eps=1e-6), MLP(self.width, int(self.width * mlp_ratio))
+        for layer in (self.q, self.kv, self.proj, self.mlp.fc1, self.mlp.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)  # what is added to every picture makes all of them alike
 
     def load_init(self) -> None:
         if self.init is not None:

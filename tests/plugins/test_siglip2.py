@@ -1,8 +1,12 @@
 """SigLIP 2's parts against computations by hand in float64: losses, gradients, what sees what; each in X-FM's recipe; the small recipe."""
 
 import copy
+import functools
+import json
+import os
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from xtoolkit import build
+from xtoolkit import build, load
+from xtoolkit import recipe as recipes
 from xtoolkit.batch import ImageField
+from xtoolkit.cli.train import main as train
 from xtoolkit.data.images import Augment
+from xtoolkit.engine import checkpoint
 from xtoolkit.features import Encoded
+from xtoolkit.plan import make_plan
+from xtoolkit.recipe.folder import latest
 from xtoolkit.recipe.plugins import import_components
 from xtoolkit.registry import ENCODER_REGISTRY, ConfigError
 
@@ -23,7 +32,7 @@ from xtoolkit.plugins.siglip2.crops import Crops, MultiCrop  # noqa: E402
 from xtoolkit.plugins.siglip2.towers import MAPHead  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-XFM = str(ROOT / "projects/xfm/tiny.yaml")
+XFM, BASELINES = str(ROOT / "projects/xfm/tiny.yaml"), ROOT / "projects/xfm/baselines"
 ENCODERS = {"vision": {"stem": [8, 8, 8], "width": 32, "layers": 1, "heads": 2}, "text": {"width": 32, "layers": 1, "heads": 2},
             "fusion": {"layers": 1, "heads": 2}, "vision_proj": {"dim": 32}, "text_proj": {"dim": 32}}
 DECODER = {"type": "CaptionDecoder", "inputs": {"text": "$text", "image": "vision"}, "width": 32, "layers": 2, "heads": 2,
@@ -348,7 +357,7 @@ class Known:
         return sums
 
 
-def test_the_centre_moves_once_an_update_and_teachers_with_it(distilled):
+def test_the_centre_moves_once_an_update_and_teachers_with_it(distilled, monkeypatch):
     model, batch, run = distilled
     model = copy.deepcopy(model)
     other = double(run.batch("image", 1))
@@ -370,6 +379,13 @@ def test_the_centre_moves_once_an_update_and_teachers_with_it(distilled):
     centre = model.losses["local"].centre.clone()
     model.after_update()
     assert torch.equal(model.losses["local"].centre, centre), "an update without the stream"
+    # Another rank saw eight pictures more, whose scores are all 1.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(torch.tensor([8.0] * 12 + [8.0])))
+    mean = costs_by_hand(model, "local", views(model, batch)["local"])[1].mean(0)
+    model.losses["local"](model.features(batch), batch)
+    model.losses["local"].after_update()
+    torch.testing.assert_close(model.losses["local"].centre, 0.9 * centre + 0.1 * (8 * mean + 8) / 16)
 
 
 def test_crops_are_parts_of_their_picture(distilled):
@@ -434,9 +450,6 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "plugins/siglip2/README.md").r
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[str(n) for n in range(len(BLOCKS))])
 def test_what_the_readme_adds_to_xfm_is_planned_and_takes_a_step(block, tmp_path):
-    from xtoolkit import recipe as recipes
-    from xtoolkit.plan import make_plan
-
     assert block.startswith("_BASE_: projects/")
     (path := tmp_path / "more.yaml").write_text(block.replace("_BASE_: projects/", f"_BASE_: {ROOT}/projects/", 1))
     plain, more = (recipes.load(str(p)) for p in (XFM, path))
@@ -451,3 +464,53 @@ def test_what_the_readme_adds_to_xfm_is_planned_and_takes_a_step(block, tmp_path
     learn = {name.split(".")[1] for name, p in run.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     added = {run.recipe.graph.encoders[name].owner for name in more.reached if name not in plain.reached}
     assert {"vision"} | {name for name in added if any(p.requires_grad for p in run.model.encoders[name].parameters())} <= learn
+
+
+# ---- its recipes ------------------------------------------------------------------------------------------------------------
+@functools.cache
+def planned(name):
+    return make_plan(recipes.load(str(BASELINES / f"{name}.yaml"), missing_files=False))
+
+
+@pytest.mark.parametrize("name", ["siglip2", "tiny/siglip2"])
+def test_what_each_recipe_does_is_on_record(name):
+    found = str(planned(name)) + "\n"
+    file = Path(__file__).parent / "plans" / f"{name.replace('/', '_')}.plan.txt"
+    if os.environ.get("PLANS") == "write":
+        file.write_text(found)
+    assert found == file.read_text()
+
+
+def test_parameters_of_the_towers_are_those_of_siglip():
+    """ViT-B/16 at 224 px: patches, places, twelve blocks, the last norm; a query, its attention and a perceptron. A mask token beside."""
+    width, block = 768, 4 * (768**2 + 768) + 2 * 4 * 768**2 + 5 * 768 + 4 * 768
+    tower = (16 * 16 * 3 + 1) * width + 196 * width + 12 * block + 2 * width
+    pooling = width + 4 * (width**2 + width) + 2 * width + 2 * 4 * width**2 + 5 * width
+    assert tower + pooling == 92_884_224   # timm's vit_base_patch16_siglip_224
+    parts = planned("siglip2").parameters["parts"]
+    assert (parts["tower"], parts["vision"]) == (tower + width, pooling)
+    assert parts["tower_ema"] == parts["vision_ema"] == parts["proto_ema"] == 0
+
+
+def test_two_steps_of_the_small_recipe_resumed_evaluated_and_loaded(tmp_path):
+    keys = ["--config", str(BASELINES / "tiny/siglip2.yaml"), *(f"encoders.{k}={v}" for k, v in {
+        "tower.width": 32, "tower.layers": 1, "tower.heads": 2, "tower.stem": "[8, 8, 8]", "vision.heads": 2, "text.width": 32, "text.layers": 1,
+        "text.heads": 2, "vision_proj.dim": 32, "text_proj.dim": 32, "decoder.width": 32, "decoder.layers": 1, "decoder.heads": 2,
+        "proto.prototypes": 16, "proto.hidden": 16, "proto.bottleneck": 8}.items()),
+        "streams.*.batch_size=8", "schedule.every={pairs: 1, region: 1, image: 1}", "evaluate.*.limit=16", "train.log_every=1",
+        "train.checkpoint_every=1", "train.device=cpu", "train.steps=2"]
+    assert train([*keys, f"train.output={tmp_path / 'whole'}"]) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(latest(tmp_path / "cut"))
+    assert train([*keys, f"train.output={tmp_path / 'cut'}", "--resume"]) == 0
+    one, other = (checkpoint.read_model(latest(tmp_path / name)) for name in ("whole", "cut"))
+    assert one.keys() == other.keys() and [n for n in one if not torch.equal(one[n], other[n])] == []
+    assert one["losses.local.centre"].abs().sum() > 0 and one["losses.patches.centre"].abs().sum() > 0
+    logged = json.loads((tmp_path / "whole/metrics.jsonl").read_text().splitlines()[-1])
+    assert {f"{name}{part}" for name in ("pairs.itc", "pairs.cappa", "region.locca", "region.locca.refer", "image.local", "image.patches")
+            for part in ("", ".guess")} <= logged.keys()
+    results = json.loads((tmp_path / "whole/results.json").read_text())
+    assert results["evaluations"].keys() == {"retrieval", "boxes", "neighbours"} and "accuracy" in results["evaluations"]["boxes"]
+    model = load(tmp_path / "whole")
+    box = model.ground(torch.zeros(3, 40, 80, dtype=torch.uint8), ["a cat", "the red ball"])
+    assert box.shape == (2, 4) and (box >= 0).all() and (box[:, 2:] <= torch.tensor([80.0, 40.0])).all()
