@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from xtoolkit.batch import Field, ImageField
+from xtoolkit.batch import Batch, Field, ImageField
 from xtoolkit.data import items
 from xtoolkit.data.blocks import Path, ShardBlock, Sources
 from xtoolkit.data.datasets import Images
@@ -99,6 +99,12 @@ class MultiCrop(Images):
         shown = self.images(picture, record.place, rng, record.bad)
         crops = torch.stack([self._crop(picture, record.bad, rng) for _ in range(self._crops.number)])
         return items.Item(shown, fields={"crops": crops})
+
+    def figures(self, batch: Batch, tokenizer, shown: int = 6) -> list[dict]:
+        """The masked pictures, and of the first three their crops."""
+        pictures = zip(batch.image.image_id[:3], batch["crops"].pixels)
+        crops = [{"image": self.images.picture(crop), "caption": name} for name, several in pictures for crop in several]
+        return super().figures(batch, tokenizer, shown) + [{"title": "Crops", "items": crops}]
 
     def _crop(self, picture: Image.Image, bad, rng: random.Random) -> Tensor:
         """(3, S, S)."""

@@ -3,6 +3,7 @@
 Shape letters: I images, B rows, N patches, D width, h heads.
 """
 
+from difflib import get_close_matches
 from typing import Literal
 
 import torch
@@ -49,8 +50,9 @@ class TimmTower(Encoder):
         super().__init__()
         import timm  # seconds: only where one is built
 
-        if model not in timm.list_models(module="vision_transformer"):
-            raise ValueError(f"TimmTower: timm has no VisionTransformer `{model}`; `timm.list_models('vit_*')` lists its names")
+        if model not in (names := timm.list_models(module="vision_transformer")):
+            near = "".join(f"; did you mean `{name}`?" for name in get_close_matches(model, names, 1))
+            raise ValueError(f"TimmTower: timm has no VisionTransformer `{model}`{near or '; timm.list_models() names them'}")
         if image_size % patch_size:
             raise ValueError(f"TimmTower: image_size {image_size} is not a multiple of patch_size {patch_size}; nearest: "
                              f"{round(image_size / patch_size) * patch_size}")
@@ -65,6 +67,7 @@ class TimmTower(Encoder):
             self.vit.patch_embed = ConvStem(self.width, patch_size, stem)
             self.vit.patch_embed.reset_parameters()
             self.vit.patch_embed.grid_size = (self.grid, self.grid)  # of which positions are resized
+        self._attentions = [module for module in self.vit.modules() if hasattr(module, "fused_attn")]
         self.mask_token = nn.Parameter(torch.zeros(self.width))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
@@ -78,8 +81,8 @@ class TimmTower(Encoder):
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"TimmTower's patches are {self.patch_size} pixels wide, and pictures of {width} x {height} are no "
                              "multiple of that")
-        for block in self.vit.blocks:
-            block.attn.fused_attn = image.pixels.device.type != "cpu"  # see encoders/attention.py
+        for module in self._attentions:
+            module.fused_attn = image.pixels.device.type != "cpu"  # see encoders/attention.py
         rows, columns, mask = height // self.patch_size, width // self.patch_size, image.patch_mask
         embed = self.vit.patch_embed
         x = embed(image.pixels, mask) if isinstance(embed, ConvStem) else embed(image.pixels).flatten(1, 2)
