@@ -118,3 +118,27 @@ def test_a_loss_that_no_stream_trains_is_still_told(folder):
 
 def test_an_override_to_nothing_is_the_place_of_what_is_missing(folder):
     assert problems(folder, "train.steps=")[0].startswith("override `train.steps=`: missing key `steps` of Train")
+
+
+def test_a_misspelt_loss_is_not_also_one_that_an_evaluation_cannot_read(folder):
+    said = problems(folder, "losses.pitch.type=Ptich")
+    assert len(said) == 1 and "unknown loss `Ptich`; did you mean `Pitch`?" in said[0], said
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "it lacks `losses`, `streams`, `encoders`, `train`, `optim`; a recipe has "),
+    ("rows: {a: 1}\ninit: x\n", "it lacks `losses`, `streams`, `encoders`, `train`, `optim`; a recipe has "),
+])
+def test_what_is_no_recipe_gets_one_line(tmp_path, text, said):
+    (tmp_path / "other.yaml").write_text(text)
+    with pytest.raises(ConfigError) as e:
+        recipe.load(str(tmp_path / "other.yaml"))
+    assert len(e.value.problems) == 1 and "other.yaml:1: no whole recipe: " + said in e.value.problems[0], e.value.problems
+
+
+@pytest.mark.parametrize("overrides, said", [
+    (["optim.betas=[0.9, 0.99"], "override `optim.betas=[0.9, 0.99`: not YAML: expected ',' or ']', but got '<stream end>'"),
+    (["train.steps", "=", "4"], "overrides: an `=` stands alone: write key.path=value without spaces around it"),
+])
+def test_an_override_that_the_shell_or_a_bracket_has_cut(folder, overrides, said):
+    assert problems(folder, *overrides) == [said]

@@ -53,7 +53,7 @@ def test_mistakes_are_named(tmp_path):
     path = write(tmp_path)
     assert problems(path, only=["duel"]) == ["mine.yaml:4: no evaluation `duel`; did you mean `dual`?"]
     assert problems(path, "evaluate.matched.match=itn")[0].startswith("override `evaluate.matched.match=itn`: unknown loss `itn`")
-    assert "mine.yaml:1: `streams` must be a mapping" in problems(path, "evaluate=null")
+    assert problems(path, "evaluate=null")[0].startswith("mine.yaml:1: no whole recipe: it lacks `streams`, `optim`; a recipe has ")
     with pytest.raises(ConfigError, match="weights.safetensors"):
         recipe.load(str(path), purpose="evaluate")
     found = recipe.load(str(path), missing_files=False)

@@ -27,10 +27,25 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, value)
 
 
+class RecipeParser(argparse.ArgumentParser):
+    """Says of a recipe without ``--config``, and of a key with dashes, how they are written."""
+
+    def parse_intermixed_args(self, args=None, namespace=None):
+        found, strange = self.parse_known_intermixed_args(args, namespace)
+        if strange:
+            key = next((one.lstrip("-") for one in strange if "=" in one), "train.steps=100")
+            self.error(f"unrecognized arguments: {' '.join(strange)}; a key of the recipe is changed without dashes: {key}")
+        if found.config is None:
+            given = next((one for one in found.overrides if "=" not in one), None)
+            self.error(f"{given}: name the recipe with --config {given}" if given else
+                       "--config: name a recipe, a file or one of `xtoolkit list recipes`")
+        return found
+
+
 def recipe_parser(name: str, description: str) -> argparse.ArgumentParser:
     """The parser of a command on a recipe: ``--config`` and overrides. Read with ``parse_intermixed_args``."""
-    found = parser(name, description)
-    found.add_argument("--config", required=True, metavar="F", action=Once,
+    found = RecipeParser(prog=f"xtoolkit {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--config", metavar="F", action=Once,
                        help="the recipe (YAML): a file, or one of `xtoolkit list recipes`")
     found.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. train.steps=100")
     return found

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from xtoolkit.recipe.folder import CONFIG
 from xtoolkit.registry import ConfigError, nearest
 
 CHECKOUT = "projects"
@@ -32,9 +33,13 @@ def find(name: str) -> str:
     """The path of a recipe: a file, or, where there is none, that of the toolkit's (``PROJECT/FILE.yaml``).
 
     Raises:
-        ConfigError: neither is there; with the nearest name.
+        ConfigError: neither is there, with the nearest name; or a folder, with the recipe in it.
     """
     ours = folder() / name.removeprefix(f"{CHECKOUT}/")
+    if os.path.isdir(name):
+        inside = Path(name) / CONFIG
+        raise ConfigError(f"{name}: a folder; " + (f"the recipe of this run is {inside}" if inside.is_file() else
+                                                   f"name a recipe{nearest('', map(str, Path(name).glob('*.yaml')))}"))
     if os.path.exists(name):
         return name
     if ours.is_file():

@@ -49,7 +49,13 @@ class Checker:
         given = {key: self.data.get(key, {}) for key in ("losses", "streams", "stop_gradient", "evaluate", "hooks", "schedule")}
         given |= {key: self.data.get(key) for key in must}
         if shapeless := [key for key, block in given.items() if not isinstance(block, dict)]:
-            self.found.problems += [f"{self.where(key)}: `{key}` must be a mapping" for key in shapeless]
+            lacks = [key for key in shapeless if self.data.get(key) is None]
+            if {*must} <= {*lacks}:  # another kind of file: its keys are no mistakes
+                self.found.problems.clear()
+            self.found.problems += [f"{self.where(key)}: `{key}` must be a mapping" for key in shapeless if key not in lacks]
+            if lacks:
+                self.say((), f"no whole recipe: it lacks `{'`, `'.join(lacks)}`; a recipe has `{'`, `'.join(must)}`, its own or "
+                         "those of its `_BASE_`")
             for key in [key for key in kinds if key not in shapeless]:
                 self._settings(key, kinds[key])
             raise ConfigError(self.found.problems)
@@ -210,7 +216,7 @@ class Checker:
                     self.say(at + (key,), f"unknown loss `{loss}`{meant}{' Or' if meant.endswith('?') else '; or'} {without}")
                 elif self.found.lacking:
                     continue  # what the loss is, or who trains it, may be a plugin's
-                elif method and not hasattr(self._loss_class(loss), method):
+                elif method and (head := self._loss_class(loss)) is not None and not hasattr(head, method):
                     self.say(at + (key,), f"loss `{loss}` cannot serve as `{key}` of {cls.__name__}: it has no `{method}`")
                 elif loss not in trained and self.trains:
                     self.say(at + (key,), f"evaluation `{name}` reads the head of loss `{loss}`, which no stream trains; "

@@ -49,7 +49,9 @@ def load(path: str, overrides=(), library: str | None = None) -> Config:
     """
     problems: list[str] = []
     config = _load_file(os.fspath(path), (), problems, library)
-    for text in overrides:
+    if "=" in overrides:  # the shell has cut `key = value` in three
+        problems.append("overrides: an `=` stands alone: write key.path=value without spaces around it")
+    for text in overrides if "=" not in overrides else ():
         _override(config, text, problems)
     return _whole(config, problems)
 
@@ -247,7 +249,7 @@ def _override(config: Config, text: str, problems: list) -> None:
     parsed, _ = parse("value: " + value, where, mistakes)
     if mistakes:
         refused = [m for m in mistakes if " is refused: " in m]
-        problems.append(f"{where}: " + (refused[0].rpartition(":1: ")[2] if refused else "the value is not YAML"))
+        problems.append(f"{where}: " + (refused or mistakes)[0].rpartition(":1: ")[2])
         return
     value = parsed.get("value")
     steps = [s.strip() for s in key.split(".")]

@@ -1,0 +1,34 @@
+"""What a person types wrongly at a command: one line that says how it is written, before anything loads, and exit code 2."""
+
+import pytest
+
+from xtoolkit.cli import evaluate, plan, train
+
+RECIPE = "xfm/finetune/tiny/sst2.yaml"
+
+
+def typed(capsys, main, *arguments) -> str:
+    try:
+        code = main([*arguments])
+    except SystemExit as e:  # argparse's own
+        code = e.code
+    said = capsys.readouterr()
+    assert code == 2 and said.out == ""
+    return said.err
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ([RECIPE], f"{RECIPE}: name the recipe with --config {RECIPE}"),
+    ([], "--config: name a recipe, a file or one of `xtoolkit list recipes`"),
+    (["--config", RECIPE, "--train.steps=3"], "--train.steps=3; a key of the recipe is changed without dashes: train.steps=3"),
+    (["--config", RECIPE, "--steps", "3"], "a key of the recipe is changed without dashes: train.steps=100"),
+])
+@pytest.mark.parametrize("command", [plan, train, evaluate])
+def test_a_recipe_and_its_keys_are_said_how_to_write(capsys, command, arguments, said):
+    assert said in typed(capsys, command.main, *arguments)
+
+
+def test_a_runs_folder_in_the_place_of_a_recipe_names_the_recipe_in_it(capsys, tmp_path):
+    assert "a folder; name a recipe" in typed(capsys, plan.main, "--config", str(tmp_path))
+    (tmp_path / "config.yaml").write_text("train: {}\n")
+    assert f"the recipe of this run is {tmp_path}/config.yaml" in typed(capsys, evaluate.main, "--config", str(tmp_path))
