@@ -95,7 +95,9 @@ def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
             report.dropped[name] = "the bias of its decoder"
         elif target is not None and not (inner == "pooler" and part in parts and part != "itm" and not _pooler(recipe, part)):
             report.renamed[name] = target
-            result[target] = tensor.reshape(1) if name == "flava.logit_scale" else tensor
+            if name == "flava.logit_scale":
+                tensor, report.changed[target] = tensor.reshape(1), "() reshaped to (1,)"
+            result[target] = tensor
         elif part is not None:
             report.dropped[name] = "no loss reads it, and this recipe has `pooler: false`" if inner == "pooler" else \
                 f"this recipe builds no {part}"
@@ -135,7 +137,9 @@ def to_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[str,
         elif part == "DVAE":
             target = CODEBOOK + _their_codebook(inner)
         elif (part, inner) in BACK:
-            target, tensor = BACK[part, inner], tensor.reshape(()) if inner == "logit_scale" else tensor
+            target = BACK[part, inner]
+            if inner == "logit_scale":
+                tensor, report.changed[target] = tensor.reshape(()), "(1,) reshaped to ()"
         else:
             target = f"{BACK[part, stem]}.{kind}" if (part, stem) in BACK else None
         if target is not None:

@@ -65,7 +65,7 @@ def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[st
     parts, report = roles(recipe), Report()
     ours, unknown = _ours(state, report, allow)
     if unknown:
-        raise ConversionError("\n".join(["not a released VQ-KD checkpoint:", *(f"  unexpected: {n}" for n in unknown)]))
+        raise ConversionError("\n".join(["not a released VQ-KD checkpoint:", *(f"  {line}" for line in unknown)]))
     full = {name: parts[part] + name if part in parts else None for name in ours
             for part in ("tokenizer" if matches(name, TOKENIZER) else "decoder",)}
     no_place = f"this recipe builds no {PARTS['decoder']}"
@@ -127,7 +127,7 @@ def roles(recipe) -> dict[str, str]:
 
 
 def _ours(state, report: Report, allow=()) -> tuple[dict[str, Tensor], list[str]]:
-    """The release's tensors by the tokenizer's and the loss's own names; and the names that are neither's."""
+    """The release's tensors by the tokenizer's and the loss's own names; and a line for each that is neither's."""
     result, unknown = {}, []
     for name, tensor in state.items():
         reason = next((why for pattern, why in DEAD.items() if fnmatchcase(name, pattern)), None)
@@ -135,7 +135,7 @@ def _ours(state, report: Report, allow=()) -> tuple[dict[str, Tensor], list[str]
             if reason is not None or matches(name, allow):
                 report.dropped[name] = reason or "unknown to the release; allowed"
             else:
-                unknown.append(name)
+                unknown.append(f"unexpected: {name} {tuple(tensor.shape)}")
             continue
         target = RENAMED[name] if name in RENAMED else name
         if name == DECODER_EMBEDDING:
