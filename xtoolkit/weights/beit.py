@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xtoolkit.weights.files import WeightsError
+from xtoolkit.weights.report import Report
 
 Rule = Literal["timm", "spline"]  # how a table is resized
-TABLE = "relative_position_bias_table"
+TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 LAYER = r"(?:encoder\.layer|layers)\.(\d+)\."
 # Patterns over names without the prefix `beit.`, in the order in which they are tried.
 RENAMES = [(re.compile(old), new) for old, new in (
@@ -86,6 +87,30 @@ def relative_position_index(grid: int) -> Tensor:
     index[0] = n - 3
     index[0, 0] = n - 1
     return index
+
+
+def wrong_indexes(state: Mapping[str, Tensor]) -> list[str]:
+    """A line for each index table that is not the one that is computed here: its bias table would mean something else."""
+    own = lambda tokens: relative_position_index(math.isqrt(max(0, tokens - 1)))
+    fits = lambda table: table.dim() == 2 and torch.equal(table, own(len(table)))
+    return [f"another layout: {name} is not the index of a square grid of patches with a CLS token"
+            for name, tensor in state.items() if name.endswith(INDEX) and not fits(tensor)]
+
+
+def add_indexes(state: dict[str, Tensor], report: Report) -> None:
+    """Adds the index table of each bias table, as published files have it."""
+    for name in [name for name in state if name.endswith(TABLE)]:
+        index, grid = name.removesuffix(TABLE) + INDEX, (math.isqrt(len(state[name]) - 3) + 1) // 2
+        state[index], report.made[index] = relative_position_index(grid), "computed from the size of the bias table"
+
+
+def resize_position_tables(state: dict[str, Tensor], block: Mapping, report: Report, prefix: str = "") -> None:
+    """Resizes the bias tables of an encoder, whose names begin with ``prefix``, to what its block of the recipe says."""
+    grid = block["image_size"] // block["patch_size"]
+    for name in [name for name in state if name.startswith(prefix) and name.endswith(TABLE)]:
+        before, state[name] = state[name], resize_position_table(state[name], grid, block["resize"])
+        if state[name].shape != before.shape:
+            report.changed[name] = f"{tuple(before.shape)} resized to {tuple(state[name].shape)}: {grid} x {grid} patches"
 
 
 def resize_position_table(table: Tensor, grid: int, rule: Rule = "timm") -> Tensor:

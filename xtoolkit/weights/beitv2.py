@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from xtoolkit.weights.beit import TABLE, from_hugging_face, resize_position_table
+from xtoolkit.weights.beit import TABLE, from_hugging_face, resize_position_tables
 from xtoolkit.weights.parts import block_of, only
 from xtoolkit.weights.report import ConversionError, Report
 
@@ -45,16 +45,7 @@ def from_beitv2(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor],
     """
     block = block_of(recipe, only(recipe, "BEiTv2"))
     state, sources = from_hugging_face(state)
-    grid, report, result = block["image_size"] // block["patch_size"], Report(), {}
-
-    def put(name, tensor):
-        if name.endswith(TABLE):
-            resized = resize_position_table(tensor, grid, block["resize"])
-            if resized.shape != tensor.shape:
-                report.changed[name] = f"{tuple(tensor.shape)} resized to {tuple(resized.shape)}: {grid} x {grid} patches"
-            tensor = resized
-        result[name] = tensor
-
+    report, result = Report(), {}
     if SHARED in state and any(n != SHARED and n.endswith(TABLE) for n in state):
         raise ConversionError(f"both a shared bias table ({SHARED}) and tables of single blocks: BEiT adds them, and the "
                               "encoder has one table a block")
@@ -64,18 +55,19 @@ def from_beitv2(state: Mapping[str, Tensor], recipe) -> tuple[dict[str, Tensor],
             report.dropped[sources[name]] = why
         elif name == SHARED:
             for i in range(block["layers"]):
-                put(f"blocks.{i}.attn.{TABLE}", tensor)
+                result[f"blocks.{i}.attn.{TABLE}"] = tensor
                 report.made[f"blocks.{i}.attn.{TABLE}"] = f"a copy of {SHARED}"
             report.renamed[sources[name]] = f"blocks.*.attn.{TABLE}"
         elif FUSED.fullmatch(name):
             q, k, v = tensor.chunk(3)
             for short, bias in (("q_bias", q), ("v_bias", v)):
-                put(name.replace("qkv.bias", short), bias)
+                result[name.replace("qkv.bias", short)] = bias
                 report.made[name.replace("qkv.bias", short)] = f"its part of {name}"
             report.dropped[f"{sources[name]} (key part)"] = DROPPED["blocks.*.attn.k_bias"]
         else:
-            put(name, tensor)
+            result[name] = tensor
             report.renamed[sources[name]] = name
+    resize_position_tables(result, block, report)
     if "norm.weight" in state and "fc_norm.weight" not in state:
         for name, value in (("weight", torch.ones), ("bias", torch.zeros)):
             result[f"fc_norm.{name}"] = value(block["width"])
