@@ -8,6 +8,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,9 +21,10 @@ from safetensors.torch import save_file
 
 from xtoolkit import build, load
 from xtoolkit import recipe as recipes
-from xtoolkit.batch import ImageField
+from xtoolkit.batch import Batch, ImageField, TextField
 from xtoolkit.cli.train import main as train
 from xtoolkit.data.images import Augment
+from xtoolkit.encoders.similarity import Scores
 from xtoolkit.engine import checkpoint
 from xtoolkit.features import Encoded
 from xtoolkit.plan import make_plan
@@ -30,6 +33,7 @@ from xtoolkit.recipe.plugins import import_components
 from xtoolkit.registry import ENCODER_REGISTRY, ConfigError
 
 import_components()
+from xtoolkit.plugins.siglip2.contrast import GlobalSigLIP  # noqa: E402
 from xtoolkit.plugins.siglip2.crops import Crops, MultiCrop  # noqa: E402
 from xtoolkit.plugins.siglip2.towers import MAPHead  # noqa: E402
 
@@ -296,19 +300,37 @@ def test_the_last_token_is_none_of_the_padding():
     assert torch.equal(last.pooled, torch.stack([tokens[0, 4], tokens[1, 1]]))
 
 
-def test_sigmoid_contrast_with_its_bias_and_temperature(captions):
-    run = beside({}, {"sigmoid": {"type": "SigLIP", "sim": "sim", "bias": -3.0}}, pairs={"sigmoid": 1})
+@pytest.mark.parametrize("kind", ["SigLIP", "GlobalSigLIP"])
+def test_sigmoid_contrast_with_its_bias_and_temperature(kind):
+    run = beside({}, {"sigmoid": {"type": kind, "sim": "sim", "bias": -3.0}}, pairs={"sigmoid": 1})
     model, batch = run.model.double().eval(), double(run.batch("pairs"))
-    found, f, same = model("pairs", batch)["sigmoid"], model.features(batch), batch.same_rows()
-    image, text, wanted = f["vision_proj"], f["text_proj"], 0.0
+    losses, f, same = model("pairs", batch, known=Known()), model.features(batch), batch.same_rows()
+    image, text, costs = f["vision_proj"], f["text_proj"], []
     for i in range(8):
         for j in range(8):
             if i == j or not same[i, j]:
                 logit = image[i] @ text[j] / model.encoders["sim"].temperature + model.losses["sigmoid"].bias
-                wanted = wanted + torch.log1p(torch.exp(-logit if i == j else logit)).sum() / 8
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)   # the loss is made in float32
+                costs.append(torch.log1p(torch.exp(-logit if i == j else logit)).sum())
+    found, wanted = losses["sigmoid"], torch.stack(costs).sum() / 8
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)   # SigLIP is made in float32
     same_gradients(found, wanted, model, rtol=1e-5, atol=1e-7)
     assert {"encoders.sim.temperature", "losses.sigmoid.bias"} <= gradients(found, model).keys()
+    rate = 8 / len(costs)
+    assert losses.log["sigmoid.guess"].item() == pytest.approx(-(rate * math.log(rate) + (1 - rate) * math.log(1 - rate)) / rate)
+
+
+def test_sigmoid_contrast_of_a_rank_among_others(monkeypatch):
+    """The second of two ranks: its rows are columns 4 to 7; the other's second text is the same as its own third."""
+    loss = GlobalSigLIP("sim", bias=-2.0)
+    scores = Scores(torch.randn(4, 8), torch.randn(4, 8), 4, torch.ones(1))
+    other = torch.tensor([[100, 100], [2, 102], [103, 103], [104, 104]])
+    monkeypatch.setattr(Scores, "columns", lambda self, rows: torch.cat([other, rows]))
+    text = TextField(torch.zeros(4, 2, dtype=torch.long), torch.ones(4, 2, dtype=torch.bool), torch.arange(4))
+    batch = Batch(text=text, image=ImageField(torch.zeros(4, 3, 1, 1), torch.arange(4) + 10))
+    assert batch.row_keys().tolist() == [[0, 10], [1, 11], [2, 12], [3, 13]]
+    wanted = sum(math.log1p(math.exp((-1 if column == 4 + row else 1) * (float(scores.image_to_text[row, column]) - 2)))
+                 for row in range(4) for column in range(8) if (row, column) != (2, 1))
+    assert loss({"sim": scores}, batch).item() == pytest.approx(wanted / 4, rel=1e-5)
 
 
 # ---- self-distillation ----------------------------------------------------------------------------------------------------
@@ -518,17 +540,19 @@ def test_parameters_of_the_towers_are_those_of_siglip():
     assert parts["tower_ema"] == parts["vision_ema"] == parts["proto_ema"] == 0
 
 
+SMALL = ["--config", str(BASELINES / "tiny/siglip2.yaml"), *(f"encoders.{k}={v}" for k, v in {
+    "tower.width": 32, "tower.layers": 1, "tower.heads": 2, "tower.stem": "[8,8,8]", "vision.heads": 2, "text.width": 32,
+    "text.layers": 1, "text.heads": 2, "vision_proj.dim": 32, "text_proj.dim": 32, "decoder.width": 32, "decoder.layers": 1,
+    "decoder.heads": 2, "proto.prototypes": 16, "proto.hidden": 16, "proto.bottleneck": 8}.items()),
+    "streams.*.batch_size=8", "schedule.every={pairs: 1, region: 1, image: 1}", "evaluate.*.limit=16", "train.log_every=1",
+    "train.checkpoint_every=1", "train.device=cpu", "train.steps=2"]
+
+
 def test_two_steps_of_the_small_recipe_resumed_evaluated_and_loaded(tmp_path):
-    keys = ["--config", str(BASELINES / "tiny/siglip2.yaml"), *(f"encoders.{k}={v}" for k, v in {
-        "tower.width": 32, "tower.layers": 1, "tower.heads": 2, "tower.stem": "[8, 8, 8]", "vision.heads": 2, "text.width": 32, "text.layers": 1,
-        "text.heads": 2, "vision_proj.dim": 32, "text_proj.dim": 32, "decoder.width": 32, "decoder.layers": 1, "decoder.heads": 2,
-        "proto.prototypes": 16, "proto.hidden": 16, "proto.bottleneck": 8}.items()),
-        "streams.*.batch_size=8", "schedule.every={pairs: 1, region: 1, image: 1}", "evaluate.*.limit=16", "train.log_every=1",
-        "train.checkpoint_every=1", "train.device=cpu", "train.steps=2"]
-    assert train([*keys, f"train.output={tmp_path / 'whole'}"]) == 0
+    assert train([*SMALL, f"train.output={tmp_path / 'whole'}"]) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(latest(tmp_path / "cut"))
-    assert train([*keys, f"train.output={tmp_path / 'cut'}", "evaluate=null", "--resume"]) == 0
+    assert train([*SMALL, f"train.output={tmp_path / 'cut'}", "evaluate=null", "--resume"]) == 0
     one, other = (checkpoint.read_model(latest(tmp_path / name)) for name in ("whole", "cut"))
     assert one.keys() == other.keys() and [n for n in one if not torch.equal(one[n], other[n])] == []
     assert one["losses.local.centre"].abs().sum() > 0 and one["losses.patches.centre"].abs().sum() > 0
@@ -540,3 +564,15 @@ def test_two_steps_of_the_small_recipe_resumed_evaluated_and_loaded(tmp_path):
     model = load(tmp_path / "whole")
     box = model.ground(torch.zeros(3, 40, 80, dtype=torch.uint8), ["a cat", "the red ball"])
     assert box.shape == (2, 4) and (box >= 0).all() and (box[:, 2:] <= torch.tensor([80.0, 40.0])).all()
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_steps_of_one_process(tmp_path):
+    """Contrast over both ranks' rows, means over all words and boxes, one centre for both."""
+    for name, how in (("one", ()), ("two", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"))):
+        done = subprocess.run([sys.executable, *how, "tools/train_net.py", *SMALL, "train.precision=fp32", "evaluate=null",
+                               f"train.output={tmp_path / name}"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (checkpoint.read_model(latest(tmp_path / name)) for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=2e-6, msg=lambda m: f"{name}: {m}")
