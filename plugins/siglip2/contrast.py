@@ -43,7 +43,7 @@ class GlobalSigLIP(SigLIP):
         return (entr(yes) + entr(1 - yes)) / yes
 
     def _columns(self, f, batch):
-        """(B, W B) scores of pictures by texts, (B,) the column of each row's own text, (B, W B) bool those that are not asked."""
+        """(B, W B) scores of pictures by texts, (B,) the column of each row's own text, (B, W B) bool what is not asked."""
         scores = f[self.sim]
         own = scores.first + torch.arange(batch.size, device=scores.image_to_text.device)
         return scores.image_to_text, own, same_columns(scores, batch, own)

@@ -4,6 +4,7 @@ Shape letters: B rows, L tokens, D width, V words, S bins of a coordinate.
 """
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from xtoolkit.batch import TextField
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.encoders.cross_attention import CrossAttention
 from xtoolkit.features import Encoded
-from xtoolkit.hints import Count, Dropout, NotNegative
+from xtoolkit.hints import Count, Dropout, NotNegative, Range
 from xtoolkit.registry import ENCODER_REGISTRY, ConfigError
 
 CHUNK = 4096  # tokens whose scores exist at a time; the backward pass makes them again
@@ -51,8 +52,8 @@ class CaptionDecoder(Encoder):
     HEADS = ("lm_logits",)
 
     def __init__(self, widths: dict, width: Count = 768, layers: Count = 6, heads: Count = 12, vocab_size: Count = 50265,
-                 bins: Count = 500, max_positions: Count = 80, dropout: Dropout = 0.0, init_std: NotNegative = 0.02,
-                 image_positions: NotNegative = 0, init: str | None = None, init_first: int = 0):
+                 bins: Annotated[int, Range(2)] = 500, max_positions: Count = 80, dropout: Dropout = 0.0, init_std: NotNegative = 0.02,
+                 image_positions: NotNegative = 0, init: str | None = None, init_first: Annotated[int, Range(0)] = 0):
         super().__init__()
         self.width, self.vocab_size, self.bins, self.init_std = width, vocab_size, bins, init_std
         self.mask_id, self.refer_id, self.describe_id, self.box_id = range(vocab_size, vocab_size + 4)
@@ -100,11 +101,11 @@ class CaptionDecoder(Encoder):
     def box_tokens(self, box: Tensor) -> Tensor:
         """(R, 4) int64, ids of left, top, right, bottom of boxes (R, 4) cx, cy, w, h in [0, 1]: the nearest of S values."""
         corners = torch.cat([box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2], 1).clamp(0, 1)
-        return self.first_bin + (corners * max(1, self.bins - 1)).round().long()
+        return self.first_bin + (corners * (self.bins - 1)).round().long()
 
     def boxes(self, tokens: Tensor) -> Tensor:
         """(R, 4) float32 cx, cy, w, h of such ids; a right edge left of the left one makes a box without width."""
-        corners = (tokens - self.first_bin).float() / max(1, self.bins - 1)
+        corners = (tokens - self.first_bin).float() / (self.bins - 1)
         low, high = corners[:, :2], torch.maximum(corners[:, :2], corners[:, 2:])
         return torch.cat([(low + high) / 2, high - low], 1)
 
