@@ -53,7 +53,8 @@ class CaptionDecoder(Encoder):
 
     def __init__(self, widths: dict, width: Count = 768, layers: Count = 6, heads: Count = 12, vocab_size: Count = 50265,
                  bins: Annotated[int, Range(2)] = 500, max_positions: Count = 80, dropout: Dropout = 0.0,
-                 init_std: NotNegative = 0.02, image_positions: NotNegative = 0, init: str | None = None, init_first: Annotated[int, Range(0)] = 0):
+                 init_std: NotNegative = 0.02, image_positions: NotNegative = 0, init: str | None = None,
+                 init_first: Annotated[int, Range(0)] = 0):
         super().__init__()
         self.width, self.vocab_size, self.bins, self.init_std = width, vocab_size, bins, init_std
         self.mask_id, self.refer_id, self.describe_id, self.box_id = range(vocab_size, vocab_size + 4)
