@@ -32,6 +32,9 @@ class Task:
 
     HEADLINES = {"sum": "The sum"}
 
+    def check(self, model, data):
+        pass
+
     def evaluate(self, model, loader, ranks):
         mine = [(number, loader[number]) for number in ranks.part(len(loader))]
         outputs = ranks.gather(mine)
@@ -55,6 +58,7 @@ class Numbers(list):
 
     def judge(self, ranks):
         self.judged += 1
+        return {"read": len(self), "bad": {}}
 
 
 class Coloured:

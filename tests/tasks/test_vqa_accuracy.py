@@ -123,6 +123,17 @@ def test_wrong_candidates(tokenizer, named, keys, said):
         evaluated(tokenizer, batch(range(5), named=named), **keys)
 
 
+@pytest.mark.parametrize("named, head, said", [
+    (None, SimpleNamespace(), "give them `candidates: FILE`"),
+    (("yes", "no"), SimpleNamespace(classes=3), "the head tells 3 answers apart, and its data have 2 `candidates`"),
+])
+def test_candidates_are_asked_before_anything_is_trained(tokenizer, named, head, said):
+    task = VQAAccuracy(tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match=said):
+        task.check(SimpleNamespace(losses={"answer": head}), SimpleNamespace(candidates=named))
+    task.check(SimpleNamespace(losses={"answer": SimpleNamespace()}), SimpleNamespace(candidates=("yes", "no")))
+
+
 def test_candidates_of_the_same_tokens_are_refused():
     told = SimpleNamespace(encode=lambda text: [0, 5, 2], pad=1)
     with pytest.raises(ConfigError, match="the candidates `a` and `b` are the same tokens"):
@@ -190,6 +201,10 @@ def test_a_run_trains_evaluates_and_answers(loss, tmp_path, monkeypatch):
     assert {answer for answer, _ in best} == {"red car", "no"} and 1 > best[0][1] >= best[1][1] > 0
     whole = model.answer("0.png", "what is here", top=4)
     assert dict(whole)["no"] == pytest.approx(dict(best)["no"], rel=1e-4) and len(whole) == 4
+    with pytest.raises(TypeError, match="candidates: 'no' is a text; give a list of answers"):
+        model.answer("0.png", "what is here", candidates="no")
+    with pytest.raises(ValueError, match="candidates: none are given"):
+        model.answer("0.png", "what is here", candidates=[])
     if loss == CHOOSES:
         with pytest.raises(ValueError, match="`cake` is none of them"):
             model.answer("0.png", "what is here", candidates=["cake", "no"])

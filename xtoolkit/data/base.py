@@ -32,6 +32,8 @@ class StreamDataset(abc.ABC):
         train: augment, and one text a picture; else pictures as they are, with all their texts.
         told: whether it was said what its files have that is no part of a sample.
         images: what makes its pictures, if they are made so; ``pictures`` and ``figures`` then need no more.
+        names: of the classes of its labels, in the order of their numbers; None: it has none, or does not know.
+        candidates: the answers that a model ranks or chooses from, likewise.
         damaged: {file: what is wrong with it}, found when it was indexed.
         left_out: {file: {reason: number}} of what lies in a file and is no part of a sample.
         digests: {source: digest of what it holds}; None where that is not known. A run goes on only with the same.
@@ -44,6 +46,8 @@ class StreamDataset(abc.ABC):
     GIVEN = ("tokenizer", "image_size", "patch_size", "views", "train")
     train, told = True, False
     images: ImageProcessor | None = None
+    names: list[str] | None = None
+    candidates: tuple[str, ...] | None = None
     damaged: dict[str, str] = {}
     left_out: dict[str, dict[str, int]] = {}
     digests: dict[str, str | None] = {}

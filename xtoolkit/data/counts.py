@@ -20,7 +20,7 @@ class SampleCounts:
     all its samples of all there are: where shards are read one after the other, its share of the last ones says little.
 
     Args:
-        name: of the stream, for messages.
+        name: what is read, for messages: "stream `pairs`", "evaluation `val`".
         dataset: the StreamDataset that is read.
         max_bad: largest share of bad samples.
         speaks: warn of each dead shard, once.
@@ -35,7 +35,7 @@ class SampleCounts:
         self._kinds, self._shards, self._last, self._settled = Counter(), Counter(), {}, False
         self._begin({})
         for file, reasons in islice(dataset.left_out.items(), MOST_NAMED if speaks and not dataset.told else 0):
-            LOG.warning("stream `%s`: %s: left out: %s", name, file, ", ".join(f"{n} {why}" for why, n in reasons.items()))
+            LOG.warning("%s: %s: left out: %s", name, file, ", ".join(f"{n} {why}" for why, n in reasons.items()))
         dataset.told = dataset.told or speaks
         if dataset.dead and self._share() > max_bad:
             raise BadDataError(self.complaint())
@@ -59,7 +59,7 @@ class SampleCounts:
         if path not in self._lost:
             samples = self._lost[path] = self._dataset.samples_of(path)  # 0: not even its index can be had
             if self._speaks:
-                LOG.warning("stream `%s`: dead shard %s: %s. Other samples take the place of its %s", self._name, path,
+                LOG.warning("%s: dead shard %s: %s. Other samples take the place of its %s", self._name, path,
                             reason, f"{samples} samples" if samples else "samples")
 
     def _share(self) -> float:
@@ -80,12 +80,16 @@ class SampleCounts:
                 self._lose(path, detail)
         return due
 
-    def judge(self, ranks=None, error: str | None = None) -> None:
+    def judge(self, ranks=None, error: str | None = None, whole: bool = False) -> dict:
         """Stops all processes together, which call it at the same time.
 
         Args:
             ranks: has ``gather(list)``: what all processes have counted is judged as if one had read it; None: there is but one.
             error: why this process cannot go on, whatever the share.
+            whole: all has been read: the share is what it is, however few samples there are.
+
+        Returns:
+            ``report`` of what all processes have counted.
 
         Raises:
             BadDataError: the first error; or the share of bad samples is above ``max_bad``.
@@ -93,9 +97,10 @@ class SampleCounts:
         found = [(error, self.counted())] if ranks is None else ranks.gather([(error, self.counted())])
         if errors := [why for why, _ in found if why is not None]:
             raise BadDataError(errors[0])
-        whole = self._joined([counted for _, counted in found])
-        if whole._read >= FEWEST_READ and whole._share() > self._max_bad:
-            raise BadDataError(whole.complaint())
+        joined = self._joined([counted for _, counted in found])
+        if (whole or joined._read >= FEWEST_READ) and joined._kinds and joined._share() > self._max_bad:
+            raise BadDataError(joined.complaint())
+        return joined.report()
 
     def _joined(self, several: list[dict]) -> "SampleCounts":
         """The counts of several processes as one's. What is wrong with whole shards, which each finds, counts once."""
@@ -127,7 +132,7 @@ class SampleCounts:
         """What is wrong with the stream's data, in one line."""
         worst, count = self._shards.most_common(1)[0]
         kinds = ", ".join(f"{n} {kind}" for kind, n in self._kinds.most_common())
-        return (f"stream `{self._name}`: {kinds} in {self._read} samples read, more than "
+        return (f"{self._name}: {kinds} in {self._read} samples read, more than "
                 f"train.max_bad={self._max_bad} allows. Worst shard: {worst} ({count}; the last: {self._last[worst]}). "
                 "Mend or remove it, or raise train.max_bad")
 

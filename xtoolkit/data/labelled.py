@@ -172,6 +172,7 @@ class Questions(Recorded):
         self._others = OtherPictures(self._shards) if shuffle_pictures else None
         self.images = _pictures(image_size, patch_size, mean, std, augment, train)
         self._candidates = None if candidates is None else Candidates(candidates)
+        self.candidates = self._candidates and self._candidates.answers
         self._text, self._answer = TextProcessor(tokenizer, max_tokens, clean), TextProcessor(tokenizer, answer_tokens)
 
     @classmethod

@@ -158,7 +158,7 @@ class Loader:
                              f"{parts} micro-batches")
         self.dataset = dataset
         self._made = _Visits(stream, dataset, batch_size, seed, rank, world, parts, contrasts)
-        self._tally = SampleCounts(stream, dataset, max_bad, speaks=rank == 0)
+        self._tally = SampleCounts(f"stream `{stream}`", dataset, max_bad, speaks=rank == 0)
         dataset.give_up_dead()
         self._parts, self._workers, self._pin, self._ranks = parts, workers, pin, ranks
         self._ahead, self._loader, self._running, self._next = _From(), None, None, None
@@ -251,7 +251,7 @@ class EvalLoader:
                  max_bad: float = 0.01, pin: bool = False, shared: bool = False, limit: int | None = None):
         self._made, self._workers, self._pin, self._shared = _Pass(dataset, batch_size, limit), workers, pin, shared
         self._name = name
-        self._fresh = functools.partial(SampleCounts, name, dataset, max_bad)
+        self._fresh = functools.partial(SampleCounts, f"evaluation `{name}`", dataset, max_bad)
         self._tally = self._fresh()
 
     def __len__(self) -> int:
@@ -277,12 +277,15 @@ class EvalLoader:
                     self._tally.judge()
                 if one.batch is not None:
                     yield one.batch
+            if not self._shared:
+                self._tally.judge(whole=True)
         finally:
             _end(made)
 
-    def judge(self, ranks) -> None:
-        """Raises BadDataError, on every process, where the last pass over all parts met more than ``max_bad`` bad samples."""
-        self._tally.judge(ranks)
+    def judge(self, ranks) -> dict:
+        """``report`` of all processes. Raises BadDataError, on every process, where the last pass over all parts met more than
+        ``max_bad`` bad samples."""
+        return self._tally.judge(ranks, whole=True)
 
     def report(self) -> dict:
         """Samples read and bad ones of the last pass, or part of one, as ``Loader.report``."""

@@ -165,9 +165,10 @@ class Recorded(Sharded):
         return super().missing(block | {"classes": None}) + missing_classes(block)
 
     def _label(self, record: Record) -> int | float:
-        """The number of the record's class, or its target. Not training, one that is null, and kept secret, is -1, or NaN."""
+        """The number of the record's class, or its target. Not training, one that is kept secret, null or not there, is -1, or
+        NaN."""
         label = record.meta.get("label")
-        if "label" not in record.meta or (self.train and label is None):
+        if self.train and label is None:
             raise record.bad("no label", "it has no `label`")
         if label is None:
             return math.nan if self.names is None else -1

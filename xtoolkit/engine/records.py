@@ -58,6 +58,7 @@ def told(record: dict) -> str:
     """Of what an evaluation is, where that is not plain: a part of the data; which checkpoint, and how often; else empty."""
     kept, limit, often = record.get("selected"), record.get("limit"), {1: "once", 2: "twice"}
     said = [f"the first {limit:,} samples of each source only"] if limit else []
+    said += [record["left_out"]] if record.get("left_out") else []
     if kept:
         said += [f"of step {kept['step']:,}, the best by {kept['by']} ({kept['value']:.4g})",
                  f"run {often.get(kept['times']) or str(kept['times']) + ' times'}"]

@@ -14,7 +14,7 @@ from xtoolkit.graph import Need
 from xtoolkit.losses.answers import questions
 from xtoolkit.losses.base import Loss
 from xtoolkit.losses.heads import summary_head
-from xtoolkit.registry import LOSS_REGISTRY, Range
+from xtoolkit.registry import LOSS_REGISTRY, ConfigError, Range
 
 ANNOTATORS, EACH = 10, 0.3  # of a question; what the answer of each of them adds to a target
 
@@ -52,7 +52,7 @@ class AnswerClassification(Loss):
         answers = f["$answers"]
         if answers.label is None or answers.candidates not in (None, self.classes):
             found = "name no `candidates`" if answers.label is None else f"have {answers.candidates} `candidates`"
-            raise ValueError(f"AnswerClassification has `classes: {self.classes}`, and its data {found}: they must be as many")
+            raise ConfigError(f"AnswerClassification has `classes: {self.classes}`, and its data {found}: they must be as many")
         weight = answers.weight if self.targets == "weights" else (ANNOTATORS * EACH * answers.weight).clamp(max=1)
         logits = self._logits(f)
         wanted = logits.new_zeros(answers.rows, self.classes + 1)  # the last column is of answers that are no candidate
@@ -64,10 +64,10 @@ class AnswerClassification(Loss):
         """(B, C) float32, log s(z): of how right each candidate is. All are ranked, whatever k, chunk and score say.
 
         Raises:
-            ValueError: not as many candidates as classes.
+            ConfigError: not as many candidates as classes.
         """
         if len(candidates.ids) != self.classes:
-            raise ValueError(f"AnswerClassification has `classes: {self.classes}`, and there are {len(candidates.ids)} "
+            raise ConfigError(f"AnswerClassification has `classes: {self.classes}`, and there are {len(candidates.ids)} "
                              "candidates: they must be those of its training, all and in order")
         return F.logsigmoid(self._logits(f))
 

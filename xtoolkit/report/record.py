@@ -25,6 +25,7 @@ class Evaluation:
         files: names of those beside, in ``evaluations/<name>/``.
         selected: of which checkpoint it is, see ``records.write_evaluation``.
         limit: samples of each source that were read, from the first on; None: all.
+        left_out: how many samples could not be read, and why; None: all were.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Evaluation:
     files: list = field(default_factory=list)
     selected: dict | None = None
     limit: int | None = None
+    left_out: str | None = None
 
     def of_headline(self, metric: str) -> list[str]:
         """The metrics that a headline names: ``metric``, then ``<part>.<metric>`` of parts of what was evaluated."""

@@ -60,6 +60,16 @@ class Accuracy(Task):
         loss = next((name for name, kind in losses.items() if hasattr(kind, "logits") and hasattr(kind, "labels")), None)
         return None if loss is None else {"type": cls.__name__, "loss": loss}
 
+    def check(self, model, data) -> None:
+        self._agree(model.losses[self.loss], data.names)
+
+    @staticmethod
+    def _agree(loss, names) -> None:
+        """Raises ConfigError where data have other classes than a head; None: they do not say theirs."""
+        if names is not None and len(names) != loss.classes:
+            raise ConfigError(f"Accuracy: the head tells {loss.classes} classes, and its data have {len(names)}: "
+                              f"{', '.join(names)[:60]}")
+
     # ---- what is computed -----------------------------------------------------------------------------------------------
     def predict(self, f, batch) -> dict:
         """``logits`` (B, C) float32, ``label`` (B,), and lists of what each row shows and is called."""
@@ -67,9 +77,7 @@ class Accuracy(Task):
         if label.value.is_floating_point():
             raise ConfigError("Accuracy: the labels of its data are targets of regression: give the data `classes`, or take "
                               "`type: Correlation`")
-        if label.classes is not None and len(label.classes) != loss.classes:
-            raise ConfigError(f"Accuracy: the head tells {loss.classes} classes, and its data have {len(label.classes)}: "
-                              f"{', '.join(label.classes)[:60]}")
+        self._agree(loss, label.classes)
         rows = told_rows(batch)
         if self.consistency is not None:
             rows["group"] = [self._group(record) for record in rows["record"]]

@@ -68,6 +68,14 @@ class Task:
         """
         return None
 
+    def check(self, model, data) -> None:
+        """Asked before anything is trained: raises ConfigError where these data cannot be evaluated by what ``model`` has.
+
+        Args:
+            model: built; ``model.losses[name]`` are the heads.
+            data: the StreamDataset that it is to read, opened.
+        """
+
     # ---- what is computed -----------------------------------------------------------------------------------------------
     def parts(self, batch) -> list:
         """The batches, on the device, that are predicted of one of the loader's: here that one, whole."""

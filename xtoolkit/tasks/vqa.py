@@ -59,6 +59,15 @@ class VQAAccuracy(Task):
         loss = next((name for name, kind in losses.items() if hasattr(kind, "rank")), None)
         return None if loss is None else {"type": cls.__name__, "loss": loss}
 
+    def check(self, model, data) -> None:
+        if data.candidates is None:
+            raise ConfigError("VQAAccuracy ranks the candidates that its data name: give them `candidates: FILE`, an answer "
+                              "a line")
+        classes = getattr(model.losses[self.loss], "classes", None)  # of a head that classifies
+        if classes is not None and len(data.candidates) != classes:
+            raise ConfigError(f"VQAAccuracy: the head tells {classes} answers apart, and its data have {len(data.candidates)} "
+                              "`candidates`: they must be those of its training, all and in order")
+
     # ---- what is computed -----------------------------------------------------------------------------------------------
     def predict(self, f, batch) -> dict:
         """Lists, an entry a question: its record's ``question_id``, ``kind`` and ``type``, ``told`` [(answer, probability)] of
@@ -155,6 +164,10 @@ class VQAAccuracy(Task):
         Returns:
             an answer, or a list of them; with ``top`` lists [(answer, probability)] in their place.
         """
+        if isinstance(candidates, str):  # a list of its letters
+            raise TypeError(f"candidates: {candidates!r} is a text; give a list of answers")
+        if candidates is not None and not candidates:
+            raise ValueError("candidates: none are given; None ranks those of the run's evaluation")
         loss, pairs, found = loaded.model.losses[self.loss], loaded.pairs(images, questions), []
         named = self._named() if candidates is None or hasattr(loss, "classes") else tuple(candidates)
         if strange := [one for one in candidates or () if one not in named]:

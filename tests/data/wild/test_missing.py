@@ -37,7 +37,7 @@ def test_a_file_without_a_sample_is_told_beside_others_and_named_alone(name, tmp
     path.write_bytes(EMPTY[name])
     data = Images(**SIZES, path=[str(path), shards.tar(tmp_path / "full.tar", shards.sample(0))])
     with caplog.at_level(logging.WARNING):
-        counts = SampleCounts("s", data, 0.1)
+        counts = SampleCounts("stream `s`", data, 0.1)
     assert len(data) == 1 and counts.report()["left_out"] == {"files without a sample": 1}
     assert f"stream `s`: {path}: left out: 1 files without a sample" in caplog.text
     assert told(lambda: Images(**SIZES, path=str(path))) == f"data.path: {path}: it has no sample"

@@ -81,8 +81,8 @@ def test_what_is_left_out_is_counted_and_said_once_a_file(tmp_path, shards, toke
     shards.tar(tmp_path / "y.tar", pairs(shards, "y{:03d}"))
     data = Pairs(tokenizer, 32, 8, path=str(tmp_path))
     with caplog.at_level(logging.WARNING):
-        counts = SampleCounts("pairs", data, 0.01)
-        SampleCounts("pairs", data, 0.01, speaks=False)
+        counts = SampleCounts("stream `pairs`", data, 0.01)
+        SampleCounts("stream `pairs`", data, 0.01, speaks=False)
     reasons = {"files without an ending": 1, "hidden files": 1, "files of unknown endings": 1,
                "samples without a picture, only .json, .mp4": 2}
     assert counts.report()["left_out"] == reasons and counts.report()["bad"] == {}
