@@ -143,10 +143,12 @@ def test_scores_keep_every_sample_and_say_what_it_is_drawn_with(folder, rows, fo
 def test_a_job_that_fails_is_told_and_the_others_run(folder, capsys):
     start_weights(folder)
     text = (folder / "all.yaml").read_text()
-    (folder / "all.yaml").write_text(text.replace("tokens=13", "tokns=13").replace("[1, 2]", "[1]"))
+    wider = text.replace("evaluate.test.tokens=13", "encoders.text.width=32").replace("[1, 2]", "[1]")
+    (folder / "all.yaml").write_text(wider.replace("{told: test.accuracy}", "{told: test.accuracy, best: test.acuracy}"))
     assert tool("finetune_all").main(["--config", str(folder / "all.yaml")]) == 1
     told = capsys.readouterr()
-    assert "[2/2] Lengths, longer, seed 1: exit code 2, see" in told.err and "did you mean `tokens`?" in told.err
+    assert "[2/2] Lengths, longer, seed 1: exit code 2, see" in told.err and "use the recipe that these weights were made" in told.err
+    assert "[1/2] Lengths, seed 1: `test.acuracy`: evaluation `test` gives no `acuracy`; did you mean `accuracy`?" in told.err
     assert "| Lengths | told | 1 | 75.0 | 50.0 | longer | – | – |" in told.out
 
 
@@ -162,6 +164,28 @@ def test_every_mistake_of_a_table_has_its_place(folder):
     (folder / "all.yaml").write_text(text.replace("seeds", "seed"))
     with pytest.raises(ConfigError, match="unknown key `seed` of Table; did you mean `seeds`"):
         read(str(folder / "all.yaml"))
+
+
+@pytest.mark.parametrize("was, now, said", [
+    ("test.accuracy", "tset.accuracy", ["/all.yaml:7: `tset.accuracy`: long.yaml has no evaluation `tset`; did you mean `test`?"]),
+    ("  Lengths:", "  lengths: {recipe: long.yaml, metrics: {told: test.accuracy}}\n  Lengths:",
+     ["/all.yaml:8: rows `lengths` and `Lengths` would share a folder, `lengths`: rename one"]),
+    ("rows:\n", "rows: {}\nthem:\n", None),
+])
+def test_what_a_row_names_is_held_against_its_recipe_and_the_other_rows(folder, was, now, said):
+    (folder / "all.yaml").write_text(TABLE.replace("FOLDER", str(folder)).replace(was, now))
+    with pytest.raises(ConfigError) as caught:
+        read(str(folder / "all.yaml"))
+    assert said is None or [line.replace(str(folder), "") for line in caught.value.problems] == said
+
+
+def test_a_mistake_in_any_recipe_is_told_before_the_first_job(folder, capsys):
+    start_weights(folder)
+    (folder / "all.yaml").write_text((folder / "all.yaml").read_text().replace("tokens=13", "tokns=13"))
+    assert tool("finetune_all").main(["--config", str(folder / "all.yaml")]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("1 problem, ") and "unknown key `tokns` of Long; did you mean `tokens`?" in told.err
+    assert told.out == "" and not (folder / "out").exists()
 
 
 def test_a_recipe_is_no_table_and_what_is_asked_for_must_be_there(folder, capsys):

@@ -6,6 +6,7 @@ A job is one recipe with one seed, in a folder of its own below the table's `out
 interrupted goes on, so the same command goes on where it was. The table is written anew after each job: table.md and table.json.
 """
 
+import argparse
 import dataclasses
 import os
 import subprocess
@@ -14,7 +15,7 @@ import time
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import Once, command, parser as make_parser
-from xtoolkit.cli.finetune_table import Job, Table, decimals, jobs_of, read, write
+from xtoolkit.cli.finetune_table import Job, Table, check_recipes, decimals, jobs_of, read, write
 from xtoolkit.registry import ConfigError
 
 TABLE = "xfm/finetune/tiny/all.yaml"
@@ -39,6 +40,7 @@ def main(argv=None) -> int:
     if len(set(table.seeds)) < len(table.seeds):
         raise ConfigError(f"--seeds: one of {table.seeds} comes twice: the same job would count twice")
     jobs = jobs_of(table, os.path.dirname(path), args.only, not args.no_controls)
+    check_recipes(jobs)
     if args.dry_run:
         return look(jobs)
     if changed := [f"{job.folder}: finished with another recipe: {line}; name another folder (--output), or remove it"
@@ -49,10 +51,9 @@ def main(argv=None) -> int:
 
 def seed(text: str) -> int:
     """A seed of `--seeds`."""
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least 0")
+    return int(text)
 
 
 def look(jobs: list[Job]) -> int:
@@ -74,6 +75,9 @@ def run(jobs: list[Job], table: Table) -> int:
             print(f"{at}: exit code {code}, see {job.folder}.log, which ends with:\n{end_of_log(job)}", file=sys.stderr)
         else:
             found = {title: job.value(metric) for title, metric in table.rows[job.row].metrics.items()}
+            if lacking := [line for metric in table.rows[job.row].metrics.values() if (line := job.lacks(metric))]:
+                failed += 1
+                print("\n".join(f"{at}: {line}" for line in lacking), file=sys.stderr)
             told = ", ".join(f"{title} {value:.{decimals([value])}f}" for title, value in found.items() if value is not None)
             print(f"{at}: {time.perf_counter() - started:.0f} s; {told or 'none of its metrics'}", flush=True)
         text = write(jobs, table)

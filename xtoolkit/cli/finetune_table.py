@@ -110,6 +110,14 @@ class Job:
         record = evaluated(self.folder).get(evaluation) if self.complete else None
         return None if record is None else record[what].get(name)
 
+    def lacks(self, metric: str) -> str | None:
+        """What its results do not have of a metric; None: nothing."""
+        evaluation, _, name = metric.partition(".")
+        known = evaluated(self.folder)[evaluation]["metrics"] if evaluation in evaluated(self.folder) else None
+        if known is None:
+            return f"`{metric}`: it ran no evaluation `{evaluation}`{nearest(evaluation, evaluated(self.folder))}"
+        return None if name in known else f"`{metric}`: evaluation `{evaluation}` gives no `{name}`{nearest(name, known)}"
+
     def scores(self, metric: str) -> dict[str, tuple[float, str]]:
         """{sample: (score, the picture or sentence that it belongs to)} of a metric's evaluation. Samples are told by their ids,
         or by their places where several have one id: texts about a picture that are called by it."""
@@ -134,6 +142,17 @@ def read(path: str) -> Table:
                      for one in row.controls if one not in table.controls]
         problems += [f"{source.where('rows', name, 'metrics', title)}: `{metric}` must be EVALUATION.METRIC"
                      for title, metric in row.metrics.items() if not all(metric.partition(".")[::2])]
+    for name, row in table.rows.items():
+        if (file := Path(path).parent / row.recipe).is_file():
+            problems += [f"{source.where('rows', name, 'metrics', title)}: `{metric}`: {row.recipe} has no evaluation "
+                         f"`{evaluation}`{nearest(evaluation, known)}" for known in [_evaluations(file, row.set, problems)]
+                         for title, metric in row.metrics.items() if (evaluation := metric.partition(".")[0]) not in known
+                         and "." in metric]
+    if not table.rows:
+        problems.append(f"{source.where('rows')}: `rows` are empty: {{NAME: {{recipe: FILE, metrics: {{accuracy: test.accuracy}}}}}}")
+    folders: dict = {}
+    problems += [f"{source.where('rows', name)}: rows `{other}` and `{name}` would share a folder, `{slug(name)}`: rename one"
+                 for name in table.rows if (other := folders.setdefault(slug(name), name)) != name]
     for kind in ("rows", "controls"):
         problems += [f"{source.where(kind, name, 'recipe')}: {one.recipe}: no such file beside the table"
                      for name, one in getattr(table, kind).items()
@@ -141,6 +160,27 @@ def read(path: str) -> Table:
     if problems:
         raise ConfigError(problems)
     return table
+
+
+def _evaluations(recipe: Path, overrides: list[str], problems: list[str]) -> dict:
+    """The `evaluate` block of a recipe with a row's changes; what keeps it from being read joins ``problems``."""
+    try:
+        return config.load(str(recipe), overrides, library=str(recipes.folder())).data.get("evaluate") or {}
+    except ConfigError as error:
+        problems += error.problems
+        return {}
+
+
+def check_recipes(jobs: list[Job]) -> None:
+    """Raises ConfigError with the mistakes of all recipes, each once: a job of hours may stand before the one that has it."""
+    found = []
+    for job in {(job.row, job.control): job for job in jobs if not job.complete}.values():
+        try:
+            recipes.read(job.recipe, job.overrides, purpose="resume")
+        except ConfigError as error:
+            found += error.problems
+    if found:
+        raise ConfigError(found)
 
 
 def jobs_of(table: Table, folder: str, only: list[str] | None = None, controls: bool = True) -> list[Job]:
