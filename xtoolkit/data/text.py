@@ -54,6 +54,11 @@ class Tokenizer:
         if not self.plain.size:
             raise ConfigError(f"tokenizer `{name}` has no token but its specials: the file of its vocabulary is missing")
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """{token: id}, added ones included."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
     def encode(self, text: str, max_tokens: int | None = None) -> list[int]:
         """``<s> ... </s>``, at most ``max_tokens`` ids, the two specials counted."""
         return self.encode_words(text, max_tokens)[0].tolist()

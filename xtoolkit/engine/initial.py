@@ -10,16 +10,20 @@ from torch import Tensor
 
 from xtoolkit.weights.files import WeightsError, load_strictly, read_weights, unwrap
 from xtoolkit.weights.formats import recognise
+from xtoolkit.data.text import Tokenizer, load_tokenizer
 from xtoolkit.encoders.base import Encoder
 from xtoolkit.losses.base import Loss
-from xtoolkit.recipe.folder import chosen
+from xtoolkit.recipe.folder import FOLDER, RECORD, TOKENIZER, chosen, differences
 from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
 
 
-def load_initial(model: Model, recipe: Recipe) -> None:
+def load_initial(model: Model, recipe: Recipe, tokenizer: Tokenizer | None = None) -> None:
     """Loads what the recipe's top-level ``init`` names, or without one what the encoders' own do.
+
+    Args:
+        tokenizer: of the recipe: held against that of the run which the weights are of; None: it is not.
 
     Raises:
         WeightsError: every name that does not fit, or why nothing can be read.
@@ -29,11 +33,11 @@ def load_initial(model: Model, recipe: Recipe) -> None:
         model.load_init()
     else:
         load_model_weights(model, init.path, init.allow_missing, init.allow_unexpected, init.parts == "shared",
-                           trained=bool(recipe.streams))
+                           trained=bool(recipe.streams), tokenizer=tokenizer)
 
 
 def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=(), shared: bool = False,
-                       trained: bool = True) -> None:
+                       trained: bool = True, tokenizer: Tokenizer | None = None) -> None:
     """Fills a model, heads of its losses included, strictly; what depends on the size of pictures is resized by its encoder.
 
     A part of which the weights have nothing starts as without them: an encoder with an ``init`` of its own from that; one that
@@ -44,6 +48,7 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
         allow_missing: patterns of the model's names that may keep their values.
         allow_unexpected: patterns of names in the weights that are left out where the model lacks them or has another shape.
         shared: parts that only one of the two has are allowed, see ``Init.parts``; which they are is said on stderr.
+        tokenizer: see ``load_initial``.
         trained: False: no part may be left as drawn, since nothing will train it.
 
     Raises:
@@ -51,6 +56,7 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
     """
     read, origin = read_model_weights(path)
     state = model.fit(read)
+    _check_words(model, state, origin, tokenizer)
     resized = {".".join(n.split(".")[:2]): None for n in state if n in read and state[n].shape != read[n].shape}
     lacks = lambda prefix: not any(name.startswith(prefix) for name in state)
     alone = {p: e for name, e in model.encoders.items() if lacks(p := f"encoders.{name}.")}
@@ -64,7 +70,7 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
                            "have it, or leave out the evaluations that read it")
     load_strictly(model, state, origin, ignore=[*allow_unexpected, *left],
                   may_miss=[*allow_missing, *drawn, *(f"{p}*" for p in copies)],
-                  mend="use the recipe that these weights were made with, or allow what may differ: `init: {path: "
+                  mend=_other_encoders(model, origin) + "use the recipe that these weights were made with, or allow what may differ: `init: {path: "
                   f"{path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
     if os.environ.get("RANK", "0") == "0":
         for what, patterns in (("resized to this model's `image_size`", resized),
@@ -76,6 +82,36 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
                 print(f"init {origin}: {what}: {', '.join(p.removesuffix('.*') for p in patterns)}", file=sys.stderr)
     for part in (*alone.values(), *heads):
         part.load_init()
+
+
+def _check_words(model: Model, state: dict[str, Tensor], origin: str, tokenizer: Tokenizer | None) -> None:
+    """Raises WeightsError where embeddings of tokens are of a run whose tokenizer gave these other ids. Whose files hold no
+    tokenizer cannot be asked."""
+    folder = Path(origin).parent.parent / TOKENIZER
+    if tokenizer is None or Path(origin).parent.name != FOLDER or not folder.is_dir():
+        return
+    own = model.state_dict()
+    fits = lambda name, rows: name in own and own[name].shape == state[name].shape and state[name].shape[:1] == (rows,)
+    read = [part for part, encoder in model.encoders.items() if encoder.vocab_size is not None
+            and any(name.startswith(f"encoders.{part}.") and fits(name, encoder.vocab_size) for name in state)]
+    theirs, ours = (load_tokenizer(str(folder)) if read else tokenizer).vocabulary, tokenizer.vocabulary
+    if strange := [token for token, number in theirs.items() if ours.get(token) != number]:
+        raise WeightsError(f"{origin}: encoder `{read[0]}` was trained with another tokenizer: of its {len(theirs):,} tokens "
+                           f"{len(strange):,} have another id in `{tokenizer.name}`, or none; set tokenizer={folder}")
+
+
+def _other_encoders(model: Model, origin: str) -> str:
+    """How the encoders of the run that weights are of differ from the model's, as the begin of a last line; else empty."""
+    if not (Path(origin) / RECORD).is_file():
+        return ""
+    then, now = checkpoint.read_record(Path(origin))["config"], model.recipe.config["encoders"]
+    then = then["encoders"] if "encoders" in then else {}
+    found = []
+    for name in (n for n in model.encoders if n in then):
+        lines = differences({"encoders": {name: then[name]}}, {"encoders": {name: now[name]}})
+        kind = [line for line in lines if line.startswith(f"encoders.{name}.type:")]
+        found += kind or [line for line in lines if line.split(":")[0].rpartition(".")[2] not in ("init", "image_size")]
+    return f"that run has other encoders ({'; '.join(found)}): " if found else ""
 
 
 def _init(model: Model, prefix: str) -> str | None:

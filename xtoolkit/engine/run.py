@@ -72,7 +72,7 @@ class Run:
             self.model = Model(recipe)
             self.model.check_tokenizer(self.tokenizer)
             if init:
-                load_initial(self.model, recipe)
+                load_initial(self.model, recipe, self.tokenizer)
         self.model.to(device)
         self.tasks = {
             name: TASK_REGISTRY.build(block, recipe.source.where("evaluate", name), tokenizer=self.tokenizer,
