@@ -149,7 +149,8 @@ def read(path: str) -> Table:
                          for title, metric in row.metrics.items() if (evaluation := metric.partition(".")[0]) not in known
                          and "." in metric]
     if not table.rows:
-        problems.append(f"{source.where('rows')}: `rows` are empty: {{NAME: {{recipe: FILE, metrics: {{accuracy: test.accuracy}}}}}}")
+        problems.append(f"{source.where('rows')}: `rows` are empty; a row is NAME: {{recipe: FILE, metrics: {{TITLE: "
+                        "EVALUATION.METRIC}}")
     folders: dict = {}
     problems += [f"{source.where('rows', name)}: rows `{other}` and `{name}` would share a folder, `{slug(name)}`: rename one"
                  for name in table.rows if (other := folders.setdefault(slug(name), name)) != name]

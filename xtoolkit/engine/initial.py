@@ -70,8 +70,8 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
                            "have it, or leave out the evaluations that read it")
     load_strictly(model, state, origin, ignore=[*allow_unexpected, *left],
                   may_miss=[*allow_missing, *drawn, *(f"{p}*" for p in copies)],
-                  mend=_other_encoders(model, origin) + "use the recipe that these weights were made with, or allow what may differ: `init: {path: "
-                  f"{path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
+                  mend=_other_encoders(model, origin) + "use the recipe that these weights were made with, or allow what may "
+                  f"differ: `init: {{path: {path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
     if os.environ.get("RANK", "0") == "0":
         for what, patterns in (("resized to this model's `image_size`", resized),
                                ("left there, as this model has no place for it", left),
