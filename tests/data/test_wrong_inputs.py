@@ -73,3 +73,13 @@ def test_a_split_that_is_missing_is_said_before_anything_loads(path, said, token
     with pytest.raises(ConfigError) as error:
         DATASET_REGISTRY.build({"type": kind, "path": path}, "data", tokenizer=tokenizer, **SIZES)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("inside, said", [([], "no folder in it"), (["cat"], "one folder in it, `cat`")])
+def test_a_folder_that_is_none_of_classes_is_said_before_anything_loads(tmp_path, inside, said):
+    for name in inside:
+        (tmp_path / name).mkdir()
+    cls = DATASET_REGISTRY.get("ImageFolder")
+    (key, line), = cls.missing({"path": str(tmp_path)})
+    assert key == "path" and line == f"{tmp_path}: {said}; a folder for each class is expected, its pictures inside"
+    assert cls.missing({"path": str(tmp_path), "classes": ["cat", "dog"]}) == []

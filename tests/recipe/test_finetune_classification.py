@@ -104,3 +104,12 @@ def test_missing_weights_are_not_answered_with_another_recipe(tmp_path, capsys):
     assert main(["--config", str(FOLDER / "tiny/sst2.yaml"), f"init={tmp_path / 'nowhere'}"]) == 2
     said = capsys.readouterr().err
     assert "nowhere: no such file or folder" in said and "runs as it is" not in said
+
+
+def test_classes_that_are_numbered_otherwise_than_in_training_are_refused():
+    """Every figure would be that of the other class."""
+    with pytest.raises(ConfigError) as e:
+        load("tiny/rte", "evaluate.val.data.classes=[not_entailment, entailment]")
+    assert e.value.problems == ["override `evaluate.val.data.classes=[not_entailment, entailment]`: `classes` of evaluation `val` are "
+                                "numbered otherwise than those of stream `train`, which trains `classify`: ['entailment', "
+                                "'not_entailment']"]

@@ -26,6 +26,7 @@ class StreamDataset(abc.ABC):
         FIELDS: the fields of its batches, by the names that ``$name`` reads.
         MARKS: {mark: key of the block that says how it is drawn}: ``views`` with that mark and a block without that key
             are a mistake.
+        ALIKE: keys whose lists number what a head tells apart: the same in all data that one head is trained and evaluated on.
         GIVEN: what the toolkit hands to a constructor that asks, no keys of the block: the tokenizer, the size of
             pictures and of patches (None where no encoder reads pictures), ``views`` (frozenset of the marks that are
             read of it), ``train``.
@@ -43,6 +44,7 @@ class StreamDataset(abc.ABC):
 
     FIELDS: dict[str, type[Field]]
     MARKS: dict[str, str] = {}
+    ALIKE: tuple[str, ...] = ()
     GIVEN = ("tokenizer", "image_size", "patch_size", "views", "train")
     train, told = True, False
     images: ImageProcessor | None = None

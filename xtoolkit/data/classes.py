@@ -102,6 +102,7 @@ class ImageFolder(StreamDataset):
     """
 
     FIELDS = {"image": ImageField, "label": LabelField}
+    ALIKE = ("classes",)
 
     def __init__(self, image_size, patch_size, path: str | None = None, train: bool = True,
                  sources: dict[str, FolderSource] | None = None, classes: Classes | None = None,
@@ -142,7 +143,9 @@ class ImageFolder(StreamDataset):
 
     @classmethod
     def missing(cls, block: dict) -> list[tuple[str, str]]:
-        return [(key, line) for key, path in _folders_of(block) if (line := paths.no_folder(path))] + missing_classes(block)
+        named = block.get("classes") is not None
+        return [(key, line) for key, path in _folders_of(block)
+                if (line := paths.no_folder(path) or (None if named else _few(path)))] + missing_classes(block)
 
     @classmethod
     def example(cls, block: dict, rows: int, sizes: dict, views: frozenset, length: int | None = None) -> Batch:
@@ -186,6 +189,14 @@ def _folders_of(block: dict) -> list[tuple[str, str]]:
     """The path of each source with its key."""
     several = {f"sources.{name}.path": one.get("path") for name, one in (block.get("sources") or {}).items() if one is not None}
     return [(key, path) for key, path in ({"path": block.get("path")} | several).items() if path is not None]
+
+
+def _few(path: str) -> str | None:
+    """Why a folder cannot say what classes there are; None: it can, or is not unpacked yet."""
+    if "://" in path or len(found := folders(path)) > 1:
+        return None
+    return (f"{path}: {f'one folder in it, `{found[0]}`' if found else 'no folder in it'}; a folder for each class is expected, "
+            "its pictures inside")
 
 
 def _files(folder: str) -> tuple[dict[str, list[bytes]], Counter]:

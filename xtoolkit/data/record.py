@@ -144,6 +144,7 @@ class Recorded(Sharded):
     """
 
     COLUMNS = ()
+    ALIKE = ("classes",)
 
     def __init__(self, path, sources, shards, train: bool, images: str | None = None, classes: Classes | None = None):
         super().__init__(path, sources, shards, train, images)

@@ -224,6 +224,7 @@ class Checker:
                 else:
                     trained.add(loss)
                     wanted += needs.get(loss, [])
+                    self.found.alike(name, dataset, loss)
             found[name] = wanted
         return found
 

@@ -49,6 +49,17 @@ class Problems:
             return cls
         return None
 
+    def alike(self, name, dataset, loss):
+        """Reports data of an evaluation that number things otherwise than those on which the loss that it reads is trained."""
+        read = {stream: block["data"] for stream, block in self.data["streams"].items() if isinstance(block, dict)
+                and isinstance(block.get("losses"), dict) and loss in block["losses"] and isinstance(block.get("data"), dict)}
+        for stream, data in read.items() if dataset is not None else ():
+            for key in dataset.ALIKE:
+                here, there = self.data["evaluate"][name]["data"].get(key), data.get(key)
+                if isinstance(here, list) and isinstance(there, list) and here != there:
+                    self.say(("evaluate", name, "data", key), f"`{key}` of evaluation `{name}` are numbered otherwise than those "
+                             f"of stream `{stream}`, which trains `{loss}`: {there}")
+
     @contextmanager
     def asked(self, cls, what: str, *at):
         """Around asking a class for ``what``: an error of its own is a mistake of the block that names it, and that is bad."""

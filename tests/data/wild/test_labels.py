@@ -154,9 +154,9 @@ def test_wrong_keys(classes, message, build):
 
 
 @pytest.mark.parametrize("files, message", [
-    ([], "0 classes, two at least"), (["a/1.jpg"], "1 classes, two at least"),
+    ([], "no folder in it"), (["a/1.jpg"], "one folder in it, `a`"),
     (["a/1.jpg", "b/notes.txt"], "no picture of the class: b"),
-    (["1.jpg", "2.jpg"], "0 classes, two at least"), (["a/1.jpg", ".git/2.jpg"], "1 classes, two at least")])
+    (["1.jpg", "2.jpg"], "no folder in it"), (["a/1.jpg", ".git/2.jpg"], "one folder in it, `a`")])
 def test_a_folder_that_is_none_of_classes(files, message, tmp_path, shards):
     folder = tmp_path / "pets"
     folder.mkdir()
