@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xtoolkit.cli import finetune_table, recipes
+from xtoolkit.ablation.jobs import Jobs
+from xtoolkit.ablation.table import read
+from xtoolkit.cli import recipes
 from xtoolkit.cli.main import main
 from xtoolkit.cli.prepare import parser
 from xtoolkit.plan import make_plan
@@ -35,12 +37,13 @@ def test_every_command_is_one():
 
 
 def test_the_table_has_a_row_for_each_small_recipe():
-    table = finetune_table.read(str(FOLDER / "tiny/all.yaml"))
+    table = read(str(FOLDER / "tiny/all.yaml"))
     used = {row.recipe for row in table.rows.values()} | {c.recipe for c in table.controls.values() if c.recipe}
     assert used == {path.name for path in (FOLDER / "tiny").glob("*.yaml")} - {"all.yaml"}
-    for job in finetune_table.jobs_of(table, str(FOLDER / "tiny")):
-        found = recipes.read(job.recipe, job.overrides, missing_files=False)
-        assert {m.partition(".")[0] for m in table.rows[job.row].metrics.values()} <= set(found.evaluate), str(job)
+    for name, row in table.rows.items():
+        for control in ("", *row.controls):
+            found = Jobs(table, str(FOLDER / "tiny")).cell(next(iter(table.columns)), name, control, 1).recipe.checked
+            assert {m.partition(".")[0] for m in row.metrics.values()} <= set(found.evaluate), f"{name} {control}"
 
 
 def test_the_recipe_on_the_page_is_the_one_that_comes_along():

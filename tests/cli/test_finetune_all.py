@@ -1,59 +1,19 @@
 """`xtoolkit finetune_all`: its jobs, what it does not run again, and its table."""
 
 import json
-import textwrap
-from pathlib import Path
 
 import pytest
 
+import toy_table
 from commands import tool
-from xtoolkit.cli.finetune_table import Job, _gain, decimals, jobs_of, read
+from toy_table import start_weights
+from xtoolkit.ablation.jobs import DONE, Job, Jobs
+from xtoolkit.ablation.results import _gain, decimals
+from xtoolkit.ablation.table import read
 from xtoolkit.registry import ConfigError
 
-PLUGIN = '''
-from xtoolkit.graph import Need
-from xtoolkit.registry import TASK_REGISTRY
-from xtoolkit.tasks.base import Task
-
-
-@TASK_REGISTRY.register
-class Long(Task):
-    """Whether a text has at least as many tokens as it is asked for.
-
-    YAML: {type: Long, tokens: 5}
-    """
-
-    def __init__(self, tokens: int):
-        self.tokens = tokens
-
-    @classmethod
-    def needs(cls, block):
-        return [Need("text", grad=False)]
-
-    def predict(self, f, batch):
-        return {"length": batch.text.mask.sum(1).cpu()}
-
-    def score(self, outputs):
-        return {"accuracy": 100 * (outputs["length"] >= self.tokens).double().mean().item()}
-
-    def floor(self, outputs):
-        return {"accuracy": 50.0}
-
-    def samples(self, outputs):
-        return [{"id": n, "image_id": None, "score": int(length >= self.tokens)} for n, length in enumerate(outputs["length"].tolist())]
-'''
-RECIPE = '''
-plugins: [long.py]
-tokenizer: sample://picturebook/tokenizer
-encoders: {text: {type: RoBERTa, inputs: {text: $text}, width: 16, layers: 1, heads: 1, vocab_size: 4000}}
-losses: {mlm: {type: MLM, feature: text@mask_text}}
-streams: {train: {batch_size: 4, losses: {mlm: 1}, data: {type: Text, path: FOLDER/text.jsonl, max_tokens: 16, mask: {prob: 0.5, max: 4}}}}
-evaluate: {test: {type: Long, tokens: 5, data: {type: Text, path: FOLDER/text.jsonl, max_tokens: 16}}}
-optim: {lr: 1e-3}
-train: {steps: 1, output: outputs/x, workers: 0, precision: fp32}
-'''
 TABLE = '''
-init: FOLDER/start.safetensors
+columns: {begun: {run: FOLDER/start.safetensors}}
 output: FOLDER/out
 seeds: [1, 2]
 controls: {longer: {set: [evaluate.test.tokens=13]}}
@@ -64,21 +24,9 @@ rows:
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, text in (("long.py", PLUGIN), ("long.yaml", RECIPE), ("all.yaml", TABLE)):
-        (tmp_path / name).write_text(textwrap.dedent(text).replace("FOLDER", str(tmp_path)))
-    texts = ["a dog", "a dog and a cat on a table", "one two three four five six", "the red house stands near the sea and the boats at night"]
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    toy_table.write(tmp_path)
+    (tmp_path / "all.yaml").write_text(TABLE.replace("FOLDER", str(tmp_path)))
     return tmp_path
-
-
-def start_weights(folder):
-    """Weights of the recipe's model, as a pretrained run would leave them."""
-    from safetensors.torch import save_file
-
-    import xtoolkit
-
-    run = xtoolkit.build(str(folder / "long.yaml"))
-    save_file({name: value.clone() for name, value in run.model.state_dict().items()}, str(folder / "start.safetensors"))
 
 
 def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsys):
@@ -86,42 +34,39 @@ def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsy
     main = tool("finetune_all").main
     assert main(["--config", str(folder / "all.yaml"), "--dry-run"]) == 0
     planned = capsys.readouterr().out
-    assert planned.count("xtoolkit train") == 4 and "finished" not in planned and not (folder / "out").exists()
+    assert planned.count(": missing") == 4 and "finished" not in planned and not (folder / "out").exists()
     assert main(["--config", str(folder / "all.yaml")]) == 0
     said = capsys.readouterr().out
-    assert "[1/4] Lengths, seed 1:" in said and "[4/4] Lengths, longer, seed 2:" in said and "told 75.0" in said
+    assert "[1/4] begun, Lengths, seed 1:" in said and "[4/4] begun, Lengths, longer, seed 2:" in said and "told 75.0" in said
     # Of four texts three have five tokens, one thirteen: seeds change nothing of what is asked here.
     line = "| Lengths | told | 2 | 75.0 ± 0.0 | 50.0 | longer | 25.0 ± 0.0 | +50.0 ± "
     assert line in (folder / "out/table.md").read_text()
-    found = json.loads((folder / "out/table.json").read_text())["rows"][0]
-    assert found["values"] == [75.0, 75.0] and found["gain"]["value"] == pytest.approx(0.5) and found["gain"]["error"] > 0
+    found = json.loads((folder / "out/table.json").read_text())["rows"][0]["columns"]["begun"]
+    assert found["values"] == [75.0, 75.0] and found["controls"]["longer"]["gain"]["value"] == pytest.approx(0.5)
+    assert found["controls"]["longer"]["gain"]["error"] > 0
 
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("out/*/*/*/results.json")}
-    lost = folder / "out/lengths/longer/seed_2/results.json"
+    of = lambda: {path: path.stat().st_mtime_ns for path in folder.glob(f"out/begun/*/*/*/*/{DONE}")}
+    before = of()
+    lost = next(path for path in before if "longer/seed_2" in str(path))
     lost.unlink()
     assert main(["--config", str(folder / "all.yaml")]) == 0
-    after = {path: path.stat().st_mtime_ns for path in folder.glob("out/*/*/*/results.json")}
-    assert {path for path in after if after[path] != before[path]} == {lost}, "what is finished is not run again"
-
-    capsys.readouterr()
-    (folder / "long.yaml").write_text((folder / "long.yaml").read_text().replace("lr: 1e-3", "lr: 2e-3").replace("tokens: 5", "tokens: 6"))
-    assert main(["--config", str(folder / "all.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert "run/seed_1: finished with another recipe: optim.lr: was 0.001, is 0.002; name another folder" in told
-    assert "run/seed_2: finished with another recipe: test is another; name another folder" in told
-    assert "longer/seed_1: finished with another recipe: test" not in told, "the control says how many tokens itself"
+    after = of()
+    assert len(before) == 4 and {path for path in after if after[path] != before[path]} == {lost}, "what is finished is not run again"
 
 
-def test_a_folder_that_started_from_other_weights_is_refused(folder):
-    """Its figures would pass for those of these weights."""
-    table = read(str(folder / "all.yaml"))
-    begun = jobs_of(table, str(folder))[0].folder / "config.yaml"
-    begun.parent.mkdir(parents=True)
-    begun.write_text(f"init: {{path: {folder}/./start.safetensors, parts: shared}}")
-    assert len(jobs_of(table, str(folder))) == 4
-    begun.write_text("init: other.safetensors")
-    with pytest.raises(ConfigError, match="seed_1 started from other.safetensors, not from .*start.safetensors: name another folder"):
-        jobs_of(table, str(folder))
+def test_what_a_figure_depends_on_is_in_the_key_and_the_rest_is_not(folder, capsys):
+    start_weights(folder)
+    keys = lambda: {str(job): job.key for job in Jobs(read(str(folder / "all.yaml")), str(folder)).all()}
+    begun, recipe = keys(), folder / "long.yaml"
+    assert len(set(begun.values())) == 4
+    text = recipe.read_text()
+    recipe.write_text(text.replace("workers: 0", "workers: 1").replace("outputs/x", "outputs/y") + "\n# a comment\n")
+    assert keys() == begun
+    recipe.write_text(text.replace("lr: 1e-3", "lr: 2e-3"))
+    assert all(key != begun[job] for job, key in keys().items())
+    recipe.write_text(text.replace("tokens: 5", "tokens: 6"))
+    assert {job for job, key in keys().items() if key != begun[job]} == {"begun, Lengths, seed 1", "begun, Lengths, seed 2"}, \
+        "the control says how many tokens itself"
 
 
 @pytest.mark.parametrize("rows, found", [
@@ -130,14 +75,21 @@ def test_a_folder_that_started_from_other_weights_is_refused(folder):
     ([(7, "p", None), (8, "p", 0.3)], {"8": (0.3, "p")}),  # not annotated
 ])
 def test_scores_keep_every_sample_and_say_what_it_is_drawn_with(folder, rows, found):
-    job = Job("Lengths", "", 1, "", [], folder / "job")
+    job = Job("begun", "Lengths", "", 1, None, 1, folder, [])
+    job.folder = folder / "job"
     (folder / "job/evaluations/test").mkdir(parents=True)
-    (folder / "job/config.yaml").write_text("evaluate: {test: {}}")
-    for file in ("results.json", "evaluations/test.json"):
+    for file in (DONE, "evaluations/test.json"):
         (folder / "job" / file).write_text("{}")
     lines = [json.dumps({"id": id, "image_id": image, "score": score}) + "\n" for id, image, score in rows]
     (folder / "job/evaluations/test/samples.jsonl").write_text("".join(lines))
     assert job.scores("test.accuracy") == found
+
+
+def test_a_table_whose_recipe_is_wrong_runs_nothing(folder, capsys):
+    start_weights(folder)
+    (folder / "all.yaml").write_text((folder / "all.yaml").read_text().replace("tokens=13", "tokns=13"))
+    assert tool("finetune_all").main(["--config", str(folder / "all.yaml")]) == 2
+    assert "did you mean `tokens`?" in capsys.readouterr().err and not (folder / "out").exists()
 
 
 def test_a_job_that_fails_is_told_and_the_others_run(folder, capsys):
@@ -147,8 +99,8 @@ def test_a_job_that_fails_is_told_and_the_others_run(folder, capsys):
     (folder / "all.yaml").write_text(wider.replace("{told: test.accuracy}", "{told: test.accuracy, best: test.acuracy}"))
     assert tool("finetune_all").main(["--config", str(folder / "all.yaml")]) == 1
     told = capsys.readouterr()
-    assert "[2/2] Lengths, longer, seed 1: exit code 2, see" in told.err and "use the recipe that these weights were made" in told.err
-    assert "[1/2] Lengths, seed 1: `test.acuracy`: evaluation `test` gives no `acuracy`; did you mean `accuracy`?" in told.err
+    assert "[2/2] begun, Lengths, longer, seed 1: exit code 2, see" in told.err and "use the recipe that these weights were made" in told.err
+    assert "[1/2] begun, Lengths, seed 1: `test.acuracy`: evaluation `test` gives no `acuracy`; did you mean `accuracy`?" in told.err
     assert "| Lengths | told | 1 | 75.0 | 50.0 | longer | – | – |" in told.out
 
 
@@ -159,8 +111,8 @@ def test_every_mistake_of_a_table_has_its_place(folder):
     with pytest.raises(ConfigError) as caught:
         read(str(folder / "all.yaml"))
     assert [line.replace(str(folder), "") for line in caught.value.problems] == [
-        "/all.yaml:7: unknown control `longest`; did you mean `longer`?", "/all.yaml:7: `accuracy` must be EVALUATION.METRIC",
-        "/all.yaml:7: lang.yaml: no such file beside the table"]
+        "/all.yaml:7: lang.yaml: no such file beside the table", "/all.yaml:7: unknown control `longest`; did you mean `longer`?",
+        "/all.yaml:7: `accuracy` must be EVALUATION.METRIC"]
     (folder / "all.yaml").write_text(text.replace("seeds", "seed"))
     with pytest.raises(ConfigError, match="unknown key `seed` of Table; did you mean `seeds`"):
         read(str(folder / "all.yaml"))
@@ -179,15 +131,6 @@ def test_what_a_row_names_is_held_against_its_recipe_and_the_other_rows(folder, 
     assert said is None or [line.replace(str(folder), "") for line in caught.value.problems] == said
 
 
-def test_a_mistake_in_any_recipe_is_told_before_the_first_job(folder, capsys):
-    start_weights(folder)
-    (folder / "all.yaml").write_text((folder / "all.yaml").read_text().replace("tokens=13", "tokns=13"))
-    assert tool("finetune_all").main(["--config", str(folder / "all.yaml")]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("1 problem, ") and "unknown key `tokns` of Long; did you mean `tokens`?" in told.err
-    assert told.out == "" and not (folder / "out").exists()
-
-
 def test_a_recipe_is_no_table_and_what_is_asked_for_must_be_there(folder, capsys):
     main = tool("finetune_all").main
     (folder / "start.safetensors").touch()
@@ -201,16 +144,17 @@ def test_a_recipe_is_no_table_and_what_is_asked_for_must_be_there(folder, capsys
 
 
 def test_the_first_seed_of_every_row_comes_first_and_rows_can_be_chosen(folder):
+    start_weights(folder)
     (folder / "all.yaml").write_text(TABLE.replace("FOLDER", str(folder)) + "  More: {recipe: long.yaml, metrics: {told: test.accuracy}}\n")
-    table = read(str(folder / "all.yaml"))
-    jobs = jobs_of(table, str(folder))
-    assert [str(job) for job in jobs] == ["Lengths, seed 1", "Lengths, longer, seed 1", "More, seed 1", "Lengths, seed 2",
-                                          "Lengths, longer, seed 2", "More, seed 2"]
-    assert [str(job) for job in jobs_of(table, str(folder), ["More"])] == ["More, seed 1", "More, seed 2"]
-    assert [str(job) for job in jobs_of(table, str(folder), controls=False)][0::2] == ["Lengths, seed 1", "Lengths, seed 2"]
-    assert jobs[1].folder == Path(folder / "out/lengths/longer/seed_1")
+    jobs = Jobs(read(str(folder / "all.yaml")), str(folder))
+    told = lambda several: [str(job).removeprefix("begun, ") for job in several]
+    assert told(jobs.all()) == ["Lengths, seed 1", "Lengths, longer, seed 1", "More, seed 1", "Lengths, seed 2",
+                                "Lengths, longer, seed 2", "More, seed 2"]
+    assert told(jobs.all(rows=["More"])) == ["More, seed 1", "More, seed 2"]
+    assert told(jobs.all(controls=False))[0::2] == ["Lengths, seed 1", "Lengths, seed 2"]
+    assert jobs.all()[1].folder.parent == folder / "out/begun/lengths/longer/seed_1"
     with pytest.raises(ConfigError, match="no row `Lenghts`; did you mean `Lengths`"):
-        jobs_of(table, str(folder), ["Lenghts"])
+        jobs.all(rows=["Lenghts"])
 
 
 def test_shares_have_three_decimals_and_one_picture_has_no_error():

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a recipe and evaluate it; go on with --resume",
     "evaluate": "run a recipe's evaluations on its newest checkpoint",
     "predict": "what a trained model says of a picture and texts, boxes and heat maps drawn",
+    "ablate": "run a table of recipes by tasks, over seeds",
     "finetune_all": "fine-tune a pretrained run on every task of a table",
     "plan": "print what a recipe will do: passes, cuts, parameters, GFLOPs",
     "list": "list recipes and components, with keys, types, defaults and needs",

@@ -70,7 +70,7 @@ def machine(device) -> dict:
     """The host as far as it bears on speed and numbers. ``device`` is the torch device of the run."""
     import torch
 
-    found = {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
+    found = {"system": platform.platform(), "cpu": processor(), "cores": os.cpu_count(),
              "threads": torch.get_num_threads(), "device": str(device)}
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "gpus": torch.cuda.device_count(),
@@ -88,7 +88,7 @@ def _git(root, *words):
     return asked.stdout.strip()
 
 
-def _cpu_name():
+def processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,0 +1,127 @@
+"""`xtoolkit ablate`: what it shares, what it runs once, what a kill leaves, and what it calls stale."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import toy_table
+from commands import tool
+from xtoolkit.ablation import keys
+from xtoolkit.ablation.jobs import DONE, Jobs
+from xtoolkit.ablation.table import read
+from xtoolkit.registry import ConfigError
+
+TABLE = '''
+output: FOLDER/out
+seeds: [1, 2]
+apart: 10
+recipe: long.yaml
+starts:
+  text: {recipe: long.yaml, set: [train.steps=2]}
+sets:
+  begun: [init=<text>]
+columns:
+  Plain:   {groups: [words]}
+  Begun:   {set: [begun], groups: [words]}
+  Further: {set: [begun, train.steps=3]}
+rows:
+  Short: {recipe: long.yaml, metrics: {told: test.accuracy}, group: words}
+  Long:  {recipe: long.yaml, metrics: {told: test.accuracy}, group: sentences, set: [evaluate.test.tokens=13]}
+'''
+JOBS = 2 * (1 + 3 + 3 + 1)  # a seed: one start, three columns, three cells of Short, one of Long
+
+
+@pytest.fixture
+def folder(tmp_path):
+    toy_table.write(tmp_path)
+    (tmp_path / "table.yaml").write_text(TABLE.replace("FOLDER", str(tmp_path)))
+    return tmp_path
+
+
+def jobs(folder):
+    return Jobs(read(str(folder / "table.yaml")), str(folder), threads=1)
+
+
+def finals(folder) -> dict[str, bytes]:
+    """What a table leaves that must not depend on when it ran: {path: content}."""
+    files = [path for name in ("table.md", "table.json", "samples.jsonl") for path in (folder / "out").rglob(name)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
+    of = jobs(folder)
+    assert of.pretrained("columns", "Begun", 1).after == of.pretrained("columns", "Further", 1).after == [of.pretrained("starts", "text", 1)]
+    assert len(of.all()) == JOBS == len({job.folder for job in of.all()})
+    assert [str(job) for job in of.all(["Further"], ["Long"])][:3] == ["text, seed 1", "Further, seed 1", "Further, Long, seed 1"]
+    assert "train.seed=11" in of.cell("Plain", "Short", "", 1).overrides, "fine-tuning draws otherwise than pretraining"
+    main = tool("ablate").main
+    assert main(["--config", str(folder / "table.yaml"), "--jobs", "2", "--seeds", "1", "--only", "Plain"]) == 0
+    text = (folder / "out/table.md").read_text().splitlines()
+    assert text[0] == "| task | metric | floor | Plain | Begun | Further |"
+    assert text[2] == "| Short | told | 50.0 | 75.0 | – (0 of 1: missing) | – (0 of 1: missing) |" and text[3].endswith("|  |  | – (0 of 1: missing) |")
+    job = jobs(folder).cell("Plain", "Short", "", 1)
+    assert not (job.folder / "checkpoints").exists() and list(job.after[0].folder.glob("checkpoints/step_*")), "rows keep no weights"
+    assert job.scores("test.accuracy")["1"][0] == 1
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_files_and_runs_nothing_twice(folder):
+    command = [sys.executable, "-m", "xtoolkit", "ablate", "--config", str(folder / "table.yaml"), "--jobs", "2"]
+    subprocess.run(command, check=True, capture_output=True)
+    whole = finals(folder)
+    assert len(whole) == 2 + JOBS
+    os.rename(folder / "out", folder / "first")
+    drawn, ended = random.Random(5), None
+    for _ in range(8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(drawn.uniform(3, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (path := folder / "out/table.json").is_file():
+            json.loads(path.read_text())
+        now = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob(DONE)}
+        assert ended is None or ended.items() <= now.items(), "what was finished was run again"
+        ended = now
+    subprocess.run(command, check=True, capture_output=True)
+    assert finals(folder) == whole
+
+
+def test_a_change_makes_stale_what_it_reaches_and_nothing_else(folder):
+    for job in jobs(folder).all():
+        job.folder.mkdir(parents=True)
+        (job.folder / DONE).write_text("{}")
+    assert {job.state for job in jobs(folder).all()} == {"finished"}
+    (folder / "table.yaml").write_text((folder / "table.yaml").read_text().replace("train.steps=3", "train.steps=4"))
+    of = jobs(folder)
+    assert {job.column for job in of.all() if job.state == "stale"} == {"Further"}
+    assert {job.column for job in of.all() if job.state == "finished"} == {"text", "Plain", "Begun"}
+
+
+def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path):
+    (tmp_path / "a.py").write_text('"""One."""\n\n\ndef f(x):\n    """Two."""\n    return x + 1  # three\n')
+    (tmp_path / "b.py").write_text("def f(x):\n    return (x\n            + 1)\n")
+    (tmp_path / "c.py").write_text("def f(x):\n    return x + 2\n")
+    a, b, c = (keys.syntax(tmp_path / name) for name in ("a.py", "b.py", "c.py"))
+    assert a == b != c
+
+
+@pytest.mark.parametrize("change, said", [
+    (("<text>", "<txt>"), "no start `txt`; did you mean `text`?"),
+    (("[begun, train", "[begin, train"), "`begin` is no `key=value` and no name of `sets`; did you mean `begun`?"),
+    (("groups: [words]}\n  Begun", "groups: [word]}\n  Begun"), "no row is of group `word`; did you mean `words`?"),
+    (("set: [train.steps=2]", "set: [begun]"), "starts from itself: text <- text"),
+    (("recipe: long.yaml\nstarts", "starts"), "`Plain` has neither recipe nor run, and the table has no recipe"),
+    (("{groups: [words]}", "{run: out, set: [begun]}"), "a run is taken as it is: leave out its recipe and set"),
+])
+def test_mistakes_of_a_table(folder, change, said):
+    path = folder / "table.yaml"
+    assert change[0] in path.read_text()
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(ConfigError) as caught:
+        read(str(path))
+    assert said in str(caught.value) and f"{path}:" in str(caught.value)

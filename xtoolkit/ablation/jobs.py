@@ -1,0 +1,269 @@
+"""The jobs of a table: what is pretrained, what is fine-tuned or evaluated from it, where each lies, and how far it is."""
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from xtoolkit.ablation.table import START, Column, Control, Table, slug
+from xtoolkit.engine.records import read_lines
+from xtoolkit.recipe.folder import EVALUATIONS, evaluated
+from xtoolkit.registry import ConfigError, nearest
+
+DONE = "done.json"  # in a job's folder, when all of it is there
+LOCK = ".lock"  # beside it: held while somebody runs it
+PRETRAIN, RUN = "pretrain", "run"  # folders of a column, and of a row without a control
+
+
+@dataclass(frozen=True)
+class There:
+    """A run or file of weights that is there, which jobs start from as from a job."""
+
+    folder: Path
+    complete = True
+
+    @cached_property
+    def key(self) -> str:
+        """See ``keys.weights``."""
+        from xtoolkit.ablation import keys
+
+        if not self.folder.exists():
+            raise ConfigError(f"{self.folder}: no such run or file of weights")
+        return keys.weights(str(self.folder))
+
+
+@dataclass(eq=False)
+class Job:
+    """One recipe with one seed.
+
+    Attributes:
+        column, row, control: where its figures stand; ``row`` is empty for what is pretrained, ``control`` for the row itself.
+        seed: of the table.
+        recipe: a ``Recipe`` of the table with its overrides, which all seeds share.
+        trained: the seed that it is trained with.
+        place: the folder of this cell, with a folder a key in it.
+        after: what it starts from, in the order in which its recipe counts them.
+    """
+
+    column: str
+    row: str
+    control: str
+    seed: int
+    recipe: "Recipe"
+    trained: int
+    place: Path
+    after: list["Job | There"]
+
+    def __str__(self) -> str:
+        return ", ".join([*(name for name in (self.column, self.row, self.control) if name), f"seed {self.seed}"])
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits, of all that its figures depend on."""
+        from xtoolkit.ablation import keys
+
+        return keys.digest("\n".join([self.recipe.key, str(self.trained), *(start.key for start in self.after)]))[:16]
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where it lies: a job of another key has a folder of its own."""
+        return self.place / self.key
+
+    @property
+    def overrides(self) -> list[str]:
+        """What its recipe is changed by, ``key=value``."""
+        paths = [str(start.folder) for start in self.after]
+        lines = [START.sub(lambda found: paths[int(found[1])], line) for line in self.recipe.lines]
+        return [*lines, f"train.seed={self.trained}", f"train.output={self.folder}"]
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / DONE).is_file()
+
+    @property
+    def stale(self) -> Path | None:
+        """The folder of the newest finished job of this cell with another key: what it depends on has changed since."""
+        found = [path.parent for path in self.place.glob(f"*/{DONE}") if path.parent != self.folder]
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+    @property
+    def state(self) -> str:
+        """``finished``, ``running``, ``stale`` or ``missing``."""
+        if self.complete:
+            return "finished"
+        lock = Path(f"{self.folder}{LOCK}")
+        if lock.is_file():
+            with open(lock, "rb") as held:
+                try:
+                    fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return "running"
+        return "stale" if self.stale else "missing"
+
+    def value(self, metric: str, what: str = "metrics") -> float | None:
+        """Its figure, or its floor; None where it has none (yet)."""
+        evaluation, _, name = metric.partition(".")
+        record = evaluated(self.folder).get(evaluation) if self.complete else None
+        return None if record is None else record[what].get(name)
+
+    def lacks(self, metric: str) -> str | None:
+        """What its results do not have of a metric; None: nothing."""
+        evaluation, _, name = metric.partition(".")
+        known = evaluated(self.folder)
+        if evaluation not in known:
+            return f"`{metric}`: it ran no evaluation `{evaluation}`{nearest(evaluation, known)}"
+        given = known[evaluation]["metrics"]
+        return None if name in given else f"`{metric}`: evaluation `{evaluation}` gives no `{name}`{nearest(name, given)}"
+
+    def scores(self, metric: str) -> dict[str, tuple[float, str]]:
+        """{sample: (score, the picture or sentence that it belongs to)} of a metric's evaluation. Samples are told by their ids,
+        or by their places where several have one id: texts about a picture that are called by it."""
+        path = self.folder / EVALUATIONS / metric.partition(".")[0] / "samples.jsonl"
+        rows = read_lines(path) if self.complete else []
+        ids = [str(row["id"]) for row in rows]
+        ids = ids if len(set(ids)) == len(ids) else [str(place) for place in range(len(ids))]
+        return {one: (row["score"], str(row["id"] if row.get("image_id") is None else row["image_id"]))
+                for one, row in zip(ids, rows) if row.get("score") is not None}
+
+
+@dataclass(eq=False)
+class Recipe:
+    """A recipe with its overrides, read once for all seeds.
+
+    Attributes:
+        path: its file.
+        lines: overrides, in which ``<0>``, ``<1>`` stand for the folders of what a job starts from.
+        threads: of its jobs.
+        library: a folder of recipes that ``_BASE_`` may name.
+    """
+
+    path: str
+    lines: list[str]
+    threads: int
+    library: str | None
+
+    @cached_property
+    def checked(self):
+        """It, read. Raises ConfigError."""
+        from xtoolkit import recipe as recipes
+
+        return recipes.load(self.path, self.lines, missing_files=False, library=self.library)
+
+    @cached_property
+    def key(self) -> str:
+        """See ``keys.key``."""
+        from xtoolkit.ablation import keys
+
+        return keys.key(self.checked, self.threads)
+
+
+class Jobs:
+    """All jobs of a table, made as they are asked for: a start that several columns share is one job."""
+
+    def __init__(self, table: Table, folder: str, threads: int = 1, library: str | None = None):
+        """
+        Args:
+            folder: of the table's file, in which its recipes lie.
+            threads: of each job; part of its key.
+            library: see ``Recipe``.
+        """
+        self.table, self._beside, self._threads, self._library = table, folder, threads, library
+        self._recipes: dict[tuple, Recipe] = {}
+        self._made: dict[tuple, Job | There] = {}
+
+    def all(self, columns=None, rows=None, controls: bool = True) -> list[Job]:
+        """Seed by seed, column by column, each job after those that it starts from: whenever time runs out, the first seeds are
+        whole.
+
+        Args:
+            columns, rows: names; None: all.
+
+        Raises:
+            ConfigError: an unknown name; a recipe that is none.
+        """
+        table, found = self.table, []
+        wrong = [f"--only: no column `{one}`{nearest(one, table.columns)}" for one in columns or () if one not in table.columns]
+        wrong += [f"--only: no row `{one}`{nearest(one, table.rows)}" for one in rows or () if one not in table.rows]
+        if wrong:
+            raise ConfigError(wrong)
+        for seed in table.seeds:
+            for column in (name for name in table.columns if columns is None or name in columns):
+                for job in [self.pretrained("columns", column, seed), *self.cells(column, seed, rows, controls)]:
+                    found += [one for one in (*_chain(job), job) if isinstance(one, Job) and one not in found]
+        return found
+
+    def check(self, jobs: list[Job]) -> None:
+        """Raises ConfigError with the mistakes of all recipes, each once: a job of hours may stand before the one that has it.
+        Missing files count where a job starts from nothing that is still to be made."""
+        from xtoolkit import recipe as recipes
+
+        found: dict[str, None] = {}
+        for job in {id(job.recipe): job for job in jobs if not job.complete}.values():
+            there = all(isinstance(start, There) for start in job.after)
+            lines = [START.sub(lambda n: str(job.after[int(n[1])].folder), line) if there else line for line in job.recipe.lines]
+            try:
+                recipes.load(job.recipe.path, lines, missing_files=there, purpose="resume", library=self._library)
+            except ConfigError as error:
+                found |= dict.fromkeys(error.problems)
+        if found:
+            raise ConfigError(list(found))
+
+    def cells(self, column: str, seed: int, rows=None, controls: bool = True) -> list[Job]:
+        """What is fine-tuned or evaluated of a column with a seed."""
+        table, found = self.table, []
+        for name, row in table.rows.items():
+            if (rows is None or name in rows) and table.applies(row, table.columns[column]):
+                found += [self.cell(column, name, control, seed) for control in ("", *(row.controls if controls else ()))]
+        return found
+
+    def cell(self, column: str, row: str, control: str, seed: int) -> Job:
+        """The job of one cell."""
+        task, how = self.table.rows[row], self.table.controls[control] if control else Control()
+        place = Path(self.table.output) / slug(column) / slug(row) / slug(control or RUN) / f"seed_{seed}"
+        recipe = self._recipe(how.recipe or task.recipe, ["init=<0>", *task.set, *how.set])
+        after = [self.pretrained("columns", column, seed)]
+        return self._kept((column, row, control, seed),
+                          lambda: Job(column, row, control, seed, recipe, seed + self.table.apart, place, after))
+
+    def pretrained(self, kind: str, name: str, seed: int) -> Job | There:
+        """What is pretrained for a column (kind ``columns``) or a start, or is there."""
+        column: Column = getattr(self.table, kind)[name]
+        if column.run is not None:
+            return self._kept((kind, name), lambda: There(Path(column.run)))
+        place = Path(self.table.output) / (slug(name) if kind == "columns" else f"start-{slug(name)}") / PRETRAIN / f"seed_{seed}"
+        begun = self.table.begins_with(column)
+        lines = [START.sub(lambda found: f"<{begun.index(found[1])}>", line) for line in self.table.overrides(column)]
+        recipe = self._recipe(column.recipe or self.table.recipe, lines)
+        after = [self.pretrained("starts", one, seed) for one in begun]
+        return self._kept((kind, name, seed), lambda: Job(name, "", "", seed, recipe, seed, place, after))
+
+    def _kept(self, name, make):
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _recipe(self, name, lines) -> Recipe:
+        known = (name, *lines)
+        if known not in self._recipes:
+            self._recipes[known] = Recipe(os.path.join(self._beside, name), lines, self._threads, self._library)
+        return self._recipes[known]
+
+
+def _chain(job):
+    """The jobs before a job, the first ones first."""
+    return [one for start in getattr(job, "after", ()) for one in (*_chain(start), start)]
+
+
+def write_done(job: Job, seconds: float) -> None:
+    """Says that all of a job is there, and with which engine it ran."""
+    from xtoolkit.ablation import keys
+    from xtoolkit.engine.records import write_json
+
+    write_json(job.folder / DONE, {"job": str(job), "key": job.key, "engine": keys.engine(), "seconds": round(seconds, 1)})
+
+
+def done(job: Job) -> dict:
+    """What ``write_done`` wrote."""
+    return json.loads((job.folder / DONE).read_text(encoding="utf-8"))

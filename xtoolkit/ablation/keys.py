@@ -1,0 +1,164 @@
+"""What the figures of a job depend on, as a key: recipe, data, machine, what it starts from, and the code that it reaches."""
+
+import ast
+import copy
+import hashlib
+import json
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from xtoolkit.data import paths
+from xtoolkit.recipe.folder import CONFIG, RECORD, chosen
+from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# Rooms whose files count for the jobs that reach them; the others are the engine, which all jobs share.
+COUNTED = {"encoders", "losses", "tasks", "hooks", "data", "kernels", "metrics"}
+# Of `train`: what the figures do not depend on, or what the key has by itself.
+FREE = {"seed", "output", "log_every", "checkpoint_every", "workers", "device"}
+ENDS = 1 << 16  # bytes at either end of a file that stand for it, beside its size
+
+
+def key(recipe, threads: int) -> str:
+    """The key of a recipe, whatever its seed.
+
+    Args:
+        recipe: checked.
+        threads: of its jobs.
+    """
+    given = copy.deepcopy(recipe.config)
+    given["train"] = {name: value for name, value in given["train"].items() if name not in FREE}
+    return digest(json.dumps({"recipe": given, "data": data(given), "machine": [processor(), threads], "code": code(recipe)},
+                             sort_keys=True))
+
+
+def digest(text: str | bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+# ---- code -----------------------------------------------------------------------------------------------------------------
+def code(recipe) -> dict[str, str]:
+    """{file of a component that the recipe reaches, or that such a file imports: digest of its syntax}."""
+    found: set[Path] = set()
+    todo = [Path(sys.modules[cls.__module__].__file__) for cls in components(recipe)]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            todo += imported(path)
+    return {_name(path): syntax(path) for path in sorted(found)}
+
+
+def components(recipe) -> list[type]:
+    """The classes that a run of this recipe builds."""
+    config = recipe.config
+    found = [ENCODER_REGISTRY.get(config["encoders"][recipe.graph.encoders[name].owner]["type"]) for name in recipe.reached]
+    found += [LOSS_REGISTRY.get(config["losses"][name]["type"]) for name in recipe.needs]
+    found += [DATASET_REGISTRY.get(stream.data["type"]) for stream in recipe.streams.values()]
+    for block in recipe.evaluate.values():
+        found += [TASK_REGISTRY.get(block["type"]), DATASET_REGISTRY.get(block["data"]["type"])]
+    return found + [HOOK_REGISTRY.get(block["type"]) for block in recipe.hooks.values()]
+
+
+def engine() -> str:
+    """The digest of all files of the package that ``code`` does not count: a job that ran with another is of an older engine."""
+    files = (path for path in sorted(PACKAGE.rglob("*.py")) if not _counts(path))
+    return digest("".join(syntax(path) for path in files))[:16]
+
+
+@cache
+def imported(path: Path) -> tuple[Path, ...]:
+    """The files that a file imports and that count: components' rooms of the package, and what lies in a plugin's own folder."""
+    modules = {Path(module.__file__): name for name, module in list(sys.modules.items()) if getattr(module, "__file__", None)}
+    own, found = modules.get(path, ""), []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = own.split(".")
+            up = len(parts) - node.level + (path.name == "__init__.py")
+            base = ".".join([*(parts[:up] if node.level else []), *([node.module] if node.module else [])])
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    files = (Path(sys.modules[name].__file__) for name in dict.fromkeys(found)
+             if name in sys.modules and getattr(sys.modules[name], "__file__", None))
+    return tuple(file for file in files if file.suffix == ".py" and (_counts(file) or file.parent == path.parent))
+
+
+@cache
+def syntax(path: Path) -> str:
+    """The digest of a file's syntax tree: comments, docstrings and layout change nothing."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return digest(ast.dump(tree))[:16]
+
+
+def _counts(path):
+    return path.is_relative_to(PACKAGE) and path.relative_to(PACKAGE).parts[0] in COUNTED
+
+
+def _name(path):
+    """A file as it is called on any machine."""
+    return path.relative_to(PACKAGE.parent).as_posix() if path.is_relative_to(PACKAGE.parent) else path.name
+
+
+# ---- data and weights -----------------------------------------------------------------------------------------------------
+def data(config: dict) -> dict[str, str]:
+    """{path that a stream, an evaluation or the tokenizer names: digest of what lies there}."""
+    named = [config.get("tokenizer"), *_texts(config.get("streams")), *_texts(config.get("evaluate"))]
+    return {path: found for path in dict.fromkeys(text for text in named if isinstance(text, str))
+            if (found := _content(path)) is not None}
+
+
+def weights(path: str) -> str:
+    """The digest of a run or file of weights that a job starts from."""
+    checkpoint = chosen(path) if os.path.isdir(path) else None
+    if checkpoint is not None:
+        return digest((checkpoint / RECORD).read_bytes())[:16]
+    beside = Path(path) / CONFIG
+    return digest((beside.read_text() if beside.is_file() else "") + str(_content(path)))[:16]
+
+
+def _texts(value):
+    """All texts of a nested value."""
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in _texts(inner)]
+    if isinstance(value, list):
+        return [text for inner in value for text in _texts(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+@cache
+def _content(path: str) -> str | None:
+    """The digest of the files that a path names; None: it names none that are here."""
+    if paths.is_remote(path) and "sample://" not in path:
+        return None
+    try:
+        files = [Path(one) for one in paths.resolve(path, hints=False)]
+    except (FileNotFoundError, OSError):
+        files = [Path(path)] if os.path.exists(path) else []
+    files = [inner for one in files for inner in (sorted(one.rglob("*")) if one.is_dir() else [one])]
+    return digest("".join(map(_ends, files))) if files else None
+
+
+def _ends(path: Path) -> str:
+    """A file's name, size, and both ends of what is in it."""
+    if not path.is_file():
+        return path.name
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(ENDS)
+        file.seek(max(0, size - ENDS))
+        return f"{path.name} {size} {digest(head + file.read(ENDS))}\n"
+
+
+@cache
+def processor() -> str:
+    """The name of this machine's processor."""
+    from xtoolkit.engine.environment import processor as name
+
+    return name()

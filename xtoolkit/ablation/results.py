@@ -1,0 +1,131 @@
+"""A table from what its jobs have left in their folders: at every moment, of what is there."""
+
+import dataclasses
+import statistics
+from pathlib import Path
+
+from xtoolkit.ablation.jobs import Job, Jobs
+from xtoolkit.ablation.table import Table
+from xtoolkit.engine.records import write_json, write_text
+
+NOTE = """Values are means over seeds with their standard deviation, and how many seeds where not all are there. A gain is over
+the control, sample by sample, averaged over seeds, with its bootstrap error (pictures drawn with replacement, or samples where
+there are none): in points of the mean score of a sample, which is the metric itself only where that is such a mean.
+"""
+
+
+def write(jobs: Jobs) -> str:
+    """Writes ``table.md`` and ``table.json`` of what is finished into the table's folder; returns the former."""
+    table, folder = jobs.table, Path(jobs.table.output)
+    lines = [line for name in table.rows for line in _lines(jobs, name)]
+    alone = len(table.columns) == 1
+    text = _markdown(*(_of_one_column(lines) if alone else _of_columns(lines, table)))
+    write_json(folder / "table.json", {"columns": {name: column.run for name, column in table.columns.items()}, "rows": lines})
+    write_text(folder / "table.md", f"{text}\n\n{NOTE}")
+    return text
+
+
+def _lines(jobs: Jobs, name: str) -> list[dict]:
+    """A row of the table for each metric; for the first one also what its controls say, column by column."""
+    table, found = jobs.table, []
+    row = table.rows[name]
+    columns = [column for column in table.columns if table.applies(row, table.columns[column])]
+    for title, metric in row.metrics.items():
+        cells = {}
+        for column in columns:
+            own = [jobs.cell(column, name, "", seed) for seed in table.seeds]
+            cells[column] = {"values": _known(own, metric), "states": [job.state for job in own], "controls": {}}
+            for control in row.controls if metric == next(iter(row.metrics.values())) else ():
+                against = [jobs.cell(column, name, control, seed) for seed in table.seeds]
+                held = {"values": _known(against, metric), "gain": _compared(own, against, metric)}
+                cells[column]["controls"][control] = held
+        own = [jobs.cell(column, name, "", seed) for column in columns for seed in table.seeds]
+        floors = _known(own, metric, "floor")
+        floor = floors[0] if floors else None
+        found.append({"task": name, "group": row.group, "metric": title, "floor": floor, "columns": cells})
+    return found
+
+
+def _known(jobs: list[Job], metric: str, what: str = "metrics") -> list[float]:
+    return [value for job in jobs if (value := job.value(metric, what)) is not None]
+
+
+def _compared(own: list[Job], against: list[Job], metric: str) -> dict | None:
+    """The gain over a control on the same samples; None where either is not there yet, or keeps no scores."""
+    from xtoolkit.metrics.bootstrap import paired_difference  # only here: a mistake in the table is answered without NumPy
+
+    after, before = ([scores for job in several if (scores := job.scores(metric))] for several in (own, against))
+    shared = [sample for sample in (after[0] if after and before else ()) if all(sample in scores for scores in after + before)]
+    if not shared:
+        return None
+    rows = lambda several: [[scores[sample][0] for sample in shared] for scores in several]
+    return dataclasses.asdict(paired_difference(rows(after), rows(before), [after[0][sample][1] for sample in shared]))
+
+
+# ---- as text ---------------------------------------------------------------------------------------------------------------
+def _of_one_column(lines):
+    """Heading and rows of a table with one column: each row beside its controls."""
+    rows = []
+    for line in lines:
+        cell, = line["columns"].values()
+        for control, held in (cell["controls"] or {"": {"values": [], "gain": None}}).items():
+            rows.append([line["task"], line["metric"], str(len(cell["values"])), mean(cell["values"]), _floor(line), control,
+                         mean(held["values"]), _gain(held["gain"])])
+    return ["task", "metric", "seeds", "value", "floor", "control", "its value", "gain"], rows
+
+
+def _of_columns(lines, table: Table):
+    """Heading and rows of a table with several columns, and under each group the mean of its rows' first metrics."""
+    rows, shown = [], lambda cell: f"{mean(cell['values'])}{_seeds(cell)}"
+    for group in dict.fromkeys(line["group"] for line in lines):
+        own = [line for line in lines if line["group"] == group]
+        rows += [[line["task"], line["metric"], _floor(line),
+                  *(shown(line["columns"][name]) if name in line["columns"] else "" for name in table.columns)] for line in own]
+        first = list({line["task"]: line for line in reversed(own)}.values())
+        if group is not None and len(first) > 1:
+            rows.append([f"**{group}, mean**", "", "", *(_average(first, name) for name in table.columns)])
+    return ["task", "metric", "floor", *table.columns], rows
+
+
+def _average(lines, column):
+    """The mean over rows of a column; a dash until all of them are there, nothing where they do not apply."""
+    cells = [line["columns"][column] for line in lines if column in line["columns"]]
+    if not cells:
+        return ""
+    if not all(cell["values"] for cell in cells):
+        return "–"
+    return f"{statistics.fmean(statistics.fmean(cell['values']) for cell in cells):.1f}"
+
+
+def _seeds(cell):
+    """How many seeds a cell has, and what the others are, unless all are there."""
+    missing = [state for state in cell["states"] if state != "finished"]
+    return f" ({len(cell['values'])} of {len(cell['states'])}: {', '.join(dict.fromkeys(missing))})" if missing else ""
+
+
+def _markdown(heading, rows):
+    return "\n".join(["| " + " | ".join(row) + " |" for row in [heading, ["---"] * len(heading), *rows]])
+
+
+def _floor(line):
+    return mean([] if line["floor"] is None else [line["floor"]])
+
+
+def mean(numbers: list[float]) -> str:
+    """`61.2 ± 0.8`; of one number itself; a dash of none."""
+    places = decimals(numbers)
+    spread = f" ± {statistics.stdev(numbers):.{places}f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.{places}f}{spread}" if numbers else "–"
+
+
+def decimals(numbers: list[float]) -> int:
+    """How many a figure is given with: one of per cent, three of a share such as a mean IoU."""
+    return 1 if any(abs(number) > 1 for number in numbers) else 3
+
+
+def _gain(gain: dict | None) -> str:
+    """`+2.0 ± 1.0`, in points; a dash where there is none (yet)."""
+    if gain is None:
+        return "–"
+    told = "no error: all of one picture" if gain["error"] is None else f"± {100 * gain['error']:.1f}"
+    return f"{100 * gain['value']:+.1f} {told}"

@@ -1,0 +1,99 @@
+"""Runs the jobs of a table, several side by side, each in a process of its own; a relaunch goes on where it was."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from xtoolkit.ablation.jobs import LOCK, Job, write_done
+from xtoolkit.recipe.folder import FOLDER
+
+WAIT = 0.2  # seconds between two looks at the processes
+
+
+class Runner:
+    """Jobs in their order, each when those that it starts from are finished.
+
+    A job is held by a lock that its process inherits: it is free again when that process has ended, however it ended, and never
+    while it lives, even where whoever started it was killed.
+    """
+
+    def __init__(self, jobs: list[Job], side_by_side: int = 1, weights: bool = False, say: Callable[[str], None] = print,
+                 after: Callable[[Job], list[str]] = lambda job: []):
+        """
+        Args:
+            jobs: each after those that it starts from.
+            side_by_side: at most so many at once.
+            weights: keep the checkpoints of rows too; those of what is pretrained are always kept.
+            after: called after each job that ended well; returns what is wrong with its results.
+        """
+        self.jobs, self.side_by_side, self.weights, self.say, self.after = jobs, side_by_side, weights, say, after
+        self.failed: list[Job] = []
+
+    def run(self) -> list[Job]:
+        """Runs what is not finished; returns what failed, or could not start because what it starts from failed."""
+        waiting, running = [job for job in self.jobs if not job.complete], {}
+        while waiting or running:
+            for job in [job for job in waiting if any(one in self.failed for one in job.after)]:
+                waiting.remove(job)
+                self._fail(job, "not run: what it starts from failed")
+            ready = (job for job in waiting if all(one.complete for one in job.after))
+            while len(running) < self.side_by_side and (job := next(ready, None)) is not None:
+                if (held := _lock(job)) is None:
+                    continue  # another process is at it
+                waiting.remove(job)
+                if not job.complete:
+                    running[_start(job, held)] = job, held, time.perf_counter()
+            time.sleep(WAIT)
+            for process in [process for process in running if process.poll() is not None]:
+                self._end(process, *running.pop(process))
+        return self.failed
+
+    def _end(self, process, job, held, started):
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            self._fail(job, f"exit code {process.returncode}, see {job.folder}.log, which ends with:\n{end_of_log(job)}")
+        else:
+            if job.row and not self.weights:
+                shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
+            write_done(job, seconds)
+            self.say(f"{self._at(job)}: {seconds:.0f} s")
+            for line in self.after(job):
+                self._fail(job, line)
+        os.close(held)
+
+    def _fail(self, job, why):
+        self.failed.append(job)
+        print(f"{self._at(job)}: {why}", file=sys.stderr)
+
+    def _at(self, job):
+        return f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job}"
+
+
+def _lock(job) -> int | None:
+    """The lock of a job, held; None: somebody else holds it."""
+    job.place.mkdir(parents=True, exist_ok=True)
+    held = os.open(f"{job.folder}{LOCK}", os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
+
+
+def _start(job, held):
+    """The process of a job, or of what is left of it; what it says goes to `FOLDER.log`."""
+    told = [sys.executable, "-m", "xtoolkit", "train", "--config", job.recipe.path, "--resume", *job.overrides]
+    with open(f"{job.folder}.log", "a", encoding="utf-8") as log:
+        return subprocess.Popen(told, stdout=log, stderr=log, pass_fds=[held],
+                                env=os.environ | {"OMP_NUM_THREADS": str(job.recipe.threads)})
+
+
+def end_of_log(job: Job) -> str:
+    """The last lines of what a job said."""
+    with open(f"{job.folder}.log", encoding="utf-8") as log:
+        return "".join(f"    {line}" for line in log.readlines()[-4:]).rstrip()

@@ -1,0 +1,204 @@
+"""What a table's YAML says: which recipes stand in its columns and rows, over which seeds, and what is held against what."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from xtoolkit.recipe import config
+from xtoolkit.recipe.settings import Whole
+from xtoolkit.registry import ConfigError, arguments, check, nearest
+
+START = re.compile(r"<([^<>]+)>")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is pretrained, or a run that is there.
+
+    Attributes:
+        recipe: its file, beside the table; null: the table's.
+        set: overrides, `key=value`, or names of the table's `sets`. `<NAME>` in a value is the folder of that start.
+        groups: of rows that apply to it; null: all.
+        run: a pretrained run or file of weights, instead of a recipe.
+    """
+
+    recipe: str | None = None
+    set: list[str] = field(default_factory=list)
+    groups: list[str] | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a row is held against.
+
+    Attributes:
+        set: overrides of the recipe, `key=value`.
+        recipe: another recipe, beside the table; null: the row's own.
+    """
+
+    set: list[str] = field(default_factory=list)
+    recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task.
+
+    Attributes:
+        recipe: its file, beside the table.
+        metrics: {title: `EVALUATION.METRIC`}; controls and columns are compared by the samples of the first one's evaluation.
+        group: which columns it applies to, and with which rows it is averaged.
+        controls: names of the table's controls that apply.
+        set: overrides of its recipe, of its controls' too.
+    """
+
+    recipe: str
+    metrics: dict[str, str]
+    group: str | None = None
+    controls: list[str] = field(default_factory=list)
+    set: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns by rows, over seeds.
+
+    Attributes:
+        columns: {name: Column}.
+        rows: {name: Row}.
+        output: the folder of all jobs and of the table.
+        recipe: of the columns that name none.
+        starts: {name: Column}, trained once a seed for all columns that say `<name>`.
+        sets: {name: overrides} that columns may name.
+        seeds: of every column, row and control.
+        controls: {name: Control}.
+        apart: added to a seed where a row is trained: fine-tuning draws otherwise than pretraining.
+        weights: whose checkpoints are kept: `all`, or of what is `pretrained` only.
+    """
+
+    columns: dict[str, Column]
+    rows: dict[str, Row]
+    output: str
+    recipe: str | None = None
+    starts: dict[str, Column] = field(default_factory=dict)
+    sets: dict[str, list[str]] = field(default_factory=dict)
+    seeds: list[Whole] = field(default_factory=lambda: [1, 2, 3])
+    controls: dict[str, Control] = field(default_factory=dict)
+    apart: Whole = 0
+    weights: Literal["all", "pretrained"] = "pretrained"
+
+    def overrides(self, column: Column) -> list[str]:
+        """A column's overrides, with those that it takes by name."""
+        return [line for one in column.set for line in (self.sets[one] if "=" not in one else [one])]
+
+    def begins_with(self, column: Column) -> list[str]:
+        """The starts that a column's overrides name."""
+        return list(dict.fromkeys(name for line in self.overrides(column) for name in START.findall(line)))
+
+    def applies(self, row: Row, column: Column) -> bool:
+        """Whether a row is asked of a column."""
+        return column.groups is None or row.group in column.groups
+
+
+def read(path: str, library: str | None = None) -> Table:
+    """A table, checked.
+
+    Args:
+        library: a folder of recipes that ``_BASE_`` may name.
+
+    Raises:
+        ConfigError: every mistake, with its place.
+    """
+    source = config.load(path, library=library)
+    if "train" in source.data:
+        raise ConfigError(f"{path}: this is a recipe, not a table of recipes: `xtoolkit train --config {path}`")
+    if problems := check(Table, source.data, source.where(), source.where):
+        raise ConfigError(problems)
+    table = Table(**arguments(Table, source.data))
+    if problems := [*_recipes(table, path, source.where), *_names(table, source.where), *_folders(table, source.where),
+                    *_metrics(table, path, library, source.where)]:
+        raise ConfigError(problems)
+    return table
+
+
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return "".join(c if c.isalnum() or c in "-+" else "_" for c in name.lower())
+
+
+def _recipes(table, path, where):
+    """Recipes that are not there, or that a column lacks or has too many of."""
+    beside = lambda name: (Path(path).parent / name).is_file()
+    named = [(kind, name, one.recipe) for kind in ("columns", "starts", "rows", "controls")
+             for name, one in getattr(table, kind).items() if one.recipe is not None]
+    found = [f"{where(kind, name, 'recipe')}: {recipe}: no such file beside the table" for kind, name, recipe in named
+             if not beside(recipe)]
+    if table.recipe is not None and not beside(table.recipe):
+        found.append(f"{where('recipe')}: {table.recipe}: no such file beside the table")
+    for kind in ("columns", "starts"):
+        for name, one in getattr(table, kind).items():
+            if one.run is not None and (one.recipe is not None or one.set):
+                found.append(f"{where(kind, name, 'run')}: a run is taken as it is: leave out its recipe and set")
+            elif one.run is None and one.recipe is None and table.recipe is None:
+                found.append(f"{where(kind, name)}: `{name}` has neither recipe nor run, and the table has no recipe")
+    return found
+
+
+def _names(table, where):
+    """Names of controls, groups, sets, starts and metrics that mean nothing."""
+    found, groups = [], {row.group for row in table.rows.values() if row.group is not None}
+    for name, row in table.rows.items():
+        found += [f"{where('rows', name, 'controls')}: unknown control `{one}`{nearest(one, table.controls)}"
+                  for one in row.controls if one not in table.controls]
+        found += [f"{where('rows', name, 'metrics', title)}: `{metric}` must be EVALUATION.METRIC"
+                  for title, metric in row.metrics.items() if not all(metric.partition(".")[::2])]
+    for kind in ("columns", "starts"):
+        for name, column in getattr(table, kind).items():
+            found += [f"{where(kind, name, 'groups')}: no row is of group `{one}`{nearest(one, groups)}"
+                      for one in column.groups or () if one not in groups]
+            unknown = [one for one in column.set if "=" not in one and one not in table.sets]
+            found += [f"{where(kind, name, 'set')}: `{one}` is no `key=value` and no name of `sets`{nearest(one, table.sets)}"
+                      for one in unknown]
+            found += [f"{where(kind, name, 'set')}: no start `{one}`{nearest(one, table.starts)}"
+                      for one in ([] if unknown else table.begins_with(column)) if one not in table.starts]
+    return found or _circles(table, where)
+
+
+def _folders(table, where):
+    """Names that would share a folder, and tables without any."""
+    found = [f"{where(kind)}: `{kind}` are empty; {how}" for kind, how in (
+        ("columns", "a column is NAME: {recipe: FILE, set: [key=value]}"),
+        ("rows", "a row is NAME: {recipe: FILE, metrics: {TITLE: EVALUATION.METRIC}}")) if not getattr(table, kind)]
+    for kind in ("columns", "starts", "rows"):
+        folders: dict = {}
+        found += [f"{where(kind, name)}: {kind} `{other}` and `{name}` would share a folder, `{slug(name)}`: rename one"
+                  for name in getattr(table, kind) if (other := folders.setdefault(slug(name), name)) != name]
+    return found
+
+
+def _metrics(table, path, library, where):
+    """Metrics of evaluations that a row's recipe does not have."""
+    found = []
+    for name, row in table.rows.items():
+        if (file := Path(path).parent / row.recipe).is_file():
+            try:
+                known = config.load(str(file), row.set, library).data.get("evaluate") or {}
+            except ConfigError as error:
+                found += error.problems
+                continue
+            found += [f"{where('rows', name, 'metrics', title)}: `{metric}`: {row.recipe} has no evaluation `{evaluation}`"
+                      f"{nearest(evaluation, known)}" for title, metric in row.metrics.items()
+                      if "." in metric and (evaluation := metric.partition(".")[0]) not in known]
+    return found
+
+
+def _circles(table, where):
+    """Starts that start from themselves."""
+    def visit(name, trail):
+        if name in trail:
+            return [f"{where('starts', name)}: starts from itself: {' <- '.join([*trail, name])}"]
+        return [line for one in table.begins_with(table.starts[name]) for line in visit(one, [*trail, name])]
+
+    return list(dict.fromkeys(line for name in table.starts for line in visit(name, [])))

@@ -1,0 +1,84 @@
+"""Runs a table: pretrains its columns, fine-tunes or evaluates its rows from each, over seeds, and writes one table:
+
+    xtoolkit ablate --config xfm/ablations/table5_tiny.yaml
+
+A job is one recipe with one seed, in a folder of its own below the table's `output`, called by a key of all that its figures
+depend on. What is finished is not run again, what was interrupted goes on, and what has changed since is run anew: the same
+command goes on where it was. The table is written anew after each job: table.md and table.json.
+"""
+
+import argparse
+import dataclasses
+import os
+
+from xtoolkit.ablation import results
+from xtoolkit.ablation.jobs import Jobs
+from xtoolkit.ablation.runner import Runner
+from xtoolkit.ablation.table import Table, read
+from xtoolkit.cli import recipes
+from xtoolkit.cli.command import Once, command, parser as make_parser
+from xtoolkit.registry import ConfigError
+
+
+@command
+def main(argv=None) -> int:
+    parser = make_parser("ablate", __doc__)
+    parser.add_argument("--config", metavar="F", required=True, action=Once, help="the table (YAML)")
+    parser.add_argument("--only", metavar="COLUMN,ROW", nargs="+", default=[],
+                        help="these cells: COLUMN, COLUMN,ROW or ,ROW; without a row the whole column")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    path = recipes.find(args.config)
+    columns, rows = zip(*(one.partition(",")[::2] for one in args.only)) if args.only else ((), ())
+    return run(read(path, str(recipes.folder())), path, args, [one for one in columns if one], [one for one in rows if one])
+
+
+def add_arguments(parser) -> None:
+    """What `ablate` and `finetune_all` share."""
+    parser.add_argument("--output", metavar="DIR", action=Once, help="the folder of all jobs (default: the table's)")
+    parser.add_argument("--seeds", type=seed, nargs="+", metavar="N", help="seeds (default: the table's)")
+    parser.add_argument("--jobs", type=count, metavar="N", default=1,
+                        help="so many side by side, the cores shared out (default: 1)")
+    parser.add_argument("--no-controls", action="store_true", help="the rows themselves only")
+    parser.add_argument("--dry-run", action="store_true", help="print the jobs and how far each is, and run none")
+
+
+def run(table: Table, path: str, args, columns=(), rows=()) -> int:
+    """Runs what is not finished of a table and writes it after each job. 1 where a job failed; the others run all the same."""
+    given = {key: value for key in ("output", "seeds") if (value := getattr(args, key)) is not None}
+    table = dataclasses.replace(table, **given)
+    if len(set(table.seeds)) < len(table.seeds):
+        raise ConfigError(f"--seeds: one of {table.seeds} comes twice: the same job would count twice")
+    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
+    jobs = Jobs(table, os.path.dirname(path), threads, str(recipes.folder()))
+    todo = jobs.all(columns or None, rows or None, not args.no_controls)
+    jobs.check(todo)
+    if args.dry_run:
+        for number, job in enumerate(todo, 1):
+            print(f"[{number}/{len(todo)}] {job}: {job.state}")
+        return 0
+
+    def told(job):
+        found = {title: job.value(metric) for title, metric in (table.rows[job.row].metrics.items() if job.row else ())}
+        if known := [f"{title} {value:.{results.decimals([value])}f}" for title, value in found.items() if value is not None]:
+            print(f"    {', '.join(known)}", flush=True)
+        results.write(jobs)
+        return [line for metric in (table.rows[job.row].metrics.values() if job.row else ()) if (line := job.lacks(metric))]
+
+    failed = Runner(todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True), told).run()
+    print(f"\n{results.write(jobs)}\n\ntable: {table.output}/table.md, and table.json")
+    return int(bool(failed))
+
+
+def seed(text: str) -> int:
+    """A seed of `--seeds`."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least 0")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A number of jobs."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least 1")
+    return int(text)
