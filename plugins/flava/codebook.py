@@ -13,8 +13,16 @@ from xtoolkit.encoders.base import Encoder
 from xtoolkit.features import full_precision
 from xtoolkit.registry import ENCODER_REGISTRY, Count
 from xtoolkit.weights.files import load_strictly, read_weights, unwrap
+from xtoolkit.weights.names import Row
 
 FACTORS = (1, 2, 4, 8)
+# transformers' names, which count from 1, and ours.
+ROWS = (
+    Row("blocks.input.", "DVAE", "input."),
+    Row("blocks.output.conv.", "DVAE", "output."),
+    Row("blocks.group_#.group.block_#.id_path.", "DVAE", "groups.#.#.identity.", first=1),
+    Row("blocks.group_#.group.block_#.res_path.path.conv_#.", "DVAE", "groups.#.#.convs.#.", first=1),
+)
 
 
 class Residual(nn.Module):
@@ -113,23 +121,5 @@ class DVAE(Encoder):
 def codebook_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """{our name: tensor} of a codebook in transformers' names; names that are none of these stay as they are."""
     inside = {n.removeprefix("image_codebook."): t for n, t in state.items() if n.startswith("image_codebook.")} or state
-    return {our_name(name): tensor for name, tensor in inside.items()}
-
-
-def our_name(name: str) -> str:
-    """``blocks.group_2.group.block_1.res_path.path.conv_3.weight`` is ``groups.1.0.convs.2.weight``; id_path is identity."""
-    parts = name.split(".")
-    match parts:
-        case ["blocks", "input", kind]:
-            return f"input.{kind}"
-        case ["blocks", "output", "conv", kind]:
-            return f"output.{kind}"
-        case ["blocks", group, "group", block, "id_path", kind]:
-            return f"groups.{_count(group)}.{_count(block)}.identity.{kind}"
-        case ["blocks", group, "group", block, "res_path", "path", conv, kind]:
-            return f"groups.{_count(group)}.{_count(block)}.convs.{_count(conv)}.{kind}"
-    return name
-
-
-def _count(word: str) -> int:
-    return int(word.rsplit("_", 1)[1]) - 1
+    ours = lambda name: next((found for row in ROWS if (found := row.inward(name)) is not None), name)
+    return {ours(name): tensor for name, tensor in inside.items()}

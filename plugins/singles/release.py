@@ -4,29 +4,41 @@ Source: the names of unilm's ``beit2/modeling_vqkd.py`` and ``norm_ema_quantizer
 """
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from xtoolkit.weights import formats
-from xtoolkit.weights.files import WeightsError, matches
+from xtoolkit.weights.files import WeightsError
+from xtoolkit.weights.names import Change, Names, Row
+from xtoolkit.weights.parts import only
 from xtoolkit.weights.report import ConversionError, Report
 
 formats.add(formats.Format("the released VQ-KD tokenizer", ("quantize.embedding. encode_task_layer.",), "singles", "VQKD"))
 
-# {theirs: ours} where the names differ.
-RENAMED = {"quantize.embedding.weight": "quantize.weight", "quantize.embedding.initted": "quantize.started"}
-TOKENIZER = ("encoder.*", "encode_task_layer.*", "quantize.*")
-DECODER = ("decoder.*", "decode_task_layer.*")
-DECODER_EMBEDDING = "decoder.patch_embed.proj.weight"  # a convolution of 1 x 1 there, a linear layer here
-DEAD = {
-    "quantize.embedding.cluster_size": "dead: what k-means counted; the release's own counts are in quantize.cluster_size",
-    "quantize.embedding.embed_avg": "dead: nothing moves it",
-    "teacher_model.*": "the teacher is an encoder of its own here",
-    "scaling_layer.*": "the teacher's normalisation",
-}
-PARTS = {"tokenizer": "VQKD encoder", "decoder": "VQKDLoss"}
+EMBEDDING = "quantize.embedding."
+NAMES = Names(
+    file="a released VQ-KD checkpoint", owner="the released VQ-KD",
+    rows=(
+        Row(f"{EMBEDDING}weight", "tokenizer", "quantize.weight"),
+        Row(f"{EMBEDDING}initted", "tokenizer", "quantize.started"),
+        *(Row(name, "tokenizer", name) for name in ("encoder.", "encode_task_layer.", "quantize.")),
+        *(Row(name, "decoder", name) for name in ("decoder.", "decode_task_layer.")),
+    ),
+    without={"decoder": "this recipe builds no VQKDLoss"},
+    dropped={
+        f"{EMBEDDING}cluster_size": "dead: what k-means counted; the release's own counts are in quantize.cluster_size",
+        f"{EMBEDDING}embed_avg": "dead: nothing moves it",
+        "teacher_model.*": "the teacher is an encoder of its own here",
+        "scaling_layer.*": "the teacher's normalisation",
+    },
+    unwritten={"quantize.updates": "the release counts none", "encoder.patch_embed.convs.*": ""},
+    changes={
+        "decoder.patch_embed.proj.weight": Change(lambda t: t.flatten(1), lambda t: t[..., None, None], "a linear layer here",
+                                                  "a convolution of 1 x 1 there"),
+        f"{EMBEDDING}initted": Change(lambda t: t.reshape(()).bool(), lambda t: t.float().reshape(1), "yes or no here",
+                                      "a number there"),
+    })
 
 
 def tokenizer_of(path) -> tuple[dict[str, Tensor], str]:
@@ -38,8 +50,8 @@ def tokenizer_of(path) -> tuple[dict[str, Tensor], str]:
     from xtoolkit.engine.initial import read_model_weights  # only here: where a run keeps its weights is the engine's
 
     state, origin = read_model_weights(path)
-    if "quantize.embedding.weight" in state:
-        return {n: t for n, t in _ours(state, Report())[0].items() if matches(n, TOKENIZER)}, f"init {origin}"
+    if f"{EMBEDDING}weight" in state:
+        return _taken(state, {"tokenizer": ""}, ["*"])[0], f"init {origin}"
     if "quantize.weight" in state:
         return state, f"init {origin}"
     found = sorted(n.removesuffix("quantize.weight") for n in state if n.endswith(".quantize.weight"))
@@ -52,63 +64,22 @@ def tokenizer_of(path) -> tuple[dict[str, Tensor], str]:
 
 
 def from_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[str, Tensor], Report]:
-    """The release's tensors under the names of the model that ``recipe`` builds.
+    """The release's tensors under the names of the model that ``recipe`` builds: ``Names.inward``.
 
     Args:
-        state: {name in the release: tensor}.
         recipe: checked; with one VQKD encoder, and the decoder's names if one VQKDLoss is there.
-        allow: patterns of names in ``state`` that are dropped where they would be an error.
-
-    Raises:
-        ConversionError: names that the release does not have, one a line.
     """
-    parts, report = roles(recipe), Report()
-    ours, unknown = _ours(state, report, allow)
-    if unknown:
-        raise ConversionError("\n".join(["not a released VQ-KD checkpoint:", *(f"  {line}" for line in unknown)]))
-    full = {name: parts[part] + name if part in parts else None for name in ours
-            for part in ("tokenizer" if matches(name, TOKENIZER) else "decoder",)}
-    no_place = f"this recipe builds no {PARTS['decoder']}"
-    report.dropped |= {theirs: no_place for theirs, name in report.renamed.items() if not full[name]}
-    report.renamed = {theirs: full[name] for theirs, name in report.renamed.items() if full[name]}
-    for of in ("made", "changed"):
-        setattr(report, of, {full[name]: how for name, how in getattr(report, of).items() if full[name]})
-    return {full[name]: tensor for name, tensor in ours.items() if full[name]}, report
+    return _taken(state, roles(recipe), allow)
 
 
 def to_release(state: Mapping[str, Tensor], recipe, allow=()) -> tuple[dict[str, Tensor], Report]:
-    """The inverse: what the release stores and nothing reads is made as it draws it.
-
-    Raises:
-        ConversionError: names that the release has no place for and that ``allow`` does not name; a stem of convolutions.
-    """
-    parts, report, result, problems = roles(recipe), Report(), {}, []
-    back = {ours: theirs for theirs, ours in RENAMED.items()}
-    for name, tensor in state.items():
-        inner = next((name.removeprefix(prefix) for prefix in parts.values() if name.startswith(prefix)), None)
-        if inner is None or inner.startswith("encoder.patch_embed.convs."):
-            if inner is None and matches(name, allow):
-                report.dropped[name] = "the release has no place for it; allowed"
-            else:
-                problems.append(f"unexpected: {name} {tuple(tensor.shape)}")
-            continue
-        if inner == "quantize.updates":
-            report.dropped[name] = "the release counts none"
-            continue
-        target = back[inner] if inner in back else inner
-        if target == DECODER_EMBEDDING:
-            tensor, report.changed[target] = tensor[..., None, None], "a convolution of 1 x 1 there"
-        if inner == "quantize.started":
-            tensor, report.changed[target] = tensor.float().reshape(1), "a number there"
-        report.renamed[name], result[target] = target, tensor
-    if problems:
-        raise ConversionError("\n".join(["the released VQ-KD has no place for:", *(f"  {p}" for p in problems)]))
-    weight = result["quantize.embedding.weight"]
+    """The inverse, ``Names.outward``; what the release stores and nothing reads is made as it draws it."""
+    parts = roles(recipe)
+    result, report = NAMES.outward(state, parts, allow)
+    weight = result[f"{EMBEDDING}weight"]
     for name, made in (("cluster_size", torch.zeros(len(weight))), ("embed_avg", torch.zeros_like(weight))):
-        result[f"quantize.embedding.{name}"] = made
-        report.made[f"quantize.embedding.{name}"] = "zeros: the release stores it and does not read it"
-    report.absent = {"teacher_model.*": "the teacher is an encoder of its own here"} | (
-        {} if "decoder" in parts else {n: "this recipe builds no VQKDLoss" for n in DECODER})
+        result[f"{EMBEDDING}{name}"], report.made[f"{EMBEDDING}{name}"] = made, "zeros: the release stores it and does not read it"
+    report.absent = {"teacher_model.*": NAMES.dropped["teacher_model.*"]} | NAMES.absent(parts)
     return result, report
 
 
@@ -118,31 +89,16 @@ def roles(recipe) -> dict[str, str]:
     Raises:
         ConversionError: no tokenizer, or two of a kind.
     """
-    from xtoolkit.weights.parts import only
-
     losses = [name for name in recipe.needs if recipe.config["losses"][name]["type"] == "VQKDLoss"]
     if len(losses) > 1:
         raise ConversionError(f"{recipe.source.where()}: {' and '.join(losses)} both are a VQKDLoss; the file has one decoder")
     return {"tokenizer": f"encoders.{only(recipe, 'VQKD')}.", **{"decoder": f"losses.{name}." for name in losses}}
 
 
-def _ours(state, report: Report, allow=()) -> tuple[dict[str, Tensor], list[str]]:
-    """The release's tensors by the tokenizer's and the loss's own names; and a line for each that is neither's."""
-    result, unknown = {}, []
-    for name, tensor in state.items():
-        reason = next((why for pattern, why in DEAD.items() if fnmatchcase(name, pattern)), None)
-        if reason is not None or not matches(name, (*TOKENIZER, *DECODER)):
-            if reason is not None or matches(name, allow):
-                report.dropped[name] = reason or "unknown to the release; allowed"
-            else:
-                unknown.append(f"unexpected: {name} {tuple(tensor.shape)}")
-            continue
-        target = RENAMED[name] if name in RENAMED else name
-        if name == DECODER_EMBEDDING:
-            tensor, report.changed[target] = tensor.flatten(1), "a linear layer here"
-        if target == "quantize.started":
-            tensor, report.changed[target] = tensor.reshape(()).bool(), "yes or no here"
-        report.renamed[name], result[target] = target, tensor
-    if "quantize.started" in result:
-        result["quantize.updates"], report.made["quantize.updates"] = torch.zeros((), dtype=torch.long), "the release counts none"
-    return result, unknown
+def _taken(state, parts, allow):
+    """``Names.inward``, and a count of updates, which the release has none of."""
+    result, report = NAMES.inward(state, parts, allow)
+    if (prefix := f"{parts['tokenizer']}quantize.") + "started" in result:
+        result[f"{prefix}updates"] = torch.zeros((), dtype=torch.long)
+        report.made[f"{prefix}updates"] = "the release counts none"
+    return result, report

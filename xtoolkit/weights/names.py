@@ -73,7 +73,8 @@ class Names:
         rows: the first that fits a name counts, in either direction.
         without: {part: why its names have no place where a recipe does not build it}.
         dropped: {pattern of their names: why they have no place here}.
-        unwritten: {pattern of their names: why they have none there, though ours would fit}; empty: they are refused.
+        unwritten: {pattern of names that ours would get there, and that the format lacks: why}. Without a reason they are
+            refused, else dropped.
         tied: {a tensor that the format stores twice: the name under which it is taken over}.
         changes: {their name: what is done to the tensor}.
         short: the owner, where a line names it again.
