@@ -36,6 +36,7 @@ class Residual(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(i, o, size, padding=size // 2) for i, o, size in widths)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, outputs, h, w) of channels (B, inputs, h, w)."""
         branch = x
         for conv in self.convs:
             branch = conv(F.relu(branch))
@@ -87,6 +88,7 @@ class DVAE(Encoder):
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "DVAE":
+        """Stays in evaluation mode: it is frozen."""
         return super().train(False)
 
     @torch.no_grad()

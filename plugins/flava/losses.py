@@ -46,6 +46,7 @@ class LogSimilarity(Similarity):
         self.logit_scale.clamp_(-math.log(self.max), -math.log(self.min))
 
     def current(self) -> Tensor:
+        """(1,), the temperature."""
         return torch.exp(-self.logit_scale)
 
 

@@ -46,6 +46,7 @@ class Quantized:
         return self.latents + (self.chosen - self.latents).detach()
 
     def detach(self) -> "Quantized":
+        """The same without a graph."""
         return Quantized(self.codes, self.latents.detach(), self.chosen)
 
 
@@ -130,6 +131,7 @@ class VQKD(Encoder):
             return F.normalize(self.encode_task_layer(x.float()), dim=-1)
 
     def after_update(self) -> None:
+        """Moves the codes."""
         self.quantize.update()
 
     def load_init(self) -> None:

@@ -56,6 +56,7 @@ class Attention(nn.Module):
         self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) of tokens (B, T, D)."""
         rows, tokens, width = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).view(rows, tokens, 3, self.heads, -1)
@@ -83,6 +84,7 @@ class Block(nn.Module):
         self.mlp.fc2.weight.div_(branch_scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) of tokens (B, T, D)."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 

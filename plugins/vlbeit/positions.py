@@ -25,6 +25,7 @@ class RelativePositions(nn.Module):
         self.register_buffer("index", relative_position_index(grid), persistent=False)
 
     def forward(self, lengths: dict[str, int]) -> Tensor:
+        """(layers, h, T, T), the bias of each layer, of {modality: how many tokens} whose sum is T."""
         own = {}
         if "text" in lengths:
             place = torch.arange(lengths["text"], device=self.text_table.device)

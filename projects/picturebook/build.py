@@ -22,6 +22,7 @@ COMMITTED = Path(__file__).resolve().parents[2] / "xtoolkit" / "prepare" / "pack
 
 
 def main() -> int:
+    """Builds the archive from the arguments; 0 where all went well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--output", type=Path, default=COMMITTED, help="folder for the archive, MANIFEST.json and NOTICE"

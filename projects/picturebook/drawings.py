@@ -48,6 +48,7 @@ class Concept:
 
     @property
     def living(self) -> bool:
+        """Whether it counts among the living things, by its subgroup."""
         return self.subgroup in vocabulary.LIVING
 
 

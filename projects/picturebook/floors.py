@@ -26,6 +26,7 @@ PACK = "sample://picturebook/"
 
 
 def rows(part: str) -> list[dict]:
+    """The objects of a JSON Lines file of the pack."""
     file, = paths.resolve(PACK + part)
     return [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
 
@@ -37,6 +38,7 @@ def by_words(train: list[tuple], test: list[tuple], score=None) -> np.ndarray:
 
 
 def by_pixels(train: list[tuple], test: list[tuple]) -> np.ndarray:
+    """What a regression on (pixels, label) says of others' pixels."""
     return best(*([np.stack([picture for picture, _ in found]) for found in (train, test)]), train, test)
 
 
@@ -47,15 +49,18 @@ def best(seen, asked, train, test, score=None) -> np.ndarray:
 
 
 def pixels(picture) -> np.ndarray:
+    """(3 * SIDE^2,) float64 in [0, 1], a picture made small."""
     with Image.open(picture) as opened:
         return np.asarray(opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64).ravel() / 255
 
 
 def right(told, test) -> float:
+    """How many predictions are the labels of (input, label), in per cent."""
     return 100 * float(np.mean([a == b for a, (_, b) in zip(told, test, strict=True)]))
 
 
 def glue() -> dict:
+    """{what is guessed how: per cent} of sentences and pairs of them, from the commonest label and from words."""
     found = {}
     for task, keys in (("sst2", ["sentence"]), ("cola", ["sentence"]), ("rte", ["sentence1", "sentence2"])):
         sets = {split: rows(f"glue-{task}-{split}") for split in ("train", "dev", "test")}
@@ -78,6 +83,7 @@ def accuracy(answer: str, ten: list[str]) -> float:
 
 
 def vqa() -> dict:
+    """{what is guessed how: VQA's accuracy in per cent} of questions about pictures."""
     train = [(row["question"], max(row["answers"], key=lambda answer: answer["weight"])["text"]) for row in rows("vqa-train")]
     found = {}
     for split in ("val", "test"):
@@ -107,6 +113,7 @@ def labelled_pairs() -> dict:
 
 
 def classes() -> dict:
+    """{what is guessed how: per cent} of pictures and the folders they lie in."""
     def folder(part):
         return [(pixels(path), path.parent.name) for path in sorted(Path(paths.folder(PACK + part)).glob("*/*"))]
 
@@ -146,6 +153,7 @@ def boxes() -> dict:
 
 
 def iou(a, b) -> float:
+    """Intersection over union of two boxes (x, y, w, h)."""
     w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     both = max(0, w) * max(0, h)
@@ -156,6 +164,7 @@ FAST = (boxes, classes, labelled_pairs, glue)
 
 
 def main() -> None:
+    """Prints every floor, those that take long last."""
     for floors in (*FAST, vqa):
         for name, value in floors().items():
             print(f"{name:45} {value:5.1f}", flush=True)

@@ -41,14 +41,17 @@ class Thing:
 
     @property
     def label(self) -> str:
+        """The word for it."""
         return self.concept.label
 
     @property
     def area(self) -> int:
+        """Of its box, in pixels."""
         return self.box[2] * self.box[3]
 
     @property
     def centre(self) -> tuple[float, float]:
+        """Of its box, (x, y) in pixels."""
         x, y, w, h = self.box
         return x + w / 2, y + h / 2
 
@@ -86,6 +89,7 @@ class Scene:
         return [tuple(group) for group in found.values()]
 
     def count(self, label: str) -> int:
+        """How many things have a label."""
         return sum(thing.label == label for thing in self.things)
 
 

@@ -217,6 +217,7 @@ class Block(nn.Module):
         self.gamma_2 = nn.Parameter(torch.empty(width))
 
     def init_weights(self, layer_scale, std, branch_scale):
+        """Draws all weights anew; the linear layers that end a branch are divided by ``branch_scale``."""
         for gamma in (self.gamma_1, self.gamma_2):
             nn.init.constant_(gamma, layer_scale)
         for norm in (self.norm1, self.norm2):
