@@ -117,7 +117,7 @@ def test_other_abilities_are_asked_by_their_options(lab, capsys, monkeypatch):
     (["RUN/nowhere", "dog.jpg", "a dog"], "RUN/nowhere: no such file or folder; xtoolkit.load takes a run's output folder"),
     (["RUN", "dog.jpg", "a dog"], "RUN: not a run itself, but it holds some: texts, whole"),
     (["RUN/whole", "cat.jpg", "a cat"], "IMAGE: cat.jpg: no such file"),
-    (["RUN/whole", "whole", "a cat"], "IMAGE: whole: a folder; name a picture in it"),
+    (["RUN/whole", "whole", "a cat"], "IMAGE: whole: a run's folder: "),
     (["RUN/whole", "notes.txt", "a cat"], "notes.txt: corrupt image: of no format that Pillow reads"),
     (["RUN/whole", "dog.jpg", " "], "' ': empty caption"),
     (["RUN/whole", "dog.jpg", "a dog", "--attend", "--layer", "2"], "layer: 2 is none; the fusion encoder has layers 0 to 1"),

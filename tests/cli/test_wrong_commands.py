@@ -2,7 +2,7 @@
 
 import pytest
 
-from xtoolkit.cli import evaluate, plan, train
+from xtoolkit.cli import evaluate, plan, predict, train
 
 RECIPE = "xfm/finetune/tiny/sst2.yaml"
 
@@ -32,3 +32,19 @@ def test_a_runs_folder_in_the_place_of_a_recipe_names_the_recipe_in_it(capsys, t
     assert "a folder; name a recipe" in typed(capsys, plan.main, "--config", str(tmp_path))
     (tmp_path / "config.yaml").write_text("train: {}\n")
     assert f"the recipe of this run is {tmp_path}/config.yaml" in typed(capsys, evaluate.main, "--config", str(tmp_path))
+
+
+@pytest.mark.parametrize("recipe, said", [
+    ("xfm/baselines/tiny/beitv2.yaml", "outputs/vqkd_tiny is made by: xtoolkit train --config xfm/baselines/tiny/vqkd.yaml"),
+    ("xfm/baselines/tiny/vqkd.yaml", "outputs/contrast_tiny is made by: xtoolkit train --config xfm/baselines/tiny/contrast.yaml"),
+    (RECIPE, "outputs/xfm_tiny is made by: xtoolkit train --config xfm/tiny.yaml"),
+])
+def test_a_run_that_must_come_first_is_named_with_its_recipe(capsys, tmp_path, monkeypatch, recipe, said):
+    monkeypatch.chdir(tmp_path)
+    assert typed(capsys, train.main, "--config", recipe).splitlines()[-1] == said
+
+
+def test_run_and_image_in_the_wrong_order(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("train: {}\n")
+    said = typed(capsys, predict.main, "dog.jpg", str(tmp_path), "a dog")
+    assert f"IMAGE: {tmp_path}: a run's folder: RUN comes first, then IMAGE" in said

@@ -92,7 +92,7 @@ def test_where_no_value_is_a_number_the_last_weights_count(tmp_path):
 def test_a_metric_that_is_not_given_is_named_once_and_the_run_can_go_on(tmp_path):
     with pytest.raises(ConfigError) as caught:
         started(tmp_path, lambda step, _: AT[step], by="val.rr").fit()
-    assert caught.value.problems == ["train.keep_best: evaluation `val` gives no `rr`; did you mean `r`?; name one, and go on with "
+    assert caught.value.problems == ["train.keep_best: evaluation `val` gives no `rr`; did you mean `r`? Go on with "
                                      "--resume train.keep_best=val.METRIC"]
     assert latest(tmp_path).name == "step_00000002"
     started(tmp_path, lambda step, _: AT[step], resume=True).fit()

@@ -58,3 +58,13 @@ def test_what_is_left_out_stands_in_the_record(run):
 def test_a_test_split_without_labels_is_answered_and_not_scored(run):
     rows = [{"sentence": row["sentence"]} for row in TEXTS]
     assert run(rows).evaluate() == {"val": {"unlabelled": 12.0}}
+
+
+def test_what_a_loss_says_of_its_data_has_the_stream_s_place(run):
+    built = run([])
+    built.recipe.streams["train"].data["classes"] = ["no", "yes", "maybe"]  # as of a folder, whose classes no plan knows
+    built.tasks.clear(), built.recipe.evaluate.clear()
+    with pytest.raises(ConfigError) as e:
+        built.train(say=lambda line: None)
+    assert e.value.problems == ["streams.train: stream `train`: Classification: `classes: 2`, and the data have 3 (no, yes, maybe): "
+                                "set `classes: 3`"]

@@ -114,7 +114,7 @@ def test_how_it_ranks_is_handed_on(tokenizer):
 
 @pytest.mark.parametrize("named, keys, said", [
     (None, {}, "give them `candidates: FILE`"),
-    (("yes",), {}, "1 candidates to rank: two at least"),
+    (("yes",), {}, "1 candidate to rank: two at least"),
     (("yes", "no", "a very long answer with many words in it"), {"answer_tokens": 6}, "has .* tokens, and answers are cut to 6"),
     (("purple", "orange"), {}, "of 5 questions none has its best answer among the 2 candidates"),
 ])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import command, parser as make_parser
+from xtoolkit.recipe.folder import CONFIG
 from xtoolkit.registry import ConfigError
 
 OF_TEXTS = ("similarity", "match", "ground")  # what is told of each text without being asked for, where the model can
@@ -80,7 +81,8 @@ def check(parser, args) -> None:
     if no_picture and not (args.classify and args.texts):
         parser.error("IMAGE: `-` is no picture; only --classify of a TEXT does without one")
     if not no_picture and not (image := Path(args.image)).is_file():
-        raise ConfigError(f"IMAGE: {image}: {'a folder; name a picture in it' if image.is_dir() else 'no such file'}")
+        said = "a run's folder: RUN comes first, then IMAGE" if (image / CONFIG).is_file() else "a folder; name a picture in it"
+        raise ConfigError(f"IMAGE: {image}: {said if image.is_dir() else 'no such file'}")
     if args.output is not None and args.output.suffix.lower() != ".png":
         raise ConfigError(f"--output: {args.output} must end in .png")
     if args.output is not None and not args.output.absolute().parent.is_dir():
@@ -93,7 +95,9 @@ def predict(model, args) -> tuple[str, list]:
     able = {name: ability(model, name) for name in asked}
     told = [name for name in OF_TEXTS if name in model.abilities]
     if args.texts and not told and not asked:
-        raise ConfigError(f"this model tells none of {', '.join(OF_TEXTS)}; it has: {', '.join(model.abilities) or 'nothing'}")
+        options = [f"--{name}" for name in ("answer", "caption", "classify") if name in model.abilities]
+        raise ConfigError(f"this model tells none of {', '.join(OF_TEXTS)}; it has: {', '.join(model.abilities) or 'nothing'}"
+                          + (f"; ask for it with {' or '.join(options)}" if options else ""))
     lines, rows = [], []
     if args.texts and not (args.answer or args.classify):
         lines, boxes = of_texts(model, args, told)

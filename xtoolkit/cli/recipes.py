@@ -1,6 +1,7 @@
 """Finds recipes: files, and those of the projects that come with the toolkit. Nothing below this room knows a project."""
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from xtoolkit.recipe.folder import CONFIG
 from xtoolkit.registry import ConfigError, nearest
 
 CHECKOUT = "projects"
+MISSING = re.compile(r": (\S+): no such file")  # of a place's problem: the path that is not there
 
 
 def folder() -> Path:
@@ -74,7 +76,29 @@ def read(name: str, overrides=(), missing_files: bool = True, purpose: str = "tr
     """``xtoolkit.recipe.load`` of the recipe that is found; `_BASE_` too may name one of the toolkit's."""
     from xtoolkit import recipe as recipes
 
-    return recipes.load(find(name), overrides, missing_files, purpose, str(folder()), only)
+    try:
+        return recipes.load(find(name), overrides, missing_files, purpose, str(folder()), only)
+    except ConfigError as error:
+        error.hint = error.hint or _makes(error.problems)
+        raise
+
+
+def _makes(problems) -> str:
+    """Which of these recipes make the runs that are said to be missing; empty: none does."""
+    from xtoolkit.recipe import config
+
+    missing = {found[1] for line in problems if (found := MISSING.search(line))}
+    made: dict = {}
+    for name in names() if missing else ():
+        path = str(folder() / name)
+        try:
+            source = config.load(path, library=str(folder()))
+        except ConfigError:
+            continue
+        train, own = source.data.get("train"), source.where("train", "output").startswith(f"{path}:")  # not inherited
+        if own and isinstance(train, dict) and train.get("output") in missing:
+            made.setdefault(train["output"], name)
+    return "; ".join(f"{output} is made by: xtoolkit train --config {name}" for output, name in made.items())
 
 
 def build(recipe, base="."):

@@ -41,9 +41,10 @@ class Best:
         """
         if self._metric not in metrics:
             trainer.save()
-            raise ConfigError(f"train.keep_best: evaluation `{self.evaluation}` gives no `{self._metric}`"
-                              f"{nearest(self._metric, metrics)}; name one, and go on with --resume train.keep_best="
-                              f"{self.evaluation}.METRIC")
+            meant = nearest(self._metric, metrics)
+            end = "" if meant.endswith("?") else "."
+            raise ConfigError(f"train.keep_best: evaluation `{self.evaluation}` gives no `{self._metric}`{meant}{end} Go on with "
+                              f"--resume train.keep_best={self.evaluation}.METRIC")
         value = metrics[self._metric]
         if value is None or not math.isfinite(value):
             return

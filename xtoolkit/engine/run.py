@@ -1,17 +1,15 @@
 """Puts a checked recipe together - data, model, evaluations, hooks - and runs it."""
 
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from xtoolkit.batch import Batch
-from xtoolkit.data.errors import BadDataError
 from xtoolkit.engine import checkpoint, distributed, figures, records
 from xtoolkit.engine.guessing import judge_run, sentences
 from xtoolkit.engine.initial import load_initial
-from xtoolkit.engine.start import check_start
+from xtoolkit.engine.start import check_start, placed
 from xtoolkit.engine.device import autocast, pick_device
 from xtoolkit.engine.trainer import Trainer
 from xtoolkit.engine.writers import write_record
@@ -25,17 +23,6 @@ from xtoolkit.registry import DATASET_REGISTRY, HOOK_REGISTRY, TASK_REGISTRY, Co
 from xtoolkit.tasks.base import evaluating, share
 
 EVAL_BATCH = 64  # pictures a batch in evaluation
-
-
-@contextmanager
-def _placed(where: str):
-    """What a task or its data say against an evaluation becomes a ConfigError that begins with the evaluation's place."""
-    try:
-        yield
-    except BadDataError as e:
-        raise ConfigError(f"{where.partition(': ')[0]}: {e}") from e
-    except ConfigError as e:
-        raise ConfigError([f"{where}: {problem}" for problem in e.problems]) from e
 
 
 class Run:
@@ -273,12 +260,12 @@ class Run:
         """
         task, data, loader = self.tasks[name], self._dataset("evaluate", name), self.eval_loader(name)
         limit, where = self.recipe.evaluate[name].get("limit"), self.recipe.source.where("evaluate", name)
-        with _placed(f"{where}: evaluation `{name}`"):
+        with placed(f"{where}: evaluation `{name}`"):
             task.check(self.model, data)
 
         def evaluate(step):
             of, ranks, drawn = f"evaluation `{name}`: {type(task).__name__}", distributed.Ranks(), []
-            with evaluating(self.model), _placed(f"{where}: evaluation `{name}`"):
+            with evaluating(self.model), placed(f"{where}: evaluation `{name}`"):
                 result = task.evaluate(self.model, loader, ranks)
                 read = loader.judge(ranks)
             result |= {key: records.numbers(result[key], f"{of}: its {key}") for key in ("metrics", "floor")}

@@ -1,11 +1,26 @@
 """What speaks against a start, asked before anything is planned or built."""
 
+from contextlib import contextmanager
+
+from xtoolkit.data.errors import BadDataError
 from xtoolkit.engine import distributed
 from xtoolkit.engine.device import pick_device
 from xtoolkit.recipe import Purpose, Recipe
 from xtoolkit.recipe.folder import check_evaluated, check_folder, check_resumed, latest
 from xtoolkit.recipe.plugins import check_copies
 from xtoolkit.registry import ConfigError
+
+
+@contextmanager
+def placed(where: str):
+    """What a loss, a task or their data say against a stream or an evaluation becomes a ConfigError that begins with its
+    place."""
+    try:
+        yield
+    except BadDataError as e:
+        raise ConfigError(f"{where.partition(': ')[0]}: {e}") from e
+    except ConfigError as e:
+        raise ConfigError([f"{where}: {problem}" for problem in e.problems]) from e
 
 
 def check_start(recipe: Recipe, purpose: Purpose) -> None:

@@ -16,6 +16,7 @@ from xtoolkit.engine.records import numbers
 from xtoolkit.recipe.folder import RESUME, check_folder, check_resumed, latest, refusal
 from xtoolkit.recipe.plugins import record as record_of
 from xtoolkit.engine.schedule import Schedule
+from xtoolkit.engine.start import placed
 from xtoolkit.engine.storage import check_room, checkpoint_bytes, inside, stopped, sweep
 from xtoolkit.hooks.base import named, state_of
 from xtoolkit.registry import ConfigError
@@ -147,10 +148,11 @@ class Trainer:
         batches = [self.loaders[stream].at(visit, part) for part in range(parts)]
         # Guesses are asked of the first batch since a log step, which depends on the step alone: a resumed run asks alike.
         known = Known(stream, self.counts) if visit == self.schedule.visit(stream, step - step % self.train.log_every) else None
+        where = self.recipe.source.where("streams", stream)
         shares = distributed.shares(batches) if parts * self.ranks.world > 1 else lambda part: None
         for part, batch in enumerate(batches):
             torch.manual_seed(_seed(self.train.seed, step, stream, self.ranks.rank, part))
-            with autocast(self.device, self.train.precision):
+            with autocast(self.device, self.train.precision), placed(f"{where}: stream `{stream}`"):
                 losses = self.model(stream, batch.to(self.device, non_blocking=True), share=shares(part), known=known)
             total = sum(spec.losses[name] * value.float() for name, value in losses.items()) / parts
             total.backward()

@@ -200,7 +200,7 @@ class VQAAccuracy(Task):
         if self._ready[0] != named:
             wrong = lambda text: ConfigError(f"VQAAccuracy: {text}")
             if len(named) < 2:
-                raise wrong(f"{len(named)} candidates to rank: two at least")
+                raise wrong(f"{len(named)} candidate{'s' * (len(named) != 1)} to rank: two at least")
             coded, seen = [self.tokenizer.encode(answer) for answer in named], {}
             for answer, ids in zip(named, coded):
                 if len(ids) > self.answer_tokens:
