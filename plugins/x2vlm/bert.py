@@ -1,18 +1,11 @@
-"""BERT: the text encoder, Hugging Face's model behind the toolkit's contract.
-
-Shape letters: B rows, L tokens, D width.
-"""
+"""BERT: the text encoder, Hugging Face's model behind the toolkit's contract."""
 
 from typing import Annotated
 
-import torch
-from torch import nn
+from torch import Tensor
 
 from xtoolkit.batch import TextField
-from xtoolkit.encoded import attended
-from xtoolkit.encoders.base import Encoder
-from xtoolkit.encoders.roberta import LMHead, TiedHead
-from xtoolkit.features import Encoded
+from xtoolkit.encoders.roberta import TextTransformer
 from xtoolkit.hints import Count, Dropout, NotNegative, Positive, Range
 from xtoolkit.registry import ENCODER_REGISTRY
 from xtoolkit.weights.files import hub_weights, load_strictly
@@ -24,7 +17,7 @@ UNREAD = ("bert.pooler.*", "*.position_ids", "cls.seq_relationship.*", "cls.pred
 
 
 @ENCODER_REGISTRY.register
-class BERT(Encoder):
+class BERT(TextTransformer):
     """BERT over Hugging Face's ``BertModel``; parameter names are those of its ``BertForMaskedLM``, but for the output layer's.
 
     YAML: {type: BERT, inputs: {text: $text}, width: 768, layers: 12, heads: 12, init: bert-base-uncased}
@@ -47,7 +40,7 @@ class BERT(Encoder):
     Source: BERT (1810.04805); layers 0 to 11 of X2-VLM's released ``xbert.py`` compute the same.
     """
 
-    HEADS = ("lm_logits",)
+    MODEL = "bert"
 
     def __init__(self, width: Count = 768, layers: Count = 12, heads: Count = 12, vocab_size: Count = 30522,
                  max_positions: Count = 512, ffn_ratio: Positive = 4, dropout: Dropout = 0.1, layer_norm_eps: Positive = 1e-12,
@@ -67,37 +60,9 @@ class BERT(Encoder):
         self.bert = BertModel(config, add_pooling_layer=False)
         self.lm_head = None
 
-    @property
-    def embeddings(self) -> nn.Module:
-        """Words, their places in the text, their segment, LayerNorm."""
-        return self.bert.embeddings
-
-    def build_head(self, name: str) -> None:
-        """Builds ``lm_logits``. Raises ValueError for any other name."""
-        if name not in self.HEADS:
-            super().build_head(name)
-        self.lm_head = LMHead(self.width, self.vocab_size, self.bert.config.layer_norm_eps)
-
-    @property
-    def lm_logits(self) -> TiedHead:
-        """The output layer. Raises ValueError where no loss has declared it."""
-        if self.lm_head is None:
-            raise ValueError("this BERT has no output layer: the loss must declare Need(head='lm_logits')")
-        return TiedHead(self.lm_head, self.bert.embeddings.word_embeddings.weight)
-
-    def forward(self, *, view: str | None, text: TextField) -> Encoded:
-        """Returns the last hidden states (B, L, D), the text's mask and its attention; row 0 is ``[CLS]``, the summary."""
-        if text.ids.shape[1] > self.max_tokens:
-            raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit BERT's {self.max_tokens} positions: lower the "
-                             "stream's `max_tokens`, or raise the encoder's `max_positions`")
-        mask = attended(text.mask, text.attention)
-        plain = mask.device.type == "cpu"  # the fused CPU kernel's bfloat16 backward is slow: see encoders/attention.py
-        self.bert.config._attn_implementation = "eager" if plain else "sdpa"
-        if plain:  # which adds the mask, whatever its type
-            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
-        places = None if text.positions is None else text.positions.masked_fill(~text.mask, 0)
-        hidden = self.bert(input_ids=text.ids, attention_mask=mask, position_ids=places).last_hidden_state
-        return Encoded.of(hidden, text.mask, attention=text.attention)
+    def places(self, text: TextField) -> Tensor:
+        """Rows are counted from 0."""
+        return text.positions.masked_fill(~text.mask, 0)
 
     def load_init(self) -> None:
         """Loads the weights that ``init`` names, if it does: their first layers, and the output layer where a loss reads it.

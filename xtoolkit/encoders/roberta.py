@@ -1,4 +1,4 @@
-"""RoBERTa: the text encoder, Hugging Face's model behind the toolkit's contract.
+"""RoBERTa: the text encoder, Hugging Face's model behind the toolkit's contract; and what its kin share.
 
 Shape letters: B rows, L tokens, M masked tokens, D width, V vocabulary.
 """
@@ -21,8 +21,68 @@ NO_OUTPUT = ("these weights have no output layer, which MLM reads: take those of
              "recipe (`losses.mlm=null`)")
 
 
+class TextTransformer(Encoder):
+    """What RoBERTa and its kin have in common: the pass through Hugging Face's model, and an output layer tied to the embeddings.
+
+    A subclass builds the model as ``MODEL``; it sets ``pad_id``, ``vocab_size``, ``max_tokens`` and ``lm_head``, None at first.
+    """
+
+    HEADS = ("lm_logits",)
+    MODEL: str
+
+    @property
+    def model(self) -> nn.Module:
+        """Hugging Face's."""
+        return getattr(self, self.MODEL)
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """Words, their places in the text, their segment if it has any, LayerNorm."""
+        return self.model.embeddings
+
+    def build_head(self, name: str) -> None:
+        """Builds ``lm_logits``. Raises ValueError for any other name."""
+        if name not in self.HEADS:
+            super().build_head(name)
+        self.lm_head = LMHead(self.width, self.vocab_size, self.model.config.layer_norm_eps)
+
+    @property
+    def lm_logits(self) -> "TiedHead":
+        """The output layer, called with states (M, D); it can also tell their cross-entropy without all the scores.
+
+        Raises:
+            ValueError: no loss has declared it.
+        """
+        if self.lm_head is None:
+            raise ValueError(f"this {type(self).__name__} has no output layer: the loss must declare Need(head='lm_logits')")
+        return TiedHead(self.lm_head, self.embeddings.word_embeddings.weight)
+
+    def places(self, text: TextField) -> Tensor:
+        """(B, L) int64, rows of the position embeddings, of a text that has ``positions``."""
+        raise NotImplementedError
+
+    def forward(self, *, view: str | None, text: TextField) -> Encoded:
+        """Returns the last hidden states (B, L, D), the text's mask and its attention; row 0, the first token, is the summary.
+
+        Raises:
+            ValueError: a text that is too long.
+        """
+        if text.ids.shape[1] > self.max_tokens:
+            raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit {type(self).__name__}'s {self.max_tokens} "
+                             "positions: lower the stream's `max_tokens`, or raise the encoder's `max_positions`")
+        # Four dimensions: a two-dimensional mask makes Hugging Face ask the device whether it is all ones.
+        mask = attended(text.mask, text.attention)
+        plain = mask.device.type == "cpu"  # the fused CPU kernel's bfloat16 backward is slow: see encoders/attention.py
+        self.model.config._attn_implementation = "eager" if plain else "sdpa"
+        if plain:  # which adds the mask, whatever its type
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+        places = None if text.positions is None else self.places(text)
+        hidden = self.model(input_ids=text.ids, attention_mask=mask, position_ids=places).last_hidden_state
+        return Encoded.of(hidden, text.mask, attention=text.attention)
+
+
 @ENCODER_REGISTRY.register
-class RoBERTa(Encoder):
+class RoBERTa(TextTransformer):
     """RoBERTa over Hugging Face's ``RobertaModel``; parameter names are those of its ``RobertaForMaskedLM``.
 
     YAML: {type: RoBERTa, inputs: {text: $text}, width: 768, layers: 12, heads: 12, init: roberta-base}
@@ -46,7 +106,7 @@ class RoBERTa(Encoder):
     Source: RoBERTa (1907.11692); X-FM's released ``xroberta.py`` computes the same.
     """
 
-    HEADS = ("lm_logits",)
+    MODEL = "roberta"
 
     def __init__(self, width: Count = 768, layers: Count = 12, heads: Count = 12, vocab_size: Count = 50265,
                  max_positions: Count = 514, ffn_ratio: Positive = 4, dropout: Dropout = 0.1, layer_norm_eps: Positive = 1e-5,
@@ -66,43 +126,9 @@ class RoBERTa(Encoder):
         self.roberta = RobertaModel(config, add_pooling_layer=False)
         self.lm_head = None
 
-    @property
-    def embeddings(self) -> nn.Module:
-        """Words, their places in the text, LayerNorm."""
-        return self.roberta.embeddings
-
-    def build_head(self, name: str) -> None:
-        """Builds ``lm_logits``. Raises ValueError for any other name."""
-        if name not in self.HEADS:
-            super().build_head(name)
-        self.lm_head = LMHead(self.width, self.vocab_size, self.roberta.config.layer_norm_eps)
-
-    @property
-    def lm_logits(self) -> "TiedHead":
-        """The output layer, called with states (M, D); it can also tell their cross-entropy without all the scores.
-
-        Raises:
-            ValueError: no loss has declared it.
-        """
-        if self.lm_head is None:
-            raise ValueError("this RoBERTa has no output layer: the loss must declare Need(head='lm_logits')")
-        return TiedHead(self.lm_head, self.roberta.embeddings.word_embeddings.weight)
-
-    def forward(self, *, view: str | None, text: TextField) -> Encoded:
-        """Returns the last hidden states (B, L, D), the text's mask and its attention; row 0 is ``<s>``, the summary."""
-        if text.ids.shape[1] > self.max_tokens:
-            raise ValueError(f"a text of {text.ids.shape[1]} tokens does not fit RoBERTa's {self.max_tokens} "
-                             "positions: lower the stream's `max_tokens`, or raise the encoder's `max_positions`")
-        # Four dimensions: a two-dimensional mask makes Hugging Face ask the device whether it is all ones.
-        mask = attended(text.mask, text.attention)
-        plain = mask.device.type == "cpu"  # the fused CPU kernel's bfloat16 backward is slow: see encoders/attention.py
-        self.roberta.config._attn_implementation = "eager" if plain else "sdpa"
-        if plain:  # which adds the mask, whatever its type
-            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
-        # Rows are counted from the padding's, as Hugging Face counts them where it is not told.
-        places = None if text.positions is None else torch.where(text.mask, text.positions + self.pad_id + 1, self.pad_id)
-        hidden = self.roberta(input_ids=text.ids, attention_mask=mask, position_ids=places).last_hidden_state
-        return Encoded.of(hidden, text.mask, attention=text.attention)
+    def places(self, text: TextField) -> Tensor:
+        """Rows are counted from the padding's, as Hugging Face counts them where it is not told."""
+        return torch.where(text.mask, text.positions + self.pad_id + 1, self.pad_id)
 
     def load_init(self) -> None:
         """Loads the weights that ``init`` names, if it does; the model calls this once, after construction.
