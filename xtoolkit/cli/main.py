@@ -15,6 +15,7 @@ COMMANDS = {
     "ablate": "run a table of recipes by tasks, over seeds",
     "finetune_all": "fine-tune a pretrained run on every task of a table",
     "plan": "print what a recipe will do: passes, cuts, parameters, GFLOPs",
+    "audit_gradients": "how much of each loss reaches each encoder, and which losses conflict",
     "list": "list recipes and components, with keys, types, defaults and needs",
     "prepare": "turn a dataset's official release into shards",
     "show": "draw what the model will see of a stream",

@@ -83,6 +83,23 @@ class Ranks:
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
+    def mean(self, gradients: dict) -> dict:
+        """{row: {parameter: gradient}}, averaged over the processes, on each; where one has none it counts as 0.
+
+        Args:
+            gradients: of tensors on the device, for parameters of one shape on all.
+        """
+        if self.world == 1:
+            return gradients
+        sizes = {(row, name): g.shape for row, found in gradients.items() for name, g in found.items()}
+        everyones = dict(sorted(self.gather(list(sizes.items()))))
+        device = next((g.device for found in gradients.values() for g in found.values()), None)
+        made: dict = {row: {} for row in gradients}
+        for (row, name), shape in everyones.items():
+            own = gradients[row][name] if name in gradients[row] else torch.zeros(shape, device=device)
+            made[row][name] = mean(own)
+        return made
+
 
 def barrier() -> None:
     """Waits for all processes, on the host."""

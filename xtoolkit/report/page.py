@@ -8,6 +8,7 @@ from xtoolkit.engine.records import told
 from xtoolkit.recipe.folder import EVALUATIONS
 from xtoolkit.report.charts import Chart, Curve, layout, number
 from xtoolkit.report.figures import COLOURS, Figure
+from xtoolkit.report.gradients import heat_maps, norm_charts
 from xtoolkit.report.record import Evaluation, Run, read_run
 from xtoolkit.report.rendering import render, write
 from xtoolkit.report.tables import result_tables
@@ -41,6 +42,7 @@ def write_report(output) -> Path:
         guessing=sentences({key: found for key, found in run.guessing.items() if key.count(".") == 1}),
         curves=_groups([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]),
         behind=_groups([("", _part_charts(run)), ("The run", _health_charts(run))]),
+        maps=heat_maps(run), reaching=_groups([("", norm_charts(run))]),
         files=[f"{EVALUATIONS}/{name}/{file}" for name, one in run.evaluations.items() for file in one.files],
         examples={name: (one.step, figures) for name, one in run.evaluations.items() if (figures := _figures(one.figures))},
         samples={stream: found for stream, figures in run.samples.items() if (found := _figures(figures))},

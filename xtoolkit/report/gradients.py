@@ -1,0 +1,66 @@
+"""Gradients loss by loss, as tables, heat maps and curves: what the hook LossGradients wrote, or the command found."""
+
+import itertools
+
+from xtoolkit.report.charts import Chart, Curve, number
+from xtoolkit.report.figures import COLOURS
+
+
+def norm_table(sizes: dict) -> list[list[str]]:
+    """Rows of text, the heading first, of {row: {encoder: norm}}."""
+    encoders = list(next(iter(sizes.values()), {}))
+    return [["loss", *encoders], *([row, *(number(of[e]) for e in encoders)] for row, of in sizes.items())]
+
+
+def cosine_table(found: list) -> list[list[str]]:
+    """Rows of text, the heading first, of [(row, row, cosine)]; a cell below the diagonal is not said twice."""
+    names = list(dict.fromkeys([one for one, _, _ in found] + [other for _, other, _ in found]))
+    known = {(one, other): value for one, other, value in found}
+    return [["", *names[1:]], *([one, *(f"{known[one, other]:+.3f}" if (one, other) in known else "" for other in names[1:])]
+                                for one in names[:-1])]
+
+
+def heat_maps(run) -> list[dict]:
+    """The newest numbers of each hook: ``title``, ``heading`` and ``rows``, whose cells are (text, per cent of colour, whether it
+    is below 0)."""
+    maps = []
+    for name, sizes, agree in _audits(run):
+        largest = {e: max((of[e] for of in sizes.values()), default=0) for e in next(iter(sizes.values()))}
+        shades = {(row, e): 70 * of[e] / largest[e] if largest[e] else 0 for row, of in sizes.items() for e in of}
+        heading, *rows = norm_table(sizes)
+        maps.append({"title": f"{name}: gradient norm, coloured within each encoder", "heading": heading, "rows": [
+            [(row[0], 0, False), *((text, shades[row[0], e], False) for text, e in zip(row[1:], heading[1:]))] for row in rows]})
+        for encoder, found in agree.items():
+            heading, *rows = cosine_table(found)
+            maps.append({"title": f"{name}: cosine in {encoder}", "heading": heading, "rows": [
+                [(row[0], 0, False), *((text, 70 * abs(float(text or 0)), text.startswith("-")) for text in row[1:])]
+                for row in rows]})
+    return maps
+
+
+def norm_charts(run) -> list[Chart]:
+    """Of each encoder the norm of every loss that ever reached it, over the steps."""
+    charts = []
+    for name, sizes, _ in _audits(run):
+        for encoder in next(iter(sizes.values())):
+            curves = {row: run.points(f"{name}.norm.{row}.{encoder}") for row in sizes}
+            curves = {row: points for row, points in curves.items() if any(value for _, value in points)}
+            charts.append(Chart(f"{name}: gradient norm of {encoder}", [
+                Curve(row, points, i % COLOURS) for i, (row, points) in enumerate(curves.items())], smooth=False))
+    return charts
+
+
+def _audits(run):
+    """(hook, {row: {encoder: norm}}, {encoder: [(row, row, cosine)]}) of each hook that wrote such, the newest of each number."""
+    losses = [f"{stream}.{loss}" for stream, block in run.streams.items() for loss in block.get("losses") or {}]
+    encoders, newest = run.config.get("encoders") or {}, {}
+    for line in run.lines:
+        newest |= {key: value for key, value in line.items() if value is not None}
+    for name in run.config.get("hooks") or {}:
+        sizes = {row: of for row in losses
+                 if (of := {e: newest[key] for e in encoders if (key := f"{name}.norm.{row}.{e}") in newest})}
+        agree = {e: found for e in encoders if (found := [
+            (one, other, newest[key]) for one, other in itertools.combinations(losses, 2)
+            for pair in ((one, other), (other, one)) if (key := f"{name}.cosine.{e}.{'.'.join(pair)}") in newest])}
+        if sizes:
+            yield name, sizes, agree
