@@ -22,15 +22,6 @@ WEIGHTS = {"itc": 1.0, "itm": 2.0, "imlm": 0.5, "mim": 1.0}
 STREAM = "streams.match.losses="
 
 
-@pytest.fixture(scope="module", autouse=True)
-def pack(tmp_path_factory):
-    """The sample pack, unpacked once for this module."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("XTOOLKIT_HOME", str(tmp_path_factory.mktemp("home")))
-    yield
-    patch.undo()
-
-
 def small(*overrides):
     """tiny.yaml, shrunk; with the seed, what two recipes share begins alike."""
     return Run(recipes.load(TINY, [*SMALL, "train.precision=fp32", "train.device=cpu", "evaluate=null", "optim.lr_mult={}",
@@ -170,7 +161,7 @@ def test_what_parts_of_a_model_remember_is_put_back():
 
 
 @pytest.fixture(scope="module")
-def folder(pack, tmp_path_factory):
+def folder(tmp_path_factory):
     """A run of two steps with the hook."""
     output = tmp_path_factory.mktemp("run") / "xfm"
     small(f"train.output={output}", "train.steps=2", "hooks.audit={type: LossGradients, every: 1}").train(say=lambda line: None)
