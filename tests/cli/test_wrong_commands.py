@@ -31,6 +31,7 @@ def test_a_recipe_and_its_keys_are_said_how_to_write(capsys, command, arguments,
 def test_a_runs_folder_in_the_place_of_a_recipe_names_the_recipe_in_it(capsys, tmp_path):
     assert "a folder; name a recipe" in typed(capsys, plan.main, "--config", str(tmp_path))
     (tmp_path / "config.yaml").write_text("train: {}\n")
+    assert f"name the recipe with --config {tmp_path}/config.yaml" in typed(capsys, evaluate.main, str(tmp_path))
     assert f"the recipe of this run is {tmp_path}/config.yaml" in typed(capsys, evaluate.main, "--config", str(tmp_path))
 
 
