@@ -92,9 +92,18 @@ def release_state(seed=0, std=0.1, **sizes) -> dict:
         std: of every tensor but norms, which are spread around 1, and the temperature, 0.09.
         sizes: as in ``release_shapes``.
     """
+    state = drawn(release_shapes(**sizes), seed, std)
+    for encoder in ("text_encoder", "fusion_encoder"):
+        state[f"{encoder}.lm_head.decoder.weight"] = state[f"{encoder}.roberta.embeddings.word_embeddings.weight"]
+        state[f"{encoder}.lm_head.decoder.bias"] = state[f"{encoder}.lm_head.bias"]
+    return state
+
+
+def drawn(shapes: dict, seed: int, std: float) -> dict:
+    """Random tensors of {name: (shape, dtype)}; index tables and ids as they must be."""
     g = torch.Generator().manual_seed(seed)
     state = {}
-    for name, (shape, dtype) in release_shapes(**sizes).items():
+    for name, (shape, dtype) in shapes.items():
         if name.endswith("position_ids"):
             state[name] = torch.arange(shape[1])[None]
         elif name.endswith("relative_position_index"):
@@ -105,9 +114,6 @@ def release_state(seed=0, std=0.1, **sizes) -> dict:
             state[name] = std * torch.randn(shape, generator=g, dtype=dtype)
             if len(shape) == 1 and name.endswith("weight") or "gamma" in name:
                 state[name] += 1
-    for encoder in ("text_encoder", "fusion_encoder"):
-        state[f"{encoder}.lm_head.decoder.weight"] = state[f"{encoder}.roberta.embeddings.word_embeddings.weight"]
-        state[f"{encoder}.lm_head.decoder.bias"] = state[f"{encoder}.lm_head.bias"]
     return state
 
 

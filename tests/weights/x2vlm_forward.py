@@ -6,9 +6,7 @@ stack of BERT layers, the upper of which attend to the picture, too; one output 
 
 import torch
 from release_forward import PAD, Release, cross_entropy
-from release_names import release_shapes
-
-from xtoolkit.encoders.beit import relative_position_index
+from release_names import drawn, release_shapes
 
 STACK = "text_encoder.bert.encoder.layer"
 # sha256 of the sorted listing of the released model's state_dict(), lines `name<tab>shape<tab>dtype`, at base size.
@@ -106,18 +104,7 @@ def x2vlm_shapes(layers=2, fusion_layers=3, **sizes) -> dict:
 
 def x2vlm_state(seed=0, std=0.1, **sizes) -> dict:
     """A random checkpoint, tied where the release ties, its index tables and ids in place; as ``release_names.release_state``."""
-    g, state = torch.Generator().manual_seed(seed), {}
-    for name, (shape, dtype) in x2vlm_shapes(**sizes).items():
-        if name.endswith("position_ids"):
-            state[name] = torch.arange(shape[1])[None]
-        elif name.endswith("relative_position_index"):
-            state[name] = relative_position_index(round((shape[0] - 1) ** 0.5))
-        elif name == "temp":
-            state[name] = torch.tensor(0.09)
-        else:
-            state[name] = std * torch.randn(shape, generator=g, dtype=dtype)
-            if len(shape) == 1 and name.endswith("weight") or "gamma" in name:
-                state[name] += 1
+    state = drawn(x2vlm_shapes(**sizes), seed, std)
     head = "text_encoder.cls.predictions"
     state[f"{head}.decoder.weight"] = state["text_encoder.bert.embeddings.word_embeddings.weight"]
     state[f"{head}.decoder.bias"] = state[f"{head}.bias"]
