@@ -6,10 +6,9 @@ Shape letters: B pictures, N patches, T = 1 + N tokens, D width, h heads.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xtoolkit.encoders.attention import attention
+from xtoolkit.encoders.attention import SelfAttention
 from xtoolkit.encoders.beit import EPS, MLP
 
 
@@ -46,31 +45,12 @@ class PlainViT(nn.Module):
         return self.fc_norm(x[:, 1:])
 
 
-class Attention(nn.Module):
-    """Self-attention of all tokens; keys have no bias."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) of tokens (B, T, D)."""
-        rows, tokens, width = x.shape
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).view(rows, tokens, 3, self.heads, -1)
-        everywhere = torch.ones(1, 1, 1, tokens, dtype=torch.bool, device=x.device)
-        x = attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0), everywhere)
-        return self.proj(x.transpose(1, 2).reshape(rows, tokens, width))
-
-
 class Block(nn.Module):
     """Pre-norm block."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(width, eps=EPS), Attention(width, heads)
+        self.norm1, self.attn = nn.LayerNorm(width, eps=EPS), SelfAttention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width, eps=EPS), MLP(width, hidden)
 
     @torch.no_grad()
@@ -85,7 +65,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) of tokens (B, T, D)."""
-        x = x + self.attn(self.norm1(x))
+        everywhere = torch.ones(1, 1, 1, x.shape[1], dtype=torch.bool, device=x.device)
+        x = x + self.attn(self.norm1(x), everywhere)
         return x + self.mlp(self.norm2(x))
 
 

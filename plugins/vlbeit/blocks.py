@@ -9,28 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xtoolkit.encoders.attention import attention
+from xtoolkit.encoders.attention import SelfAttention
 from xtoolkit.encoders.beit import MLP
 
 EXPERTS, ALL = ("text", "image"), "all"
-
-
-class Attention(nn.Module):
-    """Self-attention of all tokens, of whatever modality; keys have no bias, as in BEiT."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D) of tokens (B, T, D); ``mask`` as ``attention`` takes it."""
-        rows, tokens, width = x.shape
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).view(rows, tokens, 3, self.heads, -1)
-        x = attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0), mask)
-        return self.proj(x.transpose(1, 2).reshape(rows, tokens, width))
 
 
 class Block(nn.Module):
@@ -48,7 +30,7 @@ class Block(nn.Module):
                  drop_path: float, eps: float):
         super().__init__()
         self.drop_path = drop_path
-        self.norm1, self.attn = nn.LayerNorm(width, eps=eps), Attention(width, heads)
+        self.norm1, self.attn = nn.LayerNorm(width, eps=eps), SelfAttention(width, heads)
         self.norm2 = nn.ModuleDict({name: nn.LayerNorm(width, eps=eps) for name in (experts if expert_norms else (ALL,))})
         self.mlp = nn.ModuleDict({name: MLP(width, hidden) for name in experts})
         scale = lambda: None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))

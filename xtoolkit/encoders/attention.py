@@ -1,11 +1,11 @@
 """Scaled dot-product attention in the form that is fastest where the tensors are.
 
-Shape letters: B rows, h heads, L queries, n keys, d width of a head.
+Shape letters: B rows, T tokens, D width, h heads, L queries, n keys, d width of a head.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from xtoolkit.features import full_precision
 
@@ -38,3 +38,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.
         if kept is not None:
             kept.append(weights.requires_grad_(weights.requires_grad or torch.is_grad_enabled()))
         return (F.dropout(weights, dropout) if dropout else weights) @ v
+
+
+class SelfAttention(nn.Module):
+    """Self-attention of all tokens; keys have no bias. Names are those of BEiT, whose own has a bias for each offset, too."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) of tokens (B, T, D); ``mask`` as ``attention`` takes it."""
+        rows, tokens, width = x.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).view(rows, tokens, 3, self.heads, -1)
+        x = attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0), mask)
+        return self.proj(x.transpose(1, 2).reshape(rows, tokens, width))
