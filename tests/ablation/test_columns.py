@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from xtoolkit import recipe as recipes
+from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.table import read, slug
 from xtoolkit.cli import recipes as ours
@@ -111,3 +112,31 @@ def test_starts_are_shared_by_the_columns_of_a_seed_and_shared_parts_draw_the_sa
     states = [dict(Run(column(of, name, *SMALL, *TEXT)).model.named_parameters()) for name in ("ALL", "wostop", "woMIM")]
     for other in states[1:]:
         assert all(torch.equal(value, states[0][name]) for name, value in other.items())
+
+
+# {loss's file: columns whose pretraining is another once it is edited}: those that build it, or a loss that imports it.
+EDITED = {
+    "mlm": set(REACHES) - {"BEiTv2†"},
+    "mim": set(REACHES) - {"RoBERTa†", "woMIM", "X2-VLM†"},  # MIMCodes imports it
+    "itc": set(REACHES) - {"RoBERTa†", "BEiTv2†"},
+    "itm": set(REACHES) - {"RoBERTa†", "BEiTv2†"},
+    "imlm": set(REACHES) - {"RoBERTa†", "BEiTv2†", "X2-VLM†"},
+    "bbp": set(REACHES) - {"RoBERTa†", "BEiTv2†"},
+}
+
+
+@pytest.mark.parametrize("loss", EDITED)
+def test_editing_a_loss_makes_stale_exactly_the_columns_that_reach_it(loss, monkeypatch):
+    """What a start depends on is left out: a column is asked what it itself trains with."""
+    of, plain = jobs("table5_tiny.yaml"), keys.syntax
+    recipe = {name: of.pretrained("columns", name, 1).recipe.checked for name in REACHES}
+    before = {name: keys.code(one) for name, one in recipe.items()}
+    monkeypatch.setattr(keys, "syntax", lambda path: f"edited {plain(path)}" if path == keys.PACKAGE / f"losses/{loss}.py" else plain(path))
+    assert {name for name, one in recipe.items() if keys.code(one) != before[name]} == EDITED[loss]
+
+
+def test_what_is_imported_is_told_from_the_text_and_not_from_what_runs(tmp_path):
+    for name, text in (("one.py", "def f():\n    from .two import g\n    from xtoolkit.metrics import bootstrap\n    import json\n"), ("two.py", "")):
+        (tmp_path / name).write_text(text)
+    assert set(keys.imported(tmp_path / "one.py")) == {tmp_path / "two.py", keys.PACKAGE / "metrics/__init__.py",
+                                                       keys.PACKAGE / "metrics/bootstrap.py"}

@@ -71,20 +71,22 @@ def engine() -> str:
 
 @cache
 def imported(path: Path) -> tuple[Path, ...]:
-    """The files that a file imports and that count: components' rooms of the package, and what lies in a plugin's own folder."""
-    modules = {Path(module.__file__): name for name, module in list(sys.modules.items()) if getattr(module, "__file__", None)}
-    own, found = modules.get(path, ""), []
+    """The files that a file imports, in functions too, and that count: those of components' rooms, and what lies in its own folder.
+    Told from the text alone: what happens to be imported already must not matter."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found += [_module(PACKAGE.parent, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            parts = own.split(".")
-            up = len(parts) - node.level + (path.name == "__init__.py")
-            base = ".".join([*(parts[:up] if node.level else []), *([node.module] if node.module else [])])
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    files = (Path(sys.modules[name].__file__) for name in dict.fromkeys(found)
-             if name in sys.modules and getattr(sys.modules[name], "__file__", None))
-    return tuple(file for file in files if file.suffix == ".py" and (_counts(file) or file.parent == path.parent))
+            root = path.parents[node.level - 1] if node.level else PACKAGE.parent
+            found += [_module(root, ".".join(filter(None, [node.module, name]))) for name in ("", *(a.name for a in node.names))]
+    return tuple(dict.fromkeys(file for file in found if file is not None and (_counts(file) or file.parent == path.parent)))
+
+
+def _module(root, name) -> Path | None:
+    """The file of a module below a folder; None: there is none."""
+    place = root.joinpath(*filter(None, name.split(".")))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 @cache
