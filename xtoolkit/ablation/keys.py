@@ -71,7 +71,7 @@ def engine() -> str:
 
 @cache
 def imported(path: Path) -> tuple[Path, ...]:
-    """The files that a file imports, in functions too, and that count: those of components' rooms, and what lies in its own folder.
+    """The files that a file imports, in functions too, and that count: of components' rooms, and what lies in its own folder.
     Told from the text alone: what happens to be imported already must not matter."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
