@@ -177,16 +177,18 @@ def test_the_report_draws_the_newest_audit_and_the_command_the_newest_checkpoint
     out, found = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
     assert f"{folder}, step 2, 2 batches of each stream" in out and "cosine in vision" in out
     assert found["norms"]["match.itm"]["text"] == 0 < found["norms"]["match.itm"]["vision"]
-    assert tool("audit_gradients").main([str(folder), "stop_gradient=null", "--json", str(tmp_path / "two.json")]) == 0
-    assert json.loads((tmp_path / "two.json").read_text())["norms"]["match.itm"]["text"] > 0
+    assert tool("audit_gradients").main([str(folder), "stop_gradient=null", "--first", "1", "--json", str(tmp_path / "two.json")]) == 0
+    second = json.loads((tmp_path / "two.json").read_text())["norms"]
+    assert second["match.itm"]["text"] > 0 and second["match.itc"]["text"] != found["norms"]["match.itc"]["text"]
     assert before == sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["nowhere"], "nowhere: holds no run: it has no config.yaml"), ([], "name one RUN or one --config, not none"),
+    (["nowhere"], "nowhere: holds no run: it has no config.yaml"),
+    ([], "name one RUN or one --config, not none"),
     (["a", "--config", TINY], f"name one RUN or one --config, not a, {TINY}"),
     (["--config", TINY, "--batches", "0"], "'0' is none: an integer of at least 1"),
-    (["--config", TINY, "--json", "no/where.json"], "--json: no: no such folder"),
+    (["--config", TINY, "--first", "-1"], "--first"), (["--config", TINY, "--json", "no/where.json"], "--json: no: no such folder"),
     (["--config", TINY, "strems.text=null"], "`strems`")])
 def test_wrong_inputs_are_one_answer(arguments, said, capsys):
     try:

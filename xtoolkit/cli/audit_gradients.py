@@ -25,6 +25,7 @@ def main(argv=None) -> int:
     parser.add_argument("--config", metavar="F", action=Once,
                         help="in place of RUN: a recipe, with the weights it starts from")
     parser.add_argument("--batches", type=count, default=1, metavar="N", help="batches of each stream (default: %(default)s)")
+    parser.add_argument("--first", type=visit, default=0, metavar="N", help="the first of these batches (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write norms and cosines there too")
     args = parser.parse_intermixed_args(argv)
     runs, overrides = [one for one in args.what if "=" not in one], [one for one in args.what if "=" in one]
@@ -46,11 +47,16 @@ def main(argv=None) -> int:
         return 2
 
 
-def count(text: str) -> int:
+def count(text: str, least: int = 1) -> int:
     """The number of `--batches`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least 1")
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least {least}")
     return int(text)
+
+
+def visit(text: str) -> int:
+    """The number of `--first`."""
+    return count(text, 0)
 
 
 def audit(args, runs, overrides) -> int:
@@ -67,17 +73,17 @@ def audit(args, runs, overrides) -> int:
         raise ConfigError("the recipe has no `streams`: no loss is trained, so there is no gradient")
     run = Run(recipe, init=not runs)
     step = run.load_newest() if runs else 0
-    rows, encoders = gradients(run, args.batches), list(run.model.encoders)
+    rows, encoders = gradients(run, args.first, args.batches), list(run.model.encoders)
     sizes, agree = norms(rows, encoders), cosines(rows, encoders)
     print(f"{runs[0] if runs else args.config}, step {step:,}, {args.batches} batch{'es' * (args.batches > 1)} of each stream\n")
     print(told(sizes, agree))
     if args.json:
-        write_json(args.json, {"step": step, "batches": args.batches, "norms": sizes, "cosines": agree})
+        write_json(args.json, {"step": step, "first": args.first, "batches": args.batches, "norms": sizes, "cosines": agree})
     return 0
 
 
-def gradients(run, batches: int) -> dict:
-    """The mean gradients of a run's streams over their first batches; see ``hooks.by_loss.gradients_by_loss``."""
+def gradients(run, first: int, batches: int) -> dict:
+    """The mean gradients of a run's streams over some of their batches; see ``hooks.by_loss.gradients_by_loss``."""
     import torch
 
     from xtoolkit.engine.device import autocast
@@ -88,10 +94,10 @@ def gradients(run, batches: int) -> dict:
     try:
         for stream, spec in run.recipe.streams.items():
             weights = {loss: weight / batches for loss, weight in spec.losses.items()}
-            for visit in range(batches):
-                batch = run.batch(stream, visit)
+            for number in range(first, first + batches):
+                batch = run.batch(stream, number)
                 with torch.random.fork_rng(), autocast(run.device, train.precision):
-                    torch.manual_seed(train.seed + visit)
+                    torch.manual_seed(train.seed + number)
                     gradients_by_loss(run.model, stream, batch, weights, rows=rows)
     finally:
         run.close()
