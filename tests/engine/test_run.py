@@ -359,6 +359,9 @@ def two_ranks(output):
     trainer.fit()
     assert one.pictures.read == ([1, 2], [3, 4, 5])[rank], "each looks through its own part"
     tensors = [float(t["x"][0]) for t in Ranks().gather([{"x": torch.full((2,), float(rank))}])]
+    # A gradient that one process alone has counts as 0 on the other.
+    averaged = Ranks().mean({"a.one": {"both": torch.full((2,), 1.0 + rank), **({"first": torch.ones(1)} if rank == 0 else {})}})
+    assert {name: g.tolist() for name, g in averaged["a.one"].items()} == {"both": [1.5, 1.5], "first": [0.5]}
     print(json.dumps({"mine": seen, "sum": float(trainer.evaluations["sums"]["sum"]), "tensors": tensors}))
     distributed.leave()
 
