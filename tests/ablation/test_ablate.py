@@ -12,7 +12,7 @@ import pytest
 import toy_table
 from commands import tool
 from xtoolkit.ablation import keys
-from xtoolkit.ablation.jobs import DONE, Jobs
+from xtoolkit.ablation.jobs import DONE, Jobs, write_done
 from xtoolkit.ablation.table import read
 from xtoolkit.registry import ConfigError
 
@@ -91,11 +91,14 @@ def test_killed_at_any_moment_it_ends_with_the_same_files_and_runs_nothing_twice
     assert finals(folder) == whole
 
 
-def test_a_change_makes_stale_what_it_reaches_and_nothing_else(folder):
+def test_a_change_makes_stale_what_it_reaches_and_nothing_else(folder, monkeypatch):
     for job in jobs(folder).all():
         job.folder.mkdir(parents=True)
-        (job.folder / DONE).write_text("{}")
+        write_done(job, 1.0)
     assert {job.state for job in jobs(folder).all()} == {"finished"}
+    monkeypatch.setattr(keys, "engine", lambda: "another")
+    assert {job.state for job in jobs(folder).all()} == {"finished by an older engine"}
+    monkeypatch.undo()
     (folder / "table.yaml").write_text((folder / "table.yaml").read_text().replace("train.steps=3", "train.steps=4"))
     of = jobs(folder)
     assert {job.column for job in of.all() if job.state == "stale"} == {"Further"}

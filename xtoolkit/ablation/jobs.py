@@ -90,9 +90,12 @@ class Job:
 
     @property
     def state(self) -> str:
-        """``finished``, ``running``, ``stale`` or ``missing``."""
+        """``finished``, ``finished by an older engine``, ``running``, ``stale`` or ``missing``."""
         if self.complete:
-            return "finished"
+            from xtoolkit.ablation import keys
+
+            told = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+            return "finished" if told["engine"] == keys.engine() else "finished by an older engine"
         lock = Path(f"{self.folder}{LOCK}")
         if lock.is_file():
             with open(lock, "rb") as held:
@@ -262,8 +265,3 @@ def write_done(job: Job, seconds: float) -> None:
     from xtoolkit.engine.records import write_json
 
     write_json(job.folder / DONE, {"job": str(job), "key": job.key, "engine": keys.engine(), "seconds": round(seconds, 1)})
-
-
-def done(job: Job) -> dict:
-    """What ``write_done`` wrote."""
-    return json.loads((job.folder / DONE).read_text(encoding="utf-8"))

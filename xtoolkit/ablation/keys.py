@@ -63,6 +63,7 @@ def components(recipe) -> list[type]:
     return found + [HOOK_REGISTRY.get(block["type"]) for block in recipe.hooks.values()]
 
 
+@cache
 def engine() -> str:
     """The digest of all files of the package that ``code`` does not count: a job that ran with another is of an older engine."""
     files = (path for path in sorted(PACKAGE.rglob("*.py")) if not _counts(path))
