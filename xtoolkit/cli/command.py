@@ -7,7 +7,6 @@ import select
 import sys
 
 from xtoolkit.engine.environment import keep_few_shapes, share_processors
-from xtoolkit.recipe.folder import CONFIG
 from xtoolkit.registry import ConfigError
 
 HINT = "xfm/tiny.yaml runs as it is, its data come with the toolkit: xtoolkit train --config xfm/tiny.yaml"
@@ -37,6 +36,8 @@ class RecipeParser(argparse.ArgumentParser):
             key = next((one.lstrip("-") for one in strange if "=" in one), "train.steps=100")
             self.error(f"unrecognized arguments: {' '.join(strange)}; a key of the recipe is changed without dashes: {key}")
         if found.config is None:
+            from xtoolkit.recipe.folder import CONFIG  # only here: it imports yaml, which --help does without
+
             given = next((one for one in found.overrides if "=" not in one), None)
             name = given and (os.path.join(given, CONFIG) if os.path.isdir(given) else given)  # of a run, that in its folder
             self.error(f"{given}: name the recipe with --config {name}" if given else
