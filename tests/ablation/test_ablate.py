@@ -57,13 +57,17 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     of = jobs(folder)
     assert of.pretrained("columns", "Begun", 1).after == of.pretrained("columns", "Further", 1).after == [of.pretrained("starts", "text", 1)]
     assert len(of.all()) == JOBS == len({job.folder for job in of.all()})
-    assert [str(job) for job in of.all(["Further"], ["Long"])][:3] == ["text, seed 1", "Further, seed 1", "Further, Long, seed 1"]
+    assert [str(job) for job in of.all([("Further", "Long")], seeds=[1])] == ["text, seed 1", "Further, seed 1", "Further, Long, seed 1"]
+    assert [str(job) for job in of.all([("", "Long"), ("Plain", "")], seeds=[2])] == [
+        "Plain, seed 2", "Plain, Short, seed 2", "text, seed 2", "Further, seed 2", "Further, Long, seed 2"]
     assert "train.seed=11" in of.cell("Plain", "Short", "", 1).overrides, "fine-tuning draws otherwise than pretraining"
     main = tool("ablate").main
     assert main(["--config", str(folder / "table.yaml"), "--jobs", "2", "--seeds", "1", "--only", "Plain"]) == 0
     text = (folder / "out/table.md").read_text().splitlines()
     assert text[0] == "| task | metric | floor | Plain | Begun | Further |"
-    assert text[2] == "| Short | told | 50.0 | 75.0 | – (0 of 1: missing) | – (0 of 1: missing) |" and text[3].endswith("|  |  | – (0 of 1: missing) |")
+    assert text[2] == "| Short | told | 50.0 | 75.0 (1 of 2: missing) | – (0 of 2: missing) | – (0 of 2: missing) |"
+    assert text[3].endswith("|  |  | – (0 of 2: missing) |")
+    assert json.loads((folder / "out/table.json").read_text())["rows"][0]["columns"]["Plain"]["values"] == {"1": 75.0}
     job = jobs(folder).cell("Plain", "Short", "", 1)
     assert not (job.folder / "checkpoints").exists() and list(job.after[0].folder.glob("checkpoints/step_*")), "rows keep no weights"
     assert job.scores("test.accuracy")["1"][0] == 1

@@ -42,7 +42,7 @@ def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsy
     line = "| Lengths | told | 2 | 75.0 ± 0.0 | 50.0 | longer | 25.0 ± 0.0 | +50.0 ± "
     assert line in (folder / "out/table.md").read_text()
     found = json.loads((folder / "out/table.json").read_text())["rows"][0]["columns"]["begun"]
-    assert found["values"] == [75.0, 75.0] and found["controls"]["longer"]["gain"]["value"] == pytest.approx(0.5)
+    assert found["values"] == {"1": 75.0, "2": 75.0} and found["controls"]["longer"]["gain"]["value"] == pytest.approx(0.5)
     assert found["controls"]["longer"]["gain"]["error"] > 0
 
     of = lambda: {path: path.stat().st_mtime_ns for path in folder.glob(f"out/begun/*/*/*/*/{DONE}")}
@@ -150,11 +150,11 @@ def test_the_first_seed_of_every_row_comes_first_and_rows_can_be_chosen(folder):
     told = lambda several: [str(job).removeprefix("begun, ") for job in several]
     assert told(jobs.all()) == ["Lengths, seed 1", "Lengths, longer, seed 1", "More, seed 1", "Lengths, seed 2",
                                 "Lengths, longer, seed 2", "More, seed 2"]
-    assert told(jobs.all(rows=["More"])) == ["More, seed 1", "More, seed 2"]
+    assert told(jobs.all([("", "More")])) == ["More, seed 1", "More, seed 2"]
     assert told(jobs.all(controls=False))[0::2] == ["Lengths, seed 1", "Lengths, seed 2"]
     assert jobs.all()[1].folder.parent == folder / "out/begun/lengths/longer/seed_1"
     with pytest.raises(ConfigError, match="no row `Lenghts`; did you mean `Lengths`"):
-        jobs.all(rows=["Lenghts"])
+        jobs.all([("", "Lenghts")])
 
 
 def test_shares_have_three_decimals_and_one_picture_has_no_error():

@@ -14,6 +14,7 @@ from xtoolkit.registry import ConfigError, nearest
 
 DONE = "done.json"  # in a job's folder, when all of it is there
 LOCK = ".lock"  # beside it: held while somebody runs it
+OLDER = "finished by an older engine"
 PRETRAIN, RUN = "pretrain", "run"  # folders of a column, and of a row without a control
 
 
@@ -95,7 +96,8 @@ class Job:
             from xtoolkit.ablation import keys
 
             told = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
-            return "finished" if told["engine"] == keys.engine() else "finished by an older engine"
+            older = told["engine"] != keys.engine() or any(isinstance(one, Job) and one.state == OLDER for one in self.after)
+            return OLDER if older else "finished"
         lock = Path(f"{self.folder}{LOCK}")
         if lock.is_file():
             with open(lock, "rb") as held:
@@ -161,6 +163,13 @@ class Recipe:
 
         return keys.key(self.checked, self.threads)
 
+    def changed(self) -> bool:
+        """Whether what its key stands for is another by now: its processes would run with that."""
+        from xtoolkit.ablation import keys
+
+        keys.forget()
+        return keys.key(self.checked, self.threads) != self.key
+
 
 class Jobs:
     """All jobs of a table, made as they are asked for: a start that several columns share is one job."""
@@ -176,24 +185,29 @@ class Jobs:
         self._recipes: dict[tuple, Recipe] = {}
         self._made: dict[tuple, Job | There] = {}
 
-    def all(self, columns=None, rows=None, controls: bool = True) -> list[Job]:
+    def all(self, only=(), controls: bool = True, seeds=None) -> list[Job]:
         """Seed by seed, column by column, each job after those that it starts from: whenever time runs out, the first seeds are
         whole.
 
         Args:
-            columns, rows: names; None: all.
+            only: (column, row) of the cells; an empty name is any, and a column without a row is pretrained even where no row
+                applies. Empty: all cells.
+            seeds: of the table's; None: all.
 
         Raises:
             ConfigError: an unknown name; a recipe that is none.
         """
         table, found = self.table, []
-        wrong = [f"--only: no column `{one}`{nearest(one, table.columns)}" for one in columns or () if one not in table.columns]
-        wrong += [f"--only: no row `{one}`{nearest(one, table.rows)}" for one in rows or () if one not in table.rows]
+        wrong = [f"--only: no column `{one}`{nearest(one, table.columns)}" for one, _ in only if one and one not in table.columns]
+        wrong += [f"--only: no row `{one}`{nearest(one, table.rows)}" for _, one in only if one and one not in table.rows]
         if wrong:
             raise ConfigError(wrong)
-        for seed in table.seeds:
-            for column in (name for name in table.columns if columns is None or name in columns):
-                for job in [self.pretrained("columns", column, seed), *self.cells(column, seed, rows, controls)]:
+        asked = lambda column, row: not only or any(c in ("", column) and r in ("", row) for c, r in only)
+        for seed in table.seeds if seeds is None else seeds:
+            for column in table.columns:
+                cells = [job for job in self.cells(column, seed, controls) if asked(column, job.row)]
+                alone = [self.pretrained("columns", column, seed)] if not only or (column, "") in only else []
+                for job in [*alone, *cells]:
                     found += [one for one in (*_chain(job), job) if isinstance(one, Job) and one not in found]
         return found
 
@@ -207,17 +221,17 @@ class Jobs:
             there = all(isinstance(start, There) for start in job.after)
             lines = [START.sub(lambda n: str(job.after[int(n[1])].folder), line) if there else line for line in job.recipe.lines]
             try:
-                recipes.load(job.recipe.path, lines, missing_files=there, purpose="resume", library=self._library)
+                recipes.load(job.recipe.path, [*lines, f"train.output={job.folder}"], there, "resume", self._library)
             except ConfigError as error:
                 found |= dict.fromkeys(error.problems)
         if found:
             raise ConfigError(list(found))
 
-    def cells(self, column: str, seed: int, rows=None, controls: bool = True) -> list[Job]:
+    def cells(self, column: str, seed: int, controls: bool = True) -> list[Job]:
         """What is fine-tuned or evaluated of a column with a seed."""
         table, found = self.table, []
         for name, row in table.rows.items():
-            if (rows is None or name in rows) and table.applies(row, table.columns[column]):
+            if table.applies(row, table.columns[column]):
                 found += [self.cell(column, name, control, seed) for control in ("", *(row.controls if controls else ()))]
         return found
 

@@ -16,6 +16,7 @@ from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY,
 PACKAGE = Path(__file__).resolve().parents[1]
 # Rooms whose files count for the jobs that reach them; the others are the engine, which all jobs share.
 COUNTED = {"encoders", "losses", "tasks", "hooks", "data", "kernels", "metrics"}
+SHOWING = {"ablation", "cli", "report", "plugins", "recipes"}  # the last two: where what comes with the package is installed
 # Of `train`: what the figures do not depend on, or what the key has by itself.
 FREE = {"seed", "output", "log_every", "checkpoint_every", "workers", "device"}
 ENDS = 1 << 16  # bytes at either end of a file that stand for it, beside its size
@@ -30,7 +31,7 @@ def key(recipe, threads: int) -> str:
     """
     given = copy.deepcopy(recipe.config)
     given["train"] = {name: value for name, value in given["train"].items() if name not in FREE}
-    return digest(json.dumps({"recipe": given, "data": data(given), "machine": [processor(), threads], "code": code(recipe)},
+    return digest(json.dumps({"recipe": given, "data": data(given), "machine": machine(threads), "code": code(recipe)},
                              sort_keys=True))
 
 
@@ -65,9 +66,23 @@ def components(recipe) -> list[type]:
 
 @cache
 def engine() -> str:
-    """The digest of all files of the package that ``code`` does not count: a job that ran with another is of an older engine."""
-    files = (path for path in sorted(PACKAGE.rglob("*.py")) if not _counts(path))
-    return digest("".join(syntax(path) for path in files))[:16]
+    """The digest of what every job runs through: all files of the package that ``code`` does not count, but for those that only
+    ask or show (``SHOWING``), and what they import. A job that ran with another is of an older engine."""
+    inner = lambda path: path.relative_to(PACKAGE).parts[0]
+    found: set[Path] = set()
+    todo = [path for path in PACKAGE.rglob("*.py") if not _counts(path) and inner(path) not in SHOWING]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            todo += [file for file in imported(path) if _counts(file)]
+    return digest("".join(syntax(path) for path in sorted(found)))[:16]
+
+
+def forget() -> None:
+    """Files are read anew when they are asked about next."""
+    for cached in (engine, imported, syntax, _content):
+        cached.cache_clear()
 
 
 @cache
@@ -111,8 +126,8 @@ def _name(path):
 
 # ---- data and weights -----------------------------------------------------------------------------------------------------
 def data(config: dict) -> dict[str, str]:
-    """{path that a stream, an evaluation or the tokenizer names: digest of what lies there}."""
-    named = [config.get("tokenizer"), *_texts(config.get("streams")), *_texts(config.get("evaluate"))]
+    """{path that an encoder, a stream, an evaluation or the tokenizer names: digest of what lies there}."""
+    named = [config.get("tokenizer"), *_texts([config.get(kind) or {} for kind in ("encoders", "streams", "evaluate")])]
     return {path: found for path in dict.fromkeys(text for text in named if isinstance(text, str))
             if (found := _content(path)) is not None}
 
@@ -160,8 +175,10 @@ def _ends(path: Path) -> str:
 
 
 @cache
-def processor() -> str:
-    """The name of this machine's processor."""
-    from xtoolkit.engine.environment import processor as name
+def machine(threads: int) -> list:
+    """Of this machine what changes the bits of a figure: processor, threads, GPU, and torch."""
+    import torch
 
-    return name()
+    from xtoolkit.engine.environment import processor
+
+    return [processor(), threads, torch.cuda.get_device_name() if torch.cuda.is_available() else None, torch.__version__]

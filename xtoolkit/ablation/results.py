@@ -34,27 +34,28 @@ def _lines(jobs: Jobs, name: str) -> list[dict]:
         cells = {}
         for column in columns:
             own = [jobs.cell(column, name, "", seed) for seed in table.seeds]
-            cells[column] = {"values": _known(own, metric), "states": [job.state for job in own], "controls": {}}
+            cells[column] = {"values": _known(own, metric), "states": {job.seed: job.state for job in own}, "controls": {}}
             for control in row.controls if metric == next(iter(row.metrics.values())) else ():
                 against = [jobs.cell(column, name, control, seed) for seed in table.seeds]
                 held = {"values": _known(against, metric), "gain": _compared(own, against, metric)}
                 cells[column]["controls"][control] = held
         own = [jobs.cell(column, name, "", seed) for column in columns for seed in table.seeds]
-        floors = _known(own, metric, "floor")
-        floor = floors[0] if floors else None
+        floor = next(iter(_known(own, metric, "floor").values()), None)
         found.append({"task": name, "group": row.group, "metric": title, "floor": floor, "columns": cells})
     return found
 
 
-def _known(jobs: list[Job], metric: str, what: str = "metrics") -> list[float]:
-    return [value for job in jobs if (value := job.value(metric, what)) is not None]
+def _known(jobs: list[Job], metric: str, what: str = "metrics") -> dict[int, float]:
+    """{seed: figure} of those that are there."""
+    return {job.seed: value for job in jobs if (value := job.value(metric, what)) is not None}
 
 
 def _compared(own: list[Job], against: list[Job], metric: str) -> dict | None:
     """The gain over a control on the same samples; None where either is not there yet, or keeps no scores."""
     from xtoolkit.metrics.bootstrap import paired_difference  # only here: a mistake in the table is answered without NumPy
 
-    after, before = ([scores for job in several if (scores := job.scores(metric))] for several in (own, against))
+    pairs = [pair for jobs in zip(own, against) if all(pair := [job.scores(metric) for job in jobs])]  # seeds that both have
+    after, before = ([pair[side] for pair in pairs] for side in (0, 1))
     shared = [sample for sample in (after[0] if after and before else ()) if all(sample in scores for scores in after + before)]
     if not shared:
         return None
@@ -68,15 +69,16 @@ def _of_one_column(lines):
     rows = []
     for line in lines:
         cell, = line["columns"].values()
-        for control, held in (cell["controls"] or {"": {"values": [], "gain": None}}).items():
-            rows.append([line["task"], line["metric"], str(len(cell["values"])), mean(cell["values"]), _floor(line), control,
-                         mean(held["values"]), _gain(held["gain"])])
+        for control, held in (cell["controls"] or {"": {"values": {}, "gain": None}}).items():
+            fewer = f" ({len(held['values'])})" if 0 < len(held["values"]) < len(cell["values"]) else ""
+            rows.append([line["task"], line["metric"], str(len(cell["values"])) + _seeds(cell), mean(cell["values"].values()),
+                         _floor(line), control, mean(held["values"].values()) + fewer, _gain(held["gain"])])
     return ["task", "metric", "seeds", "value", "floor", "control", "its value", "gain"], rows
 
 
 def _of_columns(lines, table: Table):
     """Heading and rows of a table with several columns, and under each group the mean of its rows' first metrics."""
-    rows, shown = [], lambda cell: f"{mean(cell['values'])}{_seeds(cell)}"
+    rows, shown = [], lambda cell: f"{mean(cell['values'].values())}{_seeds(cell)}"
     for group in dict.fromkeys(line["group"] for line in lines):
         own = [line for line in lines if line["group"] == group]
         rows += [[line["task"], line["metric"], _floor(line),
@@ -88,18 +90,18 @@ def _of_columns(lines, table: Table):
 
 
 def _average(lines, column):
-    """The mean over rows of a column; a dash until all of them are there, nothing where they do not apply."""
+    """The mean over rows of a column; a dash until all seeds of them are there, nothing where they do not apply."""
     cells = [line["columns"][column] for line in lines if column in line["columns"]]
     if not cells:
         return ""
-    if not all(cell["values"] for cell in cells):
+    if any(len(cell["values"]) < len(cell["states"]) for cell in cells):
         return "–"
-    return f"{statistics.fmean(statistics.fmean(cell['values']) for cell in cells):.1f}"
+    return f"{statistics.fmean(statistics.fmean(cell['values'].values()) for cell in cells):.1f}"
 
 
 def _seeds(cell):
     """How many seeds a cell has, and what the others are, unless all are there."""
-    missing = [state for state in cell["states"] if state != "finished"]
+    missing = [state for state in cell["states"].values() if state != "finished"]
     return f" ({len(cell['values'])} of {len(cell['states'])}: {', '.join(dict.fromkeys(missing))})" if missing else ""
 
 
@@ -111,8 +113,9 @@ def _floor(line):
     return mean([] if line["floor"] is None else [line["floor"]])
 
 
-def mean(numbers: list[float]) -> str:
+def mean(numbers) -> str:
     """`61.2 ± 0.8`; of one number itself; a dash of none."""
+    numbers = list(numbers)
     places = decimals(numbers)
     spread = f" ± {statistics.stdev(numbers):.{places}f}" if len(numbers) > 1 else ""
     return f"{statistics.fmean(numbers):.{places}f}{spread}" if numbers else "–"

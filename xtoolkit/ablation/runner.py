@@ -12,6 +12,7 @@ from xtoolkit.ablation.jobs import LOCK, Job, write_done
 from xtoolkit.recipe.folder import FOLDER
 
 WAIT = 0.2  # seconds between two looks at the processes
+CHANGED = "code or data that it reaches have changed since this call began: its folder's key is no longer true; start anew"
 
 
 class Runner:
@@ -36,16 +37,24 @@ class Runner:
     def run(self) -> list[Job]:
         """Runs what is not finished; returns what failed, or could not start because what it starts from failed."""
         waiting, running = [job for job in self.jobs if not job.complete], {}
+        for job in self.jobs:
+            if job.complete:
+                self._forget_weights(job)  # of a call that was killed before it could
         while waiting or running:
             for job in [job for job in waiting if any(one in self.failed for one in job.after)]:
                 waiting.remove(job)
                 self._fail(job, "not run: what it starts from failed")
-            ready = (job for job in waiting if all(one.complete for one in job.after))
+            ready = (job for job in list(waiting) if all(one.complete for one in job.after))
             while len(running) < self.side_by_side and (job := next(ready, None)) is not None:
                 if (held := _lock(job)) is None:
                     continue  # another process is at it
                 waiting.remove(job)
-                if not job.complete:
+                if job.complete:
+                    os.close(held)
+                elif job.recipe.changed():
+                    os.close(held)
+                    self._fail(job, CHANGED)
+                else:
                     running[_start(job, held)] = job, held, time.perf_counter()
             time.sleep(WAIT)
             for process in [process for process in running if process.poll() is not None]:
@@ -56,14 +65,19 @@ class Runner:
         seconds = time.perf_counter() - started
         if process.returncode:
             self._fail(job, f"exit code {process.returncode}, see {job.folder}.log, which ends with:\n{end_of_log(job)}")
+        elif job.recipe.changed():
+            self._fail(job, CHANGED)
         else:
-            if job.row and not self.weights:
-                shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
             write_done(job, seconds)
+            self._forget_weights(job)
             self.say(f"{self._at(job)}: {seconds:.0f} s")
             for line in self.after(job):
                 self._fail(job, line)
         os.close(held)
+
+    def _forget_weights(self, job):
+        if job.row and not self.weights:
+            shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
 
     def _fail(self, job, why):
         self.failed.append(job)

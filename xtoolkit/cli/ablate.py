@@ -29,8 +29,7 @@ def main(argv=None) -> int:
     add_arguments(parser)
     args = parser.parse_args(argv)
     path = recipes.find(args.config)
-    columns, rows = zip(*(one.partition(",")[::2] for one in args.only)) if args.only else ((), ())
-    return run(read(path, str(recipes.folder())), path, args, [one for one in columns if one], [one for one in rows if one])
+    return run(read(path, str(recipes.folder())), path, args, [one.partition(",")[::2] for one in args.only])
 
 
 def add_arguments(parser) -> None:
@@ -43,15 +42,16 @@ def add_arguments(parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and how far each is, and run none")
 
 
-def run(table: Table, path: str, args, columns=(), rows=()) -> int:
+def run(table: Table, path: str, args, only=()) -> int:
     """Runs what is not finished of a table and writes it after each job. 1 where a job failed; the others run all the same."""
-    given = {key: value for key in ("output", "seeds") if (value := getattr(args, key)) is not None}
-    table = dataclasses.replace(table, **given)
-    if len(set(table.seeds)) < len(table.seeds):
-        raise ConfigError(f"--seeds: one of {table.seeds} comes twice: the same job would count twice")
+    seeds = table.seeds if args.seeds is None else args.seeds
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds: one of {seeds} comes twice: the same job would count twice")
+    # What is there of other seeds stays in the table.
+    table = dataclasses.replace(table, output=args.output or table.output, seeds=sorted({*table.seeds, *seeds}))
     threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
     jobs = Jobs(table, os.path.dirname(path), threads, str(recipes.folder()))
-    todo = jobs.all(columns or None, rows or None, not args.no_controls)
+    todo = jobs.all(only, not args.no_controls, seeds)
     jobs.check(todo)
     if args.dry_run:
         for number, job in enumerate(todo, 1):
@@ -63,8 +63,14 @@ def run(table: Table, path: str, args, columns=(), rows=()) -> int:
         if known := [f"{title} {value:.{results.decimals([value])}f}" for title, value in found.items() if value is not None]:
             print(f"    {', '.join(known)}", flush=True)
         results.write(jobs)
+        return lacking(job)
+
+    def lacking(job):
         return [line for metric in (table.rows[job.row].metrics.values() if job.row else ()) if (line := job.lacks(metric))]
 
+    for job in todo:
+        for line in lacking(job) if job.complete else ():
+            raise ConfigError(f"{job}: {line}")
     failed = Runner(todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True), told).run()
     print(f"\n{results.write(jobs)}\n\ntable: {table.output}/table.md, and table.json")
     return int(bool(failed))

@@ -32,4 +32,5 @@ def main(argv=None) -> int:
         raise ConfigError(f"{path}: this table has columns to pretrain: `xtoolkit ablate --config {path}`")
     if not os.path.exists(begun):
         raise ConfigError(f"--init: {begun}: no such run or file of weights; `make demo` makes outputs/xfm_tiny")
-    return ablate.run(dataclasses.replace(table, columns={name: Column(run=begun)}), path, args, rows=args.only)
+    return ablate.run(dataclasses.replace(table, columns={name: Column(run=begun)}), path, args,
+                      [("", row) for row in args.only or ()])
