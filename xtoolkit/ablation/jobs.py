@@ -81,6 +81,7 @@ class Job:
 
     @property
     def complete(self) -> bool:
+        """Whether all of it is there."""
         return (self.folder / DONE).is_file()
 
     @property
@@ -164,11 +165,14 @@ class Recipe:
         return keys.key(self.checked, self.threads)
 
     def changed(self) -> bool:
-        """Whether what its key stands for is another by now: its processes would run with that."""
+        """Whether what its key stands for is another by now, its YAML too: its processes would run with that."""
         from xtoolkit.ablation import keys
 
         keys.forget()
-        return keys.key(self.checked, self.threads) != self.key
+        try:
+            return Recipe(self.path, self.lines, self.threads, self.library).key != self.key
+        except ConfigError:
+            return True
 
 
 class Jobs:

@@ -88,7 +88,8 @@ def _git(root, *words):
     return asked.stdout.strip()
 
 
-def processor():
+def processor() -> str | None:
+    """The name of this machine's processor; None where nothing tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
