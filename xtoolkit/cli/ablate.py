@@ -7,7 +7,6 @@ depend on. What is finished is not run again, what was interrupted goes on, and 
 command goes on where it was. The table is written anew after each job: table.md and table.json.
 """
 
-import argparse
 import dataclasses
 import os
 
@@ -16,7 +15,7 @@ from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.runner import Runner
 from xtoolkit.ablation.table import Table, read
 from xtoolkit.cli import recipes
-from xtoolkit.cli.command import Once, command, parser as make_parser
+from xtoolkit.cli.command import Once, command, parser as make_parser, positive, whole
 from xtoolkit.registry import ConfigError
 
 
@@ -35,8 +34,8 @@ def main(argv=None) -> int:
 def add_arguments(parser) -> None:
     """What `ablate` and `finetune_all` share."""
     parser.add_argument("--output", metavar="DIR", action=Once, help="the folder of all jobs (default: the table's)")
-    parser.add_argument("--seeds", type=seed, nargs="+", metavar="N", help="seeds (default: the table's)")
-    parser.add_argument("--jobs", type=count, metavar="N", default=1,
+    parser.add_argument("--seeds", type=whole, nargs="+", metavar="N", help="seeds (default: the table's)")
+    parser.add_argument("--jobs", type=positive, metavar="N", default=1,
                         help="so many side by side, the cores shared out (default: 1)")
     parser.add_argument("--no-controls", action="store_true", help="the rows themselves only")
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and how far each is, and run none")
@@ -74,17 +73,3 @@ def run(table: Table, path: str, args, only=()) -> int:
     failed = Runner(todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True), told).run()
     print(f"\n{results.write(jobs)}\n\ntable: {table.output}/table.md, and table.json")
     return int(bool(failed))
-
-
-def seed(text: str) -> int:
-    """A seed of `--seeds`."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least 0")
-    return int(text)
-
-
-def count(text: str) -> int:
-    """A number of jobs."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least 1")
-    return int(text)

@@ -8,12 +8,11 @@ Norms are of the mean gradient over the batches, 0 where exactly nothing arrives
 reach. In the run itself, over training: the hook {type: LossGradients}. Nothing is written but what --json names.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from xtoolkit.cli import recipes
-from xtoolkit.cli.command import Once, command, parser as make_parser
+from xtoolkit.cli.command import Once, command, parser as make_parser, positive, whole
 from xtoolkit.recipe.folder import CONFIG, CheckpointError
 from xtoolkit.registry import ConfigError
 
@@ -24,8 +23,8 @@ def main(argv=None) -> int:
     parser.add_argument("what", nargs="*", metavar="RUN | key=value", help="a run's output folder; changes to its recipe")
     parser.add_argument("--config", metavar="F", action=Once,
                         help="in place of RUN: a recipe, with the weights it starts from")
-    parser.add_argument("--batches", type=count, default=1, metavar="N", help="batches of each stream (default: %(default)s)")
-    parser.add_argument("--first", type=visit, default=0, metavar="N", help="the first of these batches (default: %(default)s)")
+    parser.add_argument("--batches", type=positive, default=1, metavar="N", help="batches of each stream (default: %(default)s)")
+    parser.add_argument("--first", type=whole, default=0, metavar="N", help="the first of these batches (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write norms and cosines there too")
     args = parser.parse_intermixed_args(argv)
     runs, overrides = [one for one in args.what if "=" not in one], [one for one in args.what if "=" in one]
@@ -45,18 +44,6 @@ def main(argv=None) -> int:
     except (WeightsError, CheckpointError) as e:
         print(f"{(runs or [args.config])[0]}: {e}", file=sys.stderr)
         return 2
-
-
-def count(text: str, least: int = 1) -> int:
-    """The number of `--batches`."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is none: an integer of at least {least}")
-    return int(text)
-
-
-def visit(text: str) -> int:
-    """The number of `--first`."""
-    return count(text, 0)
 
 
 def audit(args, runs, overrides) -> int:

@@ -18,6 +18,20 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def whole(word: str) -> int:
+    """The type of an option that is a number of 0 or more."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of 0 or more")
+    return int(word)
+
+
+def positive(word: str) -> int:
+    """The type of an option that is a number above 0."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0")
+    return int(word)
+
+
 class Once(argparse.Action):
     """An option that may be given once: the last of several would win without a word."""
 

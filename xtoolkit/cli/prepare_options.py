@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from xtoolkit.cli.command import positive
 from xtoolkit.prepare.writer import Options
 
 
@@ -32,12 +33,6 @@ def source(sources, name: str, run, help: str, download: str, out: bool = True, 
                        help="what is written is called NAME-00000, or NAME (default: %(default)s)")
     p.set_defaults(run=run)
     return p
-
-
-def positive(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0")
-    return int(word)
 
 
 def _prefix(word: str) -> str:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from xtoolkit.cli.prepare_options import options, positive, source
+from xtoolkit.cli.command import positive
+from xtoolkit.cli.prepare_options import options, source
 from xtoolkit.prepare import classification, glue, nlvr2, snli_ve, vqa
 
 

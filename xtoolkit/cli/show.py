@@ -5,12 +5,11 @@ hide, boxes with their phrases, and where each sample lies. The draws are those 
 crops and masks. Of the model only shapes are made, which say how large its pictures are; no weight is drawn or loaded.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from xtoolkit.cli import recipes
-from xtoolkit.cli.command import command, recipe_parser
+from xtoolkit.cli.command import command, recipe_parser, whole
 from xtoolkit.registry import ConfigError, nearest
 
 
@@ -18,8 +17,8 @@ from xtoolkit.registry import ConfigError, nearest
 def main(argv=None) -> int:
     parser = recipe_parser("show", __doc__)
     parser.add_argument("--stream", required=True, metavar="NAME", help="which of its streams")
-    parser.add_argument("--count", type=_number, default=12, metavar="N", help="samples shown (default: %(default)s)")
-    parser.add_argument("--visit", type=_number, default=0, metavar="V",
+    parser.add_argument("--count", type=whole, default=12, metavar="N", help="samples shown (default: %(default)s)")
+    parser.add_argument("--visit", type=whole, default=0, metavar="V",
                         help="the run's batch to begin at (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page (default: show_<stream>.html)")
     args = parser.parse_intermixed_args(argv)
@@ -44,12 +43,6 @@ def main(argv=None) -> int:
     print(f"{args.stream}: {len(samples)} samples, {sum('words' in i for _, items in samples for i in items)} texts"
           + (f", {len(bad)} bad" if bad else "") + f" -> {out}")
     return 0
-
-
-def _number(word: str) -> int:
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of 0 or more")
-    return int(word)
 
 
 # ---- what the loader would hand over ---------------------------------------------------------------------------------
