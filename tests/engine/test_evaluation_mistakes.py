@@ -55,9 +55,10 @@ def test_what_is_left_out_stands_in_the_record(run):
     assert "left_out" not in run(TEXTS).evaluator("val", None)(None)
 
 
-def test_a_test_split_without_labels_is_answered_and_not_scored(run):
-    rows = [{"sentence": row["sentence"]} for row in TEXTS]
-    assert run(rows).evaluate() == {"val": {"unlabelled": 12.0}}
+def test_a_test_split_whose_labels_are_null_is_answered_and_one_that_lacks_them_is_refused(run):
+    assert run([row | {"label": None} for row in TEXTS]).evaluate() == {"val": {"unlabelled": 12.0}}
+    with pytest.raises(ConfigError, match="evaluation `val`: 12 no label in 12 samples read.* it has no `label`"):
+        run([{"sentence": row["sentence"]} for row in TEXTS]).evaluate()
 
 
 def test_what_a_loss_says_of_its_data_has_the_stream_s_place(run):

@@ -12,6 +12,7 @@ from miniature_tasks import COUNT, cifar10, dtd, glue, hateful_memes, nlvr2, pet
 from PIL import Image
 
 from xtoolkit.cli import prepare
+from xtoolkit.data.errors import BadSample
 from xtoolkit.data.text import load_tokenizer
 from xtoolkit.prepare import classification, nlvr2 as nlvr2_converter, snli_ve as ve_converter, vqa as vqa_converter
 from xtoolkit.prepare import glue as glue_converter, sample  # noqa: F401 (`sample` answers for sample://)
@@ -199,6 +200,9 @@ def test_a_wrong_pair_of_snli_ve_is_named(tmp_path):
 def test_hateful_memes_are_read_as_they_come(tmp_path):
     root = hateful_memes(tmp_path)
     assert labels(opened("LabelledPairs", root / "dev.jsonl", classes=2)) == [n % 2 for n in range(COUNT)]
+    assert labels(opened("LabelledPairs", root / "test.jsonl", classes=2, secret=True)) == [-1] * COUNT
+    with pytest.raises(BadSample, match="no label"):
+        labels(opened("LabelledPairs", root / "test.jsonl", classes=2))
 
 
 # ---- torchvision ----------------------------------------------------------------------------------------------------------

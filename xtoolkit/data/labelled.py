@@ -101,6 +101,7 @@ class LabelledPairs(Recorded):
             `image` be `img`, as in Hateful Memes' own files.
         classes: as LabelledText has them.
         shuffle_pictures: a control: each record is shown another one's picture, the same at every visit; see OtherPictures.
+        secret: an evaluation's records may lack `label`, as in a benchmark's test file: they are answered, and not scored.
         others: sources: images: shards: max_tokens: clean: augment: mean: std: as Pairs has them.
     """
 
@@ -109,8 +110,10 @@ class LabelledPairs(Recorded):
     def __init__(self, tokenizer, image_size, patch_size, train: bool = True, path: Path | None = None,
                  sources: Sources | None = None, images: str | None = None, shards: ShardBlock | None = None,
                  classes: Classes | None = None, max_tokens: Length = 30, clean: bool = True,
-                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, shuffle_pictures: bool = False):
+                 augment: Augment | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD, shuffle_pictures: bool = False,
+                 secret: bool = False):
         super().__init__(path, sources, shards, train, images, classes)
+        self.secret = secret
         self._others = OtherPictures(self._shards) if shuffle_pictures else None
         self.images = _pictures(image_size, patch_size, mean, std, augment, train)
         self._text = TextProcessor(tokenizer, max_tokens, clean)
@@ -134,7 +137,7 @@ class LabelledTwoImages(LabelledPairs):
     Args:
         path: .jsonl, {"images": [first, second], "sentence", "label"} a line; or `image` and `second` instead of `images`.
         augment: of each picture on its own.
-        others: sources: images: shards: classes: max_tokens: clean: mean: std: shuffle_pictures: as LabelledPairs has them.
+        others: sources: images: shards: classes: max_tokens: clean: mean: std: shuffle_pictures: secret: as LabelledPairs has them.
     """
 
     FIELDS = LabelledPairs.FIELDS | {"second": ImageField}

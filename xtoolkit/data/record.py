@@ -145,6 +145,7 @@ class Recorded(Sharded):
 
     COLUMNS = ()
     ALIKE = ("classes",)
+    secret = False  # not training, a record without `label` is as one whose `label` is null
 
     def __init__(self, path, sources, shards, train: bool, images: str | None = None, classes: Classes | None = None):
         super().__init__(path, sources, shards, train, images)
@@ -166,10 +167,9 @@ class Recorded(Sharded):
         return super().missing(block | {"classes": None}) + missing_classes(block)
 
     def _label(self, record: Record) -> int | float:
-        """The number of the record's class, or its target. Not training, one that is kept secret, null or not there, is -1, or
-        NaN."""
+        """The number of the record's class, or its target. Not training, one that is null, and kept secret, is -1, or NaN."""
         label = record.meta.get("label")
-        if self.train and label is None:
+        if ("label" not in record.meta and not self.secret) or (self.train and label is None):
             raise record.bad("no label", "it has no `label`")
         if label is None:
             return math.nan if self.names is None else -1
