@@ -8,6 +8,7 @@ import toy_table
 from commands import tool
 from toy_table import start_weights
 from xtoolkit.ablation.jobs import DONE, Job, Jobs
+from xtoolkit.ablation.keys import forget
 from xtoolkit.ablation.results import _gain, decimals
 from xtoolkit.ablation.table import read
 from xtoolkit.registry import ConfigError
@@ -67,6 +68,13 @@ def test_what_a_figure_depends_on_is_in_the_key_and_the_rest_is_not(folder, caps
     recipe.write_text(text.replace("tokens: 5", "tokens: 6"))
     assert {job for job, key in keys().items() if key != begun[job]} == {"begun, Lengths, seed 1", "begun, Lengths, seed 2"}, \
         "the control says how many tokens itself"
+    recipe.write_text(text)
+    assert keys() == begun
+    recipe.write_text(text.replace("steps: 1", "steps: 1, seed: 7"))
+    start_weights(folder)  # others, of the same shapes
+    recipe.write_text(text)
+    forget()
+    assert all(key != begun[job] for job, key in keys().items()), "what a job starts from is in its key"
 
 
 @pytest.mark.parametrize("rows, found", [

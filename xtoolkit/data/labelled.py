@@ -137,7 +137,8 @@ class LabelledTwoImages(LabelledPairs):
     Args:
         path: .jsonl, {"images": [first, second], "sentence", "label"} a line; or `image` and `second` instead of `images`.
         augment: of each picture on its own.
-        others: sources: images: shards: classes: max_tokens: clean: mean: std: shuffle_pictures: secret: as LabelledPairs has them.
+        others: sources: images: shards: classes: max_tokens: clean: mean: std: shuffle_pictures: secret: as LabelledPairs has
+            them.
     """
 
     FIELDS = LabelledPairs.FIELDS | {"second": ImageField}
