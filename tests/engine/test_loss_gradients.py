@@ -187,7 +187,7 @@ def test_the_report_draws_the_newest_audit_and_the_command_the_newest_checkpoint
     (["nowhere"], "nowhere: holds no run: it has no config.yaml"),
     ([], "name one RUN or one --config, not none"),
     (["a", "--config", TINY], f"name one RUN or one --config, not a, {TINY}"),
-    (["--config", TINY, "--batches", "0"], "'0' is none: an integer of at least 1"),
+    (["--config", TINY, "--batches", "0"], "'0' is not a number above 0"),
     (["--config", TINY, "--first", "-1"], "--first"), (["--config", TINY, "--json", "no/where.json"], "--json: no: no such folder"),
     (["--config", TINY, "strems.text=null"], "`strems`")])
 def test_wrong_inputs_are_one_answer(arguments, said, capsys):
