@@ -86,6 +86,7 @@ def test_the_recipe_of_the_page_takes_its_first_step(checkout, capsys):
     assert train.main([*words, *SMALL]) == 1
     said = capsys.readouterr()
     assert "step 1/1" in said.out
-    # The miniature's val is one picture, of which no negative can be drawn: said in a line, and the others are evaluated.
-    assert "evaluated, but for:\n  Matching: no pair has a legal negative" in said.err and "Traceback" not in said.err
+    # The miniature's val is one picture, of which no negative can be drawn: said with its line, and the others are evaluated.
+    told = "coco_vg.yaml:12: evaluation `matching`: Matching: no pair has a legal negative"
+    assert f"evaluated, but for:\n  {told}" in said.err and "Traceback" not in said.err, said.err[-1500:]
     assert (checkout / "outputs/coco_vg/evaluations/retrieval.json").exists()
