@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a recipe and evaluate it; go on with --resume",
     "evaluate": "run a recipe's evaluations on its newest checkpoint",
     "predict": "what a trained model says of a picture and texts, boxes and heat maps drawn",
+    "compare": "hold runs against each other: recipes, results, curves",
     "ablate": "run a table of recipes by tasks, over seeds",
     "finetune_all": "fine-tune a pretrained run on every task of a table",
     "plan": "print what a recipe will do: passes, cuts, parameters, GFLOPs",

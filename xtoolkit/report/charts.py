@@ -63,6 +63,12 @@ def layout(chart: Chart) -> dict | None:
             "curves": [_curve(c, chart.smooth, at) for c in curves]}
 
 
+def laid_out(groups) -> list[tuple[str, list]]:
+    """[(title, ``layout`` of its charts)], without charts that have no curve and groups that have no chart."""
+    laid = [(title, [one for chart in charts if (one := layout(chart))]) for title, charts in groups]
+    return [(title, charts) for title, charts in laid if charts]
+
+
 def _curve(curve, smooth, at):
     path = lambda points: " ".join(f"{x:.1f},{y:.1f}" for x, y in at(points))
     strong = smoothed(curve.points) if smooth else curve.points

@@ -6,7 +6,7 @@ from pathlib import Path
 from xtoolkit.engine.guessing import sentences
 from xtoolkit.engine.records import told
 from xtoolkit.recipe.folder import EVALUATIONS
-from xtoolkit.report.charts import Chart, Curve, layout, number
+from xtoolkit.report.charts import Chart, Curve, laid_out, number
 from xtoolkit.report.figures import COLOURS, Figure
 from xtoolkit.report.gradients import heat_maps, norm_charts
 from xtoolkit.report.record import Evaluation, Run, read_run
@@ -38,11 +38,11 @@ def write_report(output) -> Path:
     return write(folder / NAME, render(
         "report.html", name=folder.resolve().name, facts=_facts(run), tiles=_tiles(run),
         results=result_tables({name: one.table for name, one in run.evaluations.items()},
-                              {name: f" ({at})" for name, one in run.evaluations.items() if (at := _elsewhen(run, one))}),
+                              {name: f" ({at})" for name, one in run.evaluations.items() if (at := elsewhen(run, one))}),
         guessing=sentences({key: found for key, found in run.guessing.items() if key.count(".") == 1}),
-        curves=_groups([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]),
-        behind=_groups([("", _part_charts(run)), ("The run", _health_charts(run))]),
-        maps=heat_maps(run), reaching=_groups([("", norm_charts(run))]),
+        curves=laid_out([("", _loss_charts(run)), ("Evaluations", _evaluation_charts(run))]),
+        behind=laid_out([("", _part_charts(run)), ("The run", _health_charts(run))]),
+        maps=heat_maps(run), reaching=laid_out([("", norm_charts(run))]),
         files=[f"{EVALUATIONS}/{name}/{file}" for name, one in run.evaluations.items() for file in one.files],
         examples={name: (one.step, figures) for name, one in run.evaluations.items() if (figures := _figures(one.figures))},
         samples={stream: found for stream, figures in run.samples.items() if (found := _figures(figures))},
@@ -79,7 +79,7 @@ def _tiles(run: Run) -> list[dict]:
             title, per_cent, _ = title.partition(", %")
             floor, part = one.floor.get(metric), metric.removesuffix(headline).rstrip(".")
             beside = " · ".join([f"{name} {part}".rstrip(), *([] if floor is None else [f"floor {figure(floor)}"]),
-                                 *([at] if (at := _elsewhen(run, one)) else [])])
+                                 *([at] if (at := elsewhen(run, one)) else [])])
             tiles.append({"title": title, "value": figure(one.metrics[metric]), "unit": "%" if per_cent else "",
                           "beside": beside})
     if losses := run.points("loss"):
@@ -88,7 +88,7 @@ def _tiles(run: Run) -> list[dict]:
     return tiles
 
 
-def _elsewhen(run: Run, one: Evaluation) -> str:
+def elsewhen(run: Run, one: Evaluation) -> str:
     """Of which checkpoint an evaluation is, or after which step and when it was made, where that is not the run's last step."""
     return told(vars(one)) or ("" if one.step == run.step else f"at step {one.step:,}, {when(one.time)}")
 
@@ -112,12 +112,6 @@ def figure(value) -> str:
 
 # ---- curves
 # ----------------------------------------------------------------------------------------------------------------
-def _groups(groups) -> list[tuple[str, list]]:
-    """[(title, what is drawn of its charts)], without charts that have no curve and groups that have no chart."""
-    laid = [(title, [one for chart in charts if (one := layout(chart))]) for title, charts in groups]
-    return [(title, charts) for title, charts in laid if charts]
-
-
 def _loss_charts(run):
     colours = {stream: i % COLOURS for i, stream in enumerate(run.streams)}
     losses = dict.fromkeys(loss for block in run.streams.values() for loss in block.get("losses") or {})
