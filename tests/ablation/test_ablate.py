@@ -49,7 +49,7 @@ def jobs(folder):
 
 def finals(folder) -> dict[str, bytes]:
     """What a table leaves that must not depend on when it ran: {path: content}."""
-    files = [path for name in ("table.md", "table.json", "samples.jsonl") for path in (folder / "out").rglob(name)]
+    files = [path for name in ("table.md", "table.json", "table.csv", "table.tex", "samples.jsonl") for path in (folder / "out").rglob(name)]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -78,7 +78,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files_and_runs_nothing_twice
     command = [sys.executable, "-m", "xtoolkit", "ablate", "--config", str(folder / "table.yaml"), "--jobs", "2"]
     subprocess.run(command, check=True, capture_output=True)
     whole = finals(folder)
-    assert len(whole) == 2 + JOBS
+    assert len(whole) == 4 + JOBS
     os.rename(folder / "out", folder / "first")
     drawn, ended = random.Random(5), None
     for _ in range(8):

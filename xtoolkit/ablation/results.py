@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 from pathlib import Path
 
+from xtoolkit.ablation import pages
 from xtoolkit.ablation.jobs import Job, Jobs
 from xtoolkit.ablation.table import Table
 from xtoolkit.engine.records import write_json, write_text
@@ -15,13 +16,16 @@ there are none): in points of the mean score of a sample, which is the metric it
 
 
 def write(jobs: Jobs) -> str:
-    """Writes ``table.md`` and ``table.json`` of what is finished into the table's folder; returns the former."""
+    """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` of what is finished into the table's folder; returns the first."""
     table, folder = jobs.table, Path(jobs.table.output)
     lines = [line for name in table.rows for line in _lines(jobs, name)]
     alone = len(table.columns) == 1
-    text = _markdown(*(_of_one_column(lines) if alone else _of_columns(lines, table)))
+    heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
+    text = _markdown(heading, rows)
     write_json(folder / "table.json", {"columns": {name: column.run for name, column in table.columns.items()}, "rows": lines})
     write_text(folder / "table.md", f"{text}\n\n{NOTE}")
+    write_text(folder / "table.csv", pages.as_csv(lines))
+    write_text(folder / "table.tex", pages.as_tex([("means over seeds, their standard deviation", heading, rows)]))
     return text
 
 
@@ -34,15 +38,19 @@ def _lines(jobs: Jobs, name: str) -> list[dict]:
         cells = {}
         for column in columns:
             own = [jobs.cell(column, name, "", seed) for seed in table.seeds]
-            cells[column] = {"values": _known(own, metric), "states": {job.seed: job.state for job in own}, "controls": {}}
+            cells[column] = {"values": _known(own, metric), "states": _states(own), "controls": {}}
             for control in row.controls if metric == next(iter(row.metrics.values())) else ():
                 against = [jobs.cell(column, name, control, seed) for seed in table.seeds]
-                held = {"values": _known(against, metric), "gain": _compared(own, against, metric)}
+                held = {"values": _known(against, metric), "states": _states(against), "gain": _compared(own, against, metric)}
                 cells[column]["controls"][control] = held
         own = [jobs.cell(column, name, "", seed) for column in columns for seed in table.seeds]
         floor = next(iter(_known(own, metric, "floor").values()), None)
         found.append({"task": name, "group": row.group, "metric": title, "floor": floor, "columns": cells})
     return found
+
+
+def _states(jobs: list[Job]) -> dict[int, str]:
+    return {job.seed: job.state for job in jobs}
 
 
 def _known(jobs: list[Job], metric: str, what: str = "metrics") -> dict[int, float]:

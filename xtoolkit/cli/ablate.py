@@ -4,7 +4,7 @@
 
 A job is one recipe with one seed, in a folder of its own below the table's `output`, called by a key of all that its figures
 depend on. What is finished is not run again, what was interrupted goes on, and what has changed since is run anew: the same
-command goes on where it was. The table is written anew after each job: table.md and table.json.
+command goes on where it was. The table is written anew after each job: table.md, .json, .csv and .tex.
 """
 
 import dataclasses
@@ -71,5 +71,5 @@ def run(table: Table, path: str, args, only=()) -> int:
         for line in lacking(job) if job.complete else ():
             raise ConfigError(f"{job}: {line}")
     failed = Runner(todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True), told).run()
-    print(f"\n{results.write(jobs)}\n\ntable: {table.output}/table.md, and table.json")
+    print(f"\n{results.write(jobs)}\n\ntable: {table.output}/table.md, and .json, .csv, .tex")
     return int(bool(failed))

@@ -1,0 +1,93 @@
+"""A table's CSV and LaTeX, with any of its cells there."""
+
+import csv
+import json
+import random
+import re
+
+import pytest
+import toy_table
+from xtoolkit.ablation import pages, results
+from xtoolkit.ablation.jobs import Jobs, write_done
+from xtoolkit.ablation.table import read
+
+TABLE = '''
+output: FOLDER/out
+seeds: [1, 2]
+recipe: long.yaml
+columns:
+  RoBERTa†: {groups: ["50 % & more_#1"]}
+  "[1] *both*": {set: [train.steps=2]}
+rows:
+  "[a] Short": {recipe: long.yaml, metrics: {told: test.accuracy, "R@1, ~a^b": test.other}, group: "50 % & more_#1"}
+  "{Long}":    {recipe: long.yaml, metrics: {told: test.accuracy}, group: "50 % & more_#1", controls: [off]}
+  Alone:       {recipe: long.yaml, metrics: {told: test.accuracy}}
+controls: {off: {set: [init=null]}}
+'''
+
+
+def fill(job, accuracy, scores=()):
+    """Leaves what a job would."""
+    (job.folder / "evaluations/test").mkdir(parents=True)
+    (job.folder / "evaluations/test.json").write_text(json.dumps({
+        "step": 1, "time": "2026-11-22T01:08:00+00:00", "metrics": {"accuracy": accuracy, "other": accuracy / 2}, "floor": {"accuracy": 50.0},
+        "table": [["", "accuracy"], [["all", "1"]]], "headlines": {"accuracy": "Right, %"}, "figures": []}))
+    (job.folder / "evaluations/test/samples.jsonl").write_text("".join(
+        json.dumps({"id": f"s{n}", "image_id": None, "told": f"word {n}", "score": score}) + "\n" for n, score in enumerate(scores)))
+    write_done(job, 1.0)
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    toy_table.write(tmp_path)
+    (tmp_path / "table.yaml").write_text(TABLE.replace("FOLDER", str(tmp_path)))
+    return lambda: Jobs(read(str(tmp_path / "table.yaml")), str(tmp_path), threads=1)
+
+
+def columns_of(tex: str) -> list[int]:
+    """How many columns each line of each tabular has; fails where one is not well-formed."""
+    found = []
+    for shape, inside in re.findall(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", tex, re.S):
+        lines = [line for line in inside.splitlines() if line not in (r"\toprule", r"\midrule", r"\bottomrule")]
+        assert inside.startswith("\\toprule\n") and inside.endswith("\\bottomrule\n") and lines
+        for line in lines:
+            assert line.endswith(r" \\") and not line.startswith(("[", "*"))
+            plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater|dag|ddag|scriptsize|textbf|pm|\$|[&%#_{}])", "", line[:-3])
+            assert not re.search(r"[%#_^~†±\\]", plain), line
+            depth = 0
+            for one in plain:
+                depth += {"{": 1, "}": -1}.get(one, 0)
+                assert depth >= 0
+            assert depth == 0
+            assert plain.count("&") == len(shape) - 1, line
+            found.append(len(shape))
+    assert tex.count("\\begin{") == tex.count("\\end{") == len(re.findall(r"\\begin\{tabular\}", tex))
+    return found
+
+
+def test_any_cells_may_be_there(jobs):
+    drawn, todo = random.Random(3), [job for job in jobs().all() if job.row]
+    drawn.shuffle(todo)
+    for number, job in enumerate([None, *todo]):
+        if job is not None:
+            fill(job, 60.0 + number, [1, 0, number % 2])
+        of = jobs()
+        text = results.write(of)
+        folder = todo[0].folder.parents[4]
+        tex = (folder / "table.tex").read_text()
+        assert len(columns_of(tex)) == 1 + len(text.splitlines()) - 2
+        with open(folder / "table.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        there = [row for row in rows if row["value"]]
+        # Two metrics of the first row, one of the others; the second line has the control.
+        assert len(rows) == 2 * (2 * 2 + 2 * 2) + 2 and len(there) == number + sum(one.row == "[a] Short" for one in todo[:number])
+        assert {row["state"] for row in there} <= {"finished"} and all(row["state"] == "missing" for row in rows if not row["value"])
+    assert {row["column"] for row in rows} == {"RoBERTa†", "[1] *both*"} and {row["control"] for row in rows} == {"", "off"}
+    own = [row for row in rows if row["metric"] == "R@1, ~a^b" and row["seed"] == "2"]
+    assert [float(row["value"]) for row in own] == [of.cell(row["column"], "[a] Short", "", 2).value("test.other") for row in own]
+    assert r"{[}a] Short & R@1, \textasciitilde{}a\textasciicircum{}b & -- &" in tex and r"RoBERTa\dag{}" in tex
+    assert r"\textbf{50 \% \& more\_\#1, mean}" in tex and tex.count("\\midrule") == 3
+
+
+def test_what_is_missing_of_a_cell_is_small():
+    assert r"61.2 $\pm$ 0.8 {\scriptsize (2 of 3: missing)} \\" in pages.as_tex([("a", ["task", "x"], [["y", "61.2 ± 0.8 (2 of 3: missing)"]])])

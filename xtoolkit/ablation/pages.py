@@ -1,0 +1,74 @@
+"""A table as CSV and LaTeX, beside ``table.md``: written from what ``table.json`` holds, after each job."""
+
+import csv
+import io
+import re
+
+FIELDS = ["column", "row", "metric", "control", "seed", "value", "state"]
+SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+           "†": r"\dag{}", "‡": r"\ddag{}", "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "<": r"\textless{}",
+           ">": r"\textgreater{}", "[": "{[}", "*": "{*}",  # after \\ these two would be arguments
+           "|": r"\textbar{}", '"': r"\textquotedbl{}"} | {one: f"\\{one}" for one in "&%$#_"}
+BOLD = re.compile(r"\*\*(.*)\*\*")
+PART = re.compile(r"(.*\S) (\([^()]*\))")  # a figure, and in brackets what is missing of it
+
+
+def as_csv(lines: list[dict]) -> str:
+    """A line for each figure and seed, whether it is there or not; see ``FIELDS``.
+
+    Args:
+        lines: the ``rows`` of ``table.json``.
+    """
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(FIELDS)
+    for line in lines:
+        for column, cell in line["columns"].items():
+            for control, held in {"": cell, **cell["controls"]}.items():
+                values = {str(seed): value for seed, value in held["values"].items()}
+                out.writerows([column, line["task"], line["metric"], control, seed, values.get(str(seed), ""), state]
+                              for seed, state in held["states"].items())
+    return text.getvalue()
+
+
+def as_tex(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
+    """A ``tabular`` of the package booktabs each, to be taken in with ``\\input``.
+
+    Args:
+        tables: (what it is, heading, rows), cells as in ``table.md``. A rule stands above and below a row in bold.
+    """
+    return "% \\usepackage{booktabs}\n" + "\n".join(f"% {_one_line(title)}\n{_tabular(heading, rows)}" for title, heading, rows
+                                                    in tables)
+
+
+def _tabular(heading, rows):
+    shape = "l" * (1 + (heading[1] == "metric")) + "r" * (len(heading) - 1 - (heading[1] == "metric"))
+    lines, ruled = [f"\\begin{{tabular}}{{{shape}}}", "\\toprule", _line(heading), "\\midrule"], True
+    for number, row in enumerate(rows):
+        bold = BOLD.fullmatch(row[0])
+        lines += ["\\midrule"] if bold and not ruled else []
+        lines.append(_line(row))
+        ruled = bool(bold) and number < len(rows) - 1
+        lines += ["\\midrule"] if ruled else []
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _line(cells):
+    return " & ".join(map(_cell, cells)) + r" \\"
+
+
+def _cell(text):
+    if found := BOLD.fullmatch(text):
+        return f"\\textbf{{{escaped(found[1])}}}"
+    if (found := PART.fullmatch(text)) and any(one.isdigit() or one == "–" for one in found[1]):
+        return f"{escaped(found[1])} {{\\scriptsize {escaped(found[2])}}}"
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX prints it, on one line."""
+    return "".join(SPECIAL.get(one, one) for one in _one_line(text))
+
+
+def _one_line(text):
+    return " ".join(text.split())
