@@ -1,8 +1,9 @@
 """The paired bootstrap: how sure a difference between two models on the same samples is.
 
-Shape letters: K runs (seeds), N samples, G groups (pictures, or sentences).
+Shape letters: K runs (seeds), N samples, G groups (pictures, or sentences), M samples of one draw.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ class Difference:
 
     Attributes:
         value: mean over the samples of all runs.
-        error: standard deviation of it over the draws; None where all samples are of one group, which says nothing of others.
-        low, high: its 95 % interval, percentiles of the draws; likewise None.
+        error: its standard error; None where all that could vary is one (one group, one seed), which says nothing of others.
+        low, high: its 95 % interval; likewise None.
     """
 
     value: float
@@ -36,19 +37,80 @@ def paired_difference(after, before, groups, draws: int = 2000, seed: int = 0) -
         groups: (N,) anything hashable, which group each sample is of.
 
     Raises:
-        ValueError: not as many samples, or none.
+        ValueError: not as many samples, none, or a score that is not finite.
 
     Source: Efron and Tibshirani 1993, chapters 6 and 13; the ratio of the drawn sums, since groups differ in size.
     """
-    after, before = (np.atleast_2d(np.asarray(scores, dtype=np.float64)).mean(0) for scores in (after, before))
-    if not len(after) == len(before) == len(groups) or len(after) == 0:
-        raise ValueError(f"{len(after)} and {len(before)} samples in {len(groups)} groups: must be the same, at least one")
+    after, before = ([np.atleast_2d(np.asarray(scores, dtype=np.float64)).mean(0)] for scores in (after, before))
+    return crossed_difference(after, before, groups, draws=draws, seed=seed)
+
+
+def crossed_difference(after, before, groups, metric: Callable | None = None, draws: int = 2000, seed: int = 0) -> Difference:
+    """metric(after) - metric(before) of the same samples and seeds, averaged over seeds; groups and seeds are both drawn.
+
+    A draw takes G groups, each with all its samples, and K seeds, both with replacement and the same for both sides, and
+    computes the metric anew: Matthews, F1, correlations and CIDEr are no means of what samples score. The error is one of
+    samples and of seeds; of one run it is one of samples alone. Few seeds understate their part, by (K - 1) / K in variance.
+
+    Args:
+        after: K runs of N outputs each: arrays (N, ...), or lists of anything.
+        before: likewise, run k with the seed of run k of ``after``.
+        groups: (N,) anything hashable, which group each sample is of.
+        metric: what it is of M outputs, some of them several times, given as an array where a run is one, else as a list. It is
+            called 2 K times a draw at most. None: the mean of (N,) scores, in one matrix product.
+
+    Returns:
+        The difference; its error and interval are None where there is one group, and where the metric is not finite in some draw
+        (as ROC AUC of one class): what is left of the draws would say less than it seems to.
+
+    Raises:
+        ValueError: runs or samples that do not pair, none of them, or a difference that is not finite.
+
+    Source: Efron and Tibshirani 1993, chapters 6, 8 and 13 (percentiles); A. Owen 2007, The pigeonhole bootstrap, for two crossed
+    factors.
+    """
+    if len(after) != len(before) or len(after) == 0:
+        raise ValueError(f"{len(after)} and {len(before)} runs: must be the same seeds, at least one")
+    for one, other in zip(after, before):
+        if not (hasattr(one, "__len__") and hasattr(other, "__len__")):
+            raise ValueError(f"{one!r} and {other!r} for a run: must be its N outputs; a single run is [outputs]")
+        if not len(one) == len(other) == len(groups) or len(one) == 0:
+            raise ValueError(f"{len(one)} and {len(other)} samples in {len(groups)} groups: must be the same, at least one")
     of = np.unique(np.array([str(group) for group in groups]), return_inverse=True)[1]
-    sums, counts = np.bincount(of, weights=after - before), np.bincount(of).astype(np.float64)
-    value = float(sums.sum() / counts.sum())
-    if len(sums) == 1:
+    several, runs, rng = int(of.max()) + 1, len(after), np.random.default_rng(seed)
+    measured = lambda counts, seeds: (_means(after, before, of, counts, seeds) if metric is None
+                                      else _values(after, before, of, counts, seeds, metric))
+    value = float(measured(np.ones((1, several), dtype=int), np.ones((1, runs), dtype=int))[0])
+    if not np.isfinite(value):
+        raise ValueError(f"the difference is {value}: the metric must be finite on all samples of every run")
+    if several == 1:
         return Difference(value, None, None, None)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    means = drawn @ sums / (drawn @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Difference(value, float(means.std(ddof=1)), float(low), float(high))
+    # How often each group and each seed is drawn.
+    drawn = measured(*(rng.multinomial(most, np.full(most, 1 / most), size=draws) for most in (several, runs)))
+    if not np.isfinite(drawn).all():
+        return Difference(value, None, None, None)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Difference(value, float(drawn.std(ddof=1)), float(low), float(high))
+
+
+def _means(after, before, of, counts, seeds):
+    """The mean difference in each draw."""
+    differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    if differences.ndim != 2:
+        raise ValueError(f"scores of shape {differences.shape[1:]} a run: the mean is of (N,); give a metric of others")
+    sums = np.stack([np.bincount(of, weights=run) for run in differences], 1)  # (G, K)
+    return (counts @ sums * seeds).sum(1) / (counts @ np.bincount(of)) / len(differences)
+
+
+def _values(after, before, of, counts, seeds, metric):
+    """The mean difference of the metric in each draw."""
+    found = np.zeros(len(counts))
+    for draw, (often, chosen) in enumerate(zip(counts, seeds)):
+        rows = np.repeat(np.arange(len(of)), often[of])
+        found[draw] = sum(times * (metric(_take(one, rows)) - metric(_take(other, rows)))
+                          for one, other, times in zip(after, before, chosen) if times) / len(after)
+    return found
+
+
+def _take(outputs, rows):
+    return outputs[rows] if isinstance(outputs, np.ndarray) else [outputs[row] for row in rows]
