@@ -51,7 +51,7 @@ setup(
     install_requires=[
         "torch>=2.11", "torchvision", "timm>=1.0", "transformers>=5.17", "fvcore", "iopath", "pyyaml", "jinja2", "tensorboard",
         "triton>=3.6; sys_platform == 'linux'", "numpy", "pillow>=11.3", "tokenizers", "safetensors", "huggingface_hub", "fsspec",
-        "tqdm", "scikit-learn",
+        "tqdm", "scikit-learn", "scipy",
     ],
     extras_require={
         "test": ["pytest", "pyarrow"],
