@@ -21,6 +21,7 @@ COMMANDS = {
     "prepare": "turn a dataset's official release into shards",
     "show": "draw what the model will see of a stream",
     "convert": "convert weights into the toolkit and out of it",
+    "zoo": "write the tables of MODEL_ZOO.md from recipes and recorded results",
     "benchmark": "measure kernels, the training step or the data",
 }
 
