@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 from pathlib import Path
 
-from xtoolkit.ablation import pages
+from xtoolkit.ablation import pages, published
 from xtoolkit.ablation.jobs import Job, Jobs
 from xtoolkit.ablation.table import Table
 from xtoolkit.engine.records import write_json, write_text
@@ -23,9 +23,11 @@ def write(jobs: Jobs) -> str:
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
     text = _markdown(heading, rows)
     write_json(folder / "table.json", {"columns": {name: column.run for name, column in table.columns.items()}, "rows": lines})
-    write_text(folder / "table.md", f"{text}\n\n{NOTE}")
+    others = published.read(table.published) if table.published else None
+    write_text(folder / "table.md", f"{text}\n\n{NOTE}{_others(others) if others else ''}")
     write_text(folder / "table.csv", pages.as_csv(lines))
-    write_text(folder / "table.tex", pages.as_tex([("means over seeds, their standard deviation", heading, rows)]))
+    write_text(folder / "table.tex", pages.as_tex([
+        ("means over seeds, their standard deviation", heading, rows), *(others.tables() if others else ())]))
     return text
 
 
@@ -115,6 +117,13 @@ def _seeds(cell):
 
 def _markdown(heading, rows):
     return "\n".join(["| " + " | ".join(row) + " |" for row in [heading, ["---"] * len(heading), *rows]])
+
+
+def _others(found: published.Published) -> str:
+    """What others have published, with its notes: below our table and never in it."""
+    tables = [f"{title}\n\n{_markdown(heading, rows)}" for title, heading, rows in found.tables()]
+    return "\n".join(["", f"## {found.title}", "", f"Source: {found.source}. No figure of ours is in it.", "",
+                      "\n\n".join(tables), "", *(f"- {' '.join(note.split())}" for note in found.notes), ""])
 
 
 def _floor(line):

@@ -1,10 +1,12 @@
 """What a table's YAML says: which recipes stand in its columns and rows, over which seeds, and what is held against what."""
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from xtoolkit.ablation import published
 from xtoolkit.recipe import config
 from xtoolkit.recipe.settings import Whole
 from xtoolkit.registry import ConfigError, arguments, check, nearest
@@ -76,6 +78,7 @@ class Table:
         controls: {name: Control}.
         apart: added to a seed where a row is trained: fine-tuning draws otherwise than pretraining.
         weights: whose checkpoints are kept: `all`, or of what is `pretrained` only.
+        published: a file, beside the table, of figures that others have published of these columns; see ``Published``.
     """
 
     columns: dict[str, Column]
@@ -88,6 +91,7 @@ class Table:
     controls: dict[str, Control] = field(default_factory=dict)
     apart: Whole = 0
     weights: Literal["all", "pretrained"] = "pretrained"
+    published: str | None = None
 
     def overrides(self, column: Column) -> list[str]:
         """A column's overrides, with those that it takes by name."""
@@ -120,7 +124,13 @@ def read(path: str, library: str | None = None) -> Table:
     if problems := [*_recipes(table, path, source.where), *_names(table, source.where), *_folders(table, source.where),
                     *_metrics(table, path, library, source.where)]:
         raise ConfigError(problems)
-    return table
+    if table.published is None:
+        return table
+    beside = Path(path).parent / table.published
+    if not beside.is_file():
+        raise ConfigError(f"{source.where('published')}: {table.published}: no such file beside the table")
+    published.read(str(beside))
+    return dataclasses.replace(table, published=str(beside))
 
 
 def slug(name: str) -> str:
