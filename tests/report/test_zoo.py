@@ -131,3 +131,9 @@ def test_mistakes_are_one_clear_error(copy, capsys, changes):
     said = capsys.readouterr().err
     assert [one[3] for one in changes if one[3] not in said] == [], said
     assert said.startswith(f"{len(changes)} problem"), said
+
+
+def test_an_installed_package_has_no_pages(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "folder", lambda: tmp_path / "xtoolkit/recipes")
+    assert zoo.main([]) == 2
+    assert "the zoo writes pages of a checkout: tools/model_zoo.py there" in capsys.readouterr().err

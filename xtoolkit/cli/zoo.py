@@ -9,6 +9,7 @@ from pathlib import Path
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import Once, command, parser as make_parser
 from xtoolkit.engine.records import write_text
+from xtoolkit.registry import ConfigError
 
 ZOO = "xfm/zoo.yaml"
 
@@ -25,6 +26,8 @@ def main(argv=None) -> int:
 
     library = recipes.folder()
     root = library.parent
+    if library.name != recipes.CHECKOUT:
+        raise ConfigError(f"{library}: an installed package; the zoo writes pages of a checkout: tools/model_zoo.py there")
     zoo, recorded, found = source.read(recipes.find(args.config or ZOO), root,
                                        lambda name: config.load(recipes.find(name), library=str(library)))
     keys = {name: counts.key(one) for name, one in found.items()}
