@@ -20,6 +20,7 @@ def main(argv=None) -> int:
     parser.add_argument("--config", metavar="F", action=Once, help=f"what the zoo holds (default: {ZOO})")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is stale, and name it")
     args = parser.parse_args(argv)
+    from xtoolkit.ablation import published
     from xtoolkit.recipe import config
     from xtoolkit.report.zoo import counts, pages, source
     from xtoolkit.report.zoo.tables import Tables
@@ -41,7 +42,8 @@ def main(argv=None) -> int:
         kept[name] = counts.count(recipes.read(name, missing_files=False), keys[name])
     kept = {name: kept[name] for name in keys}
     file = lambda name: Path(recipes.find(name)).resolve().relative_to(root.resolve()).as_posix()
-    wanted = pages.filled(zoo.pages, root, Tables(zoo, recorded, kept, file))
+    others = {name: published.read(str(root / path)) for name, path in zoo.published.items()}
+    wanted = pages.filled(zoo.pages, root, Tables(zoo, recorded, kept, others, file))
     wanted[zoo.counts] = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
     stale = [page for page, text in wanted.items()
              if not (root / page).is_file() or (root / page).read_text(encoding="utf-8") != text]

@@ -157,11 +157,12 @@ class Zoo:
     """The whole.
 
     Attributes:
-        pages: files that take tables, below the folder of the checkout; so are the next two.
+        pages: files that take tables, below the folder of the checkout; so are all others here.
         results: the file with recorded runs and tasks.
         counts: the file that keeps what was counted of each recipe.
         systems: {name: System}.
         papers: {name: Paper}.
+        published: {name: a file with a whole table of a paper, as a table of ablations names one}.
         tables: {name: Table}.
     """
 
@@ -170,6 +171,7 @@ class Zoo:
     counts: str
     systems: dict[str, System]
     papers: dict[str, Paper] = field(default_factory=dict)
+    published: dict[str, str] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
 
 

@@ -13,14 +13,16 @@ class Tables:
 
     Args:
         counted: {recipe: what ``counts.count`` gives}.
+        published: {name: a paper's whole table, as ``xtoolkit.ablation.published`` reads it}.
         file: the file of a recipe, below the folder of the checkout.
     """
 
-    def __init__(self, zoo: Zoo, recorded: Recorded, counted: dict[str, dict], file: Callable[[str], str]):
-        self.zoo, self.recorded, self.counted, self.file = zoo, recorded, counted, file
+    def __init__(self, zoo: Zoo, recorded: Recorded, counted: dict[str, dict], published: dict, file: Callable[[str], str]):
+        self.zoo, self.recorded, self.counted, self.published, self.file = zoo, recorded, counted, published, file
         self.named = {"sizes": self._sizes, "tasks": self._tasks} \
             | {f"counts {name}": lambda link, name=name: self._counts(name, link) for name in zoo.systems} \
             | {f"paper {name}": lambda link, name=name: self._paper(name) for name in zoo.papers} \
+            | {f"paper {name}": lambda link, name=name: self._whole(name) for name in published} \
             | {f"results {name}": lambda link, name=name: self._results(name) for name in zoo.tables} \
             | {f"runs {name}": lambda link, name=name: self._runs(name, link) for name in zoo.tables}
         # Each of these stands on some page; runs and tasks stand where a page wants them.
@@ -70,6 +72,11 @@ class Tables:
         rows = [[what, *(NONE if value is None else str(value) for value in row), where]
                 for where, found in paper.tables.items() for what, row in found.items()]
         return f"{paper.source}\n" + markdown(["as printed", *paper.columns, "where"], rows)
+
+    def _whole(self, name):
+        found = self.published[name]
+        _, heading, rows = found.tables()[-1]  # before it stand differences
+        return "\n".join([found.source, markdown(heading, rows), *(f"- {' '.join(note.split())}" for note in found.notes)])
 
     # ---- recorded results -------------------------------------------------------------------------------------------------
     def _runs(self, name, link):
