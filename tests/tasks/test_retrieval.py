@@ -341,5 +341,5 @@ def test_a_row_of_each_text_is_kept_and_their_mean_is_the_recall():
     later = Retrieval(match="itm", k=3).evaluate(Model(), Batches(list(batches())[1:]))["files"]["samples.jsonl"].splitlines()
     assert [json.loads(line)["id"] for line in later] == [row["id"] for row in rows][-len(later):], "what came before changes no name"
     for way in ("dual", "matched", "combined"):
-        assert 100 * sum(row[way] for row in rows) / 16 == pytest.approx(found["metrics"][f"{way}.t2i_r1"])
-    assert all(row["score"] == row["combined"] for row in rows)
+        assert 100 * sum(row[f"{way}.t2i_r1"] for row in rows) / 16 == pytest.approx(found["metrics"][f"{way}.t2i_r1"])
+    assert all(row["score"] == row["combined.t2i_r1"] for row in rows)

@@ -87,7 +87,7 @@ def test_files_and_samples(tokenizer):
     assert json.loads(files["vqa.json"]) == [{"question_id": n + 1, "answer": NAMED[LIKED[n]]} for n in range(5)]
     assert files["answers.txt"].splitlines() == list(NAMED)
     rows = [json.loads(line) for line in files["samples.jsonl"].splitlines()]
-    assert rows[3] == {"id": 4, "image_id": "p1", "score": 1.0, "answer": "red car", "type": "other"}
+    assert rows[3] == {"id": 4, "image_id": "p1", "score": 1.0, "answer": "red car", "type": "other", "covered": 1.0}
     assert [row["score"] for row in rows] == pytest.approx([1, 0, 1, 1, 0])
 
 

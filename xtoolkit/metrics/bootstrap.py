@@ -57,7 +57,7 @@ def crossed_difference(after, before, groups, metric: Callable | None = None, dr
         before: likewise, run k with the seed of run k of ``after``.
         groups: (N,) anything hashable, which group each sample is of.
         metric: what it is of M outputs, some of them several times, given as an array where a run is one, else as a list. It is
-            called 2 K times a draw at most. None: the mean of (N,) scores, in one matrix product.
+            called 2 K times a draw at most. ``means``: of all draws at once. None: the mean of (N,) scores, all finite.
 
     Returns:
         The difference; its error and interval are None where there is one group, and where the metric is not finite in some draw
@@ -78,7 +78,7 @@ def crossed_difference(after, before, groups, metric: Callable | None = None, dr
             raise ValueError(f"{len(one)} and {len(other)} samples in {len(groups)} groups: must be the same, at least one")
     of = np.unique(np.array([str(group) for group in groups]), return_inverse=True)[1]
     several, runs, rng = int(of.max()) + 1, len(after), np.random.default_rng(seed)
-    measured = lambda counts, seeds: (_means(after, before, of, counts, seeds) if metric is None
+    measured = lambda counts, seeds: (_means(after, before, of, counts, seeds, metric) if metric in (None, means)
                                       else _values(after, before, of, counts, seeds, metric))
     value = float(measured(np.ones((1, several), dtype=int), np.ones((1, runs), dtype=int))[0])
     if not np.isfinite(value):
@@ -93,13 +93,34 @@ def crossed_difference(after, before, groups, metric: Callable | None = None, dr
     return Difference(value, float(drawn.std(ddof=1)), float(low), float(high))
 
 
-def _means(after, before, of, counts, seeds):
-    """The mean difference in each draw."""
-    differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    if differences.ndim != 2:
-        raise ValueError(f"scores of shape {differences.shape[1:]} a run: the mean is of (N,); give a metric of others")
-    sums = np.stack([np.bincount(of, weights=run) for run in differences], 1)  # (G, K)
-    return (counts @ sums * seeds).sum(1) / (counts @ np.bincount(of)) / len(differences)
+def means(values) -> float:
+    """The mean of (N,) values without those that are NaN; of (N, M) that of the M columns' means. NaN where a column has none."""
+    values = _columns(values, means)
+    known = ~np.isnan(values)
+    return float((np.where(known, values, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)).mean())
+
+
+def _means(after, before, of, counts, seeds, metric):
+    """The difference of the means in each draw, by sums over groups."""
+    counts = counts.astype(np.float64)
+    by_group = lambda columns: np.stack([np.bincount(of, weights=column) for column in columns.T], 1)  # (G, M)
+
+    def drawn(run):
+        columns = _columns(run, metric)
+        known = ~np.isnan(columns) if metric is means else np.ones(columns.shape, dtype=bool)
+        often = counts @ by_group(known)
+        return (counts @ by_group(np.where(known, columns, 0)) / np.where(often > 0, often, np.nan)).mean(1)
+
+    differences = np.stack([drawn(one) - drawn(other) for one, other in zip(after, before)], 1)
+    return (differences * seeds).sum(1) / len(after)
+
+
+def _columns(values, metric) -> np.ndarray:
+    """(N, M) float64."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim not in ((1, 2) if metric is means else (1,)):
+        raise ValueError(f"scores of shape {values.shape} a run: the mean is of (N,); give a metric of others")
+    return values.reshape(len(values), -1)
 
 
 def _values(after, before, of, counts, seeds, metric):

@@ -58,18 +58,30 @@ def bleu(captions: list[list[str]], references: list[list[list[str]]], most: int
 
     Source: Papineni and others 2002; coco-caption's implementation, from which the two small constants come.
     """
+    return bleu_of([sum(one) for one in zip(*bleu_counts(captions, references, most))])
+
+
+def bleu_counts(captions, references, most: int = 4) -> list[list[int]]:
+    """Of each picture what BLEU sums up: matched and made k-grams, k = 1 .. ``most``, the caption's and the closest length."""
     _check(captions, references)
-    matched, made, length, wanted = [0] * most, [0] * most, 0, 0
+    found = []
     for caption, several in zip(captions, references):
-        length += len(caption)
-        wanted += min((abs(len(one) - len(caption)), len(one)) for one in several)[1]
+        matched, made = [0] * most, [0] * most
         for k in range(most):
             allowed = Counter()
             for one in several:
                 allowed |= Counter(_grams(one, k + 1))
             mine = Counter(_grams(caption, k + 1))
-            matched[k] += (mine & allowed).total()
-            made[k] += mine.total()
+            matched[k], made[k] = (mine & allowed).total(), mine.total()
+        found.append([*matched, *made, len(caption), min((abs(len(one) - len(caption)), len(one)) for one in several)[1]])
+    return found
+
+
+def bleu_of(sums) -> list[float]:
+    """``bleu`` from the sums of ``bleu_counts`` over all pictures."""
+    *counts, length, wanted = sums
+    most = len(counts) // 2
+    matched, made = counts[:most], counts[most:]
     ratio = (length + TINY) / (wanted + SMALL)
     brevity, product, found = math.exp(min(0, 1 - 1 / ratio)), 1.0, []
     for k in range(most):

@@ -15,7 +15,12 @@ def accuracy(labels, predictions) -> float:
 
 
 def top_k(labels, scores, k: int) -> float:
-    """The share of labels (N,) whose class is among the k highest of the scores (N, C).
+    """The share of labels (N,) whose class is among the k highest of the scores (N, C), see ``places``."""
+    return float((places(labels, scores) <= k).mean())
+
+
+def places(labels, scores) -> np.ndarray:
+    """(N,) the place of each label's class among the scores (N, C), 1 the highest.
 
     Of equal scores the class with the lower number is the higher one, as argmax has it: ``top_k(..., 1)`` is the accuracy of
     argmax. (scikit-learn takes the class with the higher number.)
@@ -27,7 +32,7 @@ def top_k(labels, scores, k: int) -> float:
         raise ValueError(f"labels from {labels.min()} to {labels.max()} of {scores.shape[1]} classes")
     own = np.take_along_axis(scores, labels[:, None], 1)
     before = (scores > own) | (scores == own) & (np.arange(scores.shape[1]) < labels[:, None])
-    return float((before.sum(1) < k).mean())
+    return before.sum(1) + 1
 
 
 def mean_per_class(labels, predictions) -> float:

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from xtoolkit.batch import Batch
 from xtoolkit.metrics import classification as metrics
 from xtoolkit.registry import TASK_REGISTRY, ConfigError
 from xtoolkit.tasks import servers
-from xtoolkit.tasks.base import Task, cell, decoded, evaluating, spread
+from xtoolkit.tasks.base import Measured, Task, cell, column, decoded, evaluating, spread
 from xtoolkit.tasks.rows import shown_items, told_rows
 
 NAMES = "classes.txt"
@@ -100,10 +101,43 @@ class Accuracy(Task):
         return found
 
     def samples(self, outputs: dict) -> list[dict]:
-        """The rows with a label: ``score`` is 1 where they are told right, else 0."""
-        names, label, told = self._names(outputs), outputs["label"].tolist(), outputs["logits"].argmax(1).tolist()
-        return [{"id": outputs["id"][row], "image_id": outputs["image_id"][row], "score": float(told[row] == label[row]),
-                 "label": names[label[row]], "told": names[told[row]]} for row in self._known(outputs).nonzero()[:, 0].tolist()]
+        """The rows with a label: ``score`` is 1 where they are told right, else 0. Of two classes also ``odds``, the logit of
+        class 1 less that of class 0; of more than five the ``place`` of the label, 1 the likeliest."""
+        known = self._known(outputs)
+        rows, names = known.nonzero()[:, 0].tolist(), self._names(outputs)
+        label, logits = outputs["label"][known], outputs["logits"][known]
+        more = {"group": [outputs["group"][row] for row in rows]} if self.consistency is not None else {}
+        if len(names) == 2:
+            more["odds"] = (logits[:, 1].double() - logits[:, 0].double()).tolist()
+        if len(names) > 5:
+            more["place"] = metrics.places(label, logits).tolist() if rows else []
+        return [{"id": outputs["id"][row], "image_id": outputs["image_id"][row], "score": float(told == true),
+                 "label": names[true], "told": names[told], **{key: values[n] for key, values in more.items()}}
+                for n, (row, true, told) in enumerate(zip(rows, label.tolist(), logits.argmax(1).tolist()))]
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        right, share = column(rows, "score"), lambda metric: lambda both: 100 * metric(both[:, 0], both[:, 1])
+        classes = np.unique([row["label"] for row in rows], return_inverse=True)[1]
+        found = {"accuracy": Measured(100 * right),
+                 "mean_per_class": Measured(np.stack([classes, np.where(right, classes, -1)], 1), share(metrics.mean_per_class))}
+        if all("place" in row for row in rows):
+            found["top5"] = Measured(100.0 * (column(rows, "place") <= 5))
+        if all("odds" in row for row in rows):
+            odds = column(rows, "odds")
+            positive = (odds > 0) == (right > 0)  # told class 1 and right, or told class 0 and wrong
+            two = np.stack([positive, odds > 0], 1).astype(np.float64)
+            found |= {"f1": Measured(two, share(metrics.f1)), "matthews": Measured(two, share(metrics.matthews))}
+            if 0 < positive.sum() < len(rows):
+                found["roc_auc"] = Measured(np.stack([positive, odds], 1), share(metrics.roc_auc))
+        if self.consistency is not None:  # the last row of a group stands for it
+            group: dict = {}
+            for n, row in enumerate(rows):
+                group[row["group"]] = n, group.get(row["group"], (0, 100))[1] * row["score"]
+            values = np.full(len(rows), np.nan)
+            for n, value in group.values():
+                values[n] = value
+            found["consistency"] = Measured(values)
+        return found
 
     def files(self, outputs: dict) -> dict[str, str]:
         names = self._names(outputs)

@@ -4,12 +4,16 @@ import contextlib
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xtoolkit.graph import Need
+from xtoolkit.metrics.bootstrap import means
 from xtoolkit.registry import ConfigError
 
 
@@ -23,6 +27,18 @@ class Alone:
     def gather(self, mine: list) -> list:
         """The lists of all processes, joined in rank order, on every process. What they hold lies on the host."""
         return mine
+
+
+class Measured(NamedTuple):
+    """What a figure is computed from: N rows of ``samples.jsonl``.
+
+    Attributes:
+        values: (N,) or (N, M) float64, in the figure's unit where it is a mean of them.
+        metric: the figure of some of these rows, one of them several times; ``means``: NaN says that a row counts for nothing.
+    """
+
+    values: np.ndarray
+    metric: Callable[[np.ndarray], float] = means
 
 
 class Task:
@@ -104,9 +120,25 @@ class Task:
 
     def samples(self, outputs: dict) -> list[dict]:
         """One plain row a sample, kept in ``samples.jsonl`` of the evaluation's folder, for paired statistics and for whoever
-        asks which samples are told wrong: ``id``, ``image_id`` where a picture is shown, ``score`` (a metric
-        in per cent is 100 times its mean, where it is such a mean), and what was told. Empty: nothing is kept."""
+        asks which samples are told wrong: ``id``, ``image_id`` where a picture is shown, ``group`` where samples belong
+        together by something else than their picture, ``score`` (a metric in per cent is 100 times its mean, where it is such a
+        mean), what was told, and whatever ``measured`` needs. Empty: nothing is kept."""
         return []
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        """What each figure of samples is computed from, by its name: what a bootstrap draws.
+
+        Here the first of ``HEADLINES``, or else ``accuracy``: 100 times the mean of ``score``. A figure that says nothing of
+        samples, as what was chosen or the ends of an interval, has none.
+
+        Args:
+            rows: of ``samples``, as JSON gives them back, all or some.
+        """
+        return {next(iter(self.HEADLINES), "accuracy"): Measured(column(rows, "score", 100))}
+
+    def rescore(self, rows: list[dict]) -> dict[str, float]:
+        """The figures of ``measured``: of all rows those that ``score`` gives."""
+        return {name: metric(values) for name, (values, metric) in self.measured(rows).items()} if rows else {}
 
     def files(self, outputs: dict) -> dict[str, str]:
         """{name: text} of further files for the evaluation's folder: what a benchmark's server asks for."""
@@ -229,6 +261,11 @@ def check_counts(task: Task, expect: dict | None, found: dict) -> None:
 def spread(rows: list, shown: int) -> list:
     """At most ``shown`` of some rows, spread evenly over them."""
     return rows[::-(-len(rows) // shown)] if rows else []
+
+
+def column(rows: list[dict], key: str, times: float = 1) -> np.ndarray:
+    """(N,) float64, what the rows have under a key, multiplied; NaN where a row has nothing."""
+    return times * np.array([np.nan if (value := row.get(key)) is None else value for row in rows], dtype=np.float64)
 
 
 def numbered(names: list[str]) -> list[str]:

@@ -5,12 +5,13 @@ Shape letters: R expressions, each with a box.
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, RegionField
 from xtoolkit.registry import TASK_REGISTRY, ConfigError, Share
-from xtoolkit.tasks.base import Task, cell, decoded, evaluating, numbered, spread, token_ids
+from xtoolkit.tasks.base import Measured, Task, cell, column, decoded, evaluating, numbered, spread, token_ids
 
 
 @TASK_REGISTRY.register()
@@ -73,6 +74,14 @@ class BoxAccuracy(Task):
         return [{"id": ids[r], "image_id": outputs["image_id"][r], "source": outputs["source"][r],
                  "score": float(overlap[r] >= self.threshold), "iou": overlap[r], "predicted": outputs["predicted"][r].tolist(),
                  "true": outputs["true"][r].tolist()} for r in rows]
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        source, found = np.array([row["source"] for row in rows]), {}
+        names = sorted(set(source.tolist()))
+        for name in ("", *(names if len(names) > 1 else ())):
+            for figure, values in (("accuracy", column(rows, "score", 100)), ("mean_iou", column(rows, "iou"))):
+                found[f"{name}.{figure}".lstrip(".")] = Measured(np.where((source == name) | (name == ""), values, np.nan))
+        return found
 
     def examples(self, outputs: dict, shown: int = 12) -> list[dict]:
         """Expressions spread evenly over the set: [{``ids``, ``image_id``, ``predicted``, ``true``, ``iou``}]."""

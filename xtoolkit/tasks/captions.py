@@ -8,14 +8,15 @@ import re
 from dataclasses import replace
 from typing import Annotated
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, TextField
 from xtoolkit.graph import Ref
-from xtoolkit.metrics.captions import bleu, cider_d, rouge_l, words
+from xtoolkit.metrics.captions import bleu_counts, bleu_of, cider_d, rouge_l, words
 from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count, NotNegative, Range
-from xtoolkit.tasks.base import Alone, Task, evaluating, spread
+from xtoolkit.tasks.base import Alone, Measured, Task, column, evaluating, spread
 from xtoolkit.tasks.beams import Beams, beam_search
 from xtoolkit.tasks.comparing import sides
 from xtoolkit.tasks.masked_words import another
@@ -32,7 +33,8 @@ class CaptionScores(Task):
     (CIDEr-D, its document frequencies those of the evaluated references), means over pictures. The floor says of each picture
     the first caption of another one, in an order drawn by a seed made of their names.
 
-    In the evaluation's folder: ``samples.jsonl``, of each picture its caption, ROUGE-L and, as ``score``, CIDEr-D; and
+    In the evaluation's folder: ``samples.jsonl``, of each picture its caption, ROUGE-L, what BLEU counts
+    (``metrics.captions.bleu_counts``) and, as ``score``, CIDEr-D; and
     ``captions.json``, [{"image_id", "caption"}], as COCO's server takes them, where pictures are named by COCO's ids.
 
     Args:
@@ -119,8 +121,17 @@ class CaptionScores(Task):
     def samples(self, outputs: dict) -> list[dict]:
         made, true, names = _by_picture(outputs)
         split, several = _split(made, true)
-        return [{"id": name, "image_id": name, "score": cider, "rouge_l": 100 * rouge, "caption": caption}
-                for name, caption, cider, rouge in zip(names, made, cider_d(split, several), rouge_l(split, several))]
+        scores = zip(names, made, cider_d(split, several), rouge_l(split, several), bleu_counts(split, several))
+        return [{"id": name, "image_id": name, "score": cider, "rouge_l": 100 * rouge, "caption": caption, "counts": counts}
+                for name, caption, cider, rouge, counts in scores]
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        """A caption's CIDEr-D holds on to the document frequencies of all references, whichever pictures are drawn: they are
+        the benchmark's, no part of what a model says, and of a set drawn with replacement they would be of fewer pictures."""
+        counts = np.array([row["counts"] for row in rows], dtype=np.float64)
+        of = lambda n: Measured(counts, lambda some: 100 * bleu_of(some.sum(0).tolist())[n])
+        return {**{f"bleu{n + 1}": of(n) for n in range(4)}, "rouge_l": Measured(column(rows, "rouge_l")),
+                "cider": Measured(column(rows, "score", 100))}
 
     def files(self, outputs: dict) -> dict[str, str]:
         made, _, names = _by_picture(outputs)
@@ -178,8 +189,9 @@ def _split(made, true):
 def _figures(made, true, names) -> dict[str, float]:
     """All metrics, times 100, of captions and their references, an entry a picture."""
     split, several = _split(made, true)
+    of_all = bleu_of([sum(one) for one in zip(*bleu_counts(split, several))])
     mean = lambda values: sum(values) / len(values)
-    return {**{f"bleu{n}": 100 * value for n, value in enumerate(bleu(split, several), 1)},
+    return {**{f"bleu{n}": 100 * value for n, value in enumerate(of_all, 1)},
             "rouge_l": 100 * mean(rouge_l(split, several)), "cider": 100 * mean(cider_d(split, several))}
 
 

@@ -5,12 +5,13 @@ Shape letters: B rows, N rows of all batches.
 
 from typing import Literal
 
+import numpy as np
 import torch
 
 from xtoolkit.metrics import classification as metrics
 from xtoolkit.registry import TASK_REGISTRY, ConfigError
 from xtoolkit.tasks import servers
-from xtoolkit.tasks.base import Task, cell, decoded, spread
+from xtoolkit.tasks.base import Measured, Task, cell, column, decoded, spread
 from xtoolkit.tasks.rows import shown_items, told_rows
 
 
@@ -65,6 +66,11 @@ class Correlation(Task):
         scores = (standard(value) * standard(label)).tolist()
         return [{"id": outputs["id"][row], "image_id": outputs["image_id"][row], "score": score, "label": target, "told": told}
                 for row, score, target, told in zip(known.nonzero()[:, 0].tolist(), scores, label.tolist(), value.tolist())]
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        both = np.stack([column(rows, "told"), column(rows, "label")], 1)
+        return {name: Measured(both, lambda some, metric=metric: 100 * metric(some[:, 0], some[:, 1]))
+                for name, metric in (("pearson", metrics.pearson), ("spearman", metrics.spearman))}
 
     def files(self, outputs: dict) -> dict[str, str]:
         return {} if self.server is None else servers.numbers(self.server, outputs["id"], outputs["value"].tolist())

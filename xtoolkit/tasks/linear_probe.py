@@ -16,7 +16,7 @@ from torch import Tensor
 from xtoolkit.features import Encoded
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count, Positive, Range
-from xtoolkit.tasks.base import Alone, Task, cell, check_counts, evaluating, joined, on_host, share
+from xtoolkit.tasks.base import Alone, Measured, Task, cell, check_counts, column, evaluating, joined, on_host, share
 from xtoolkit.tasks.comparing import summary
 from xtoolkit.tasks.neighbours import SIDE, small
 
@@ -138,6 +138,14 @@ class LinearProbe(Task):
             rows.append({"id": name or str(row), "image_id": name, "label": label, "told": told[""][n],
                          "score": float(told[""][n] == label), **({"pixels_told": told[PIXELS][n]} if PIXELS in told else {})})
         return rows
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        label, found = column(rows, "label"), {}
+        for prefix, key in (("", "told"), (PIXELS, "pixels_told")):
+            for name in TITLES if all(key in row for row in rows) else ():
+                found[f"{self._prefix}{prefix}{name}"] = Measured(
+                    np.stack([column(rows, key), label], 1), lambda both, name=name: shares(both[:, 0], both[:, 1])[name])
+        return found
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
         rows, at = [], lambda side, name: side.get(f"{self._prefix}{name}")

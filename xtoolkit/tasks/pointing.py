@@ -5,6 +5,7 @@ Shape letters: R expressions, K layers, L text tokens, N patches, D width.
 
 import json
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +15,7 @@ from xtoolkit.features import Encoded, full_precision
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count
 from xtoolkit.tasks.attending import LAYERS, Attending, attention_maps, side_of
-from xtoolkit.tasks.base import Alone, Task, cell, decoded, spread, token_ids
+from xtoolkit.tasks.base import Alone, Measured, Task, cell, column, decoded, spread, token_ids
 from xtoolkit.tasks.boxes import corners
 from xtoolkit.tasks.comparing import sides, summary
 
@@ -110,12 +111,27 @@ class PointingGame(Task):
         return {name: shares[name.rpartition(".")[0]] for name in self.score(outputs) if not name.endswith("layer")}
 
     def samples(self, outputs: dict) -> list[dict]:
-        """A row an expression: ``score``, whether it points right; ``similarity`` and ``chance`` likewise."""
-        hits = outputs["hits"][:, self._layers(outputs)["layer"]].tolist()
+        """A row an expression: ``score``, whether it points right; ``layers``, by each of them; ``attention``, ``similarity`` and
+        ``chance`` likewise."""
+        layers, ways = outputs["hits"].tolist(), self._layers(outputs)
+        hits, attention = (outputs[kind][:, ways[layer]].tolist()
+                           for kind, layer in (("hits", "layer"), ("attention", "attention_layer")))
         texts = [decoded(self.tokenizer, ids) for ids in outputs["ids"]]
         return [{"id": row, "image_id": outputs["image_id"][row], "source": outputs["source"][row], "text": texts[row],
-                 "score": hits[row], **({"similarity": outputs["similarity"][row].item()} if "similarity" in outputs else {}),
+                 "score": hits[row], "layers": layers[row], "attention": attention[row],
+                 **({"similarity": outputs["similarity"][row].item()} if "similarity" in outputs else {}),
                  "chance": outputs["chance"][row].item()} for row in outputs["is_box"].nonzero()[:, 0].tolist()]
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        """The layers stay those that all rows chose."""
+        source, found = np.array([row["source"] for row in rows]), {}
+        ways = {"accuracy": column(rows, "score", 100), "attention": column(rows, "attention", 100),
+                **{f"layer{k}": 100 * values for k, values in enumerate(np.array([row["layers"] for row in rows]).T)},
+                **({"similarity": column(rows, "similarity", 100)} if "similarity" in rows[0] else {})}
+        if (source != self.choose).any():
+            found["accuracy"] = Measured(np.where(source != self.choose, ways["accuracy"], np.nan))
+        return found | {f"{name}.{way}": Measured(np.where(source == name, values, np.nan))
+                        for name in sorted(set(source.tolist())) for way, values in ways.items()}
 
     def files(self, outputs: dict) -> dict[str, str]:
         return {LAYERS: json.dumps({"match": self.match, "chosen_on": self.choose, **self._layers(outputs)}) + "\n"}

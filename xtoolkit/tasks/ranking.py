@@ -4,10 +4,14 @@ which only they were scored.
 Shape letters: Q queries, C candidates, I images, T texts.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from xtoolkit.metrics.bootstrap import crossed_difference, means
+
 DEPTHS = (1, 5, 10)
+GAINS = ("t2i_r10", "i2t_r10", "r_mean")
 
 
 def hits_at(scores: Tensor, relevant: Tensor, depths=DEPTHS) -> dict[int, Tensor]:
@@ -81,26 +85,20 @@ def gains(before: dict[str, Tensor], after: dict[str, Tensor], owner: Tensor, dr
         before, after: of ``hits_both_ways``.
         owner: (texts,) int64, the image that a text describes.
     """
-    owner, images = owner.cpu(), len(after["i2t_r1"])
-    with_texts = torch.bincount(owner, minlength=images) > 0
-    sums, counts = [], []
-    for name, hits in after.items():
-        difference = (hits - before[name]).cpu()
-        picture = owner if name.startswith("t2i") else torch.arange(images)
-        asked = difference.isfinite()
-        add = lambda values: torch.zeros(images, dtype=torch.float64).index_add(0, picture[asked], values)[with_texts]
-        sums.append(add(difference[asked]))
-        counts.append(add(asked[asked].double()))
-    sums, counts, pictures = torch.stack(sums, 1), torch.stack(counts, 1), int(with_texts.sum())
-    generator, drawn = torch.Generator().manual_seed(0), []
-    for _ in range(draws):
-        weight = torch.bincount(torch.randint(pictures, (pictures,), generator=generator), minlength=pictures).double()
-        drawn.append(weight @ sums / (weight @ counts))
-    drawn, found = torch.stack([sums.sum(0) / counts.sum(0), *drawn]), {}
-    for name, values in (*((name, drawn[:, list(after).index(name)]) for name in ("t2i_r10", "i2t_r10")),
-                         ("r_mean", drawn.mean(1))):
-        low, high = torch.quantile(values[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        found |= {f"{name}_gain": 100 * values[0].item(), f"{name}_gain_low": 100 * low, f"{name}_gain_high": 100 * high}
+    owner, found = owner.cpu().numpy(), {}
+    _, first = np.unique(owner, return_index=True)  # a text of each picture that has some
+    rows = []
+    for hits in (after, before):
+        columns = np.full((len(owner), len(hits)), np.nan)
+        for column, (name, values) in zip(columns.T, hits.items()):
+            which = np.arange(len(owner)) if name.startswith("t2i") else first
+            column[which] = 100 * values.cpu().numpy()[which if name.startswith("t2i") else owner[first]]
+        rows.append(columns)
+    for name in GAINS:
+        pick = slice(None) if name == "r_mean" else list(after).index(name)
+        gain = crossed_difference(*([side[:, pick]] for side in rows), owner, means, draws)
+        low, high = (gain.value, gain.value) if gain.low is None else (gain.low, gain.high)
+        found |= {f"{name}_gain": gain.value, f"{name}_gain_low": low, f"{name}_gain_high": high}
     return found
 
 

@@ -6,6 +6,7 @@ Shape letters: I images, T texts, K candidates a query, P pairs to match, D widt
 import typing
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,10 +14,10 @@ from xtoolkit.batch import Batch, Field
 from xtoolkit.features import full_precision
 from xtoolkit.graph import Need
 from xtoolkit.registry import TASK_REGISTRY, Count
-from xtoolkit.tasks.base import (Alone, Task, cell, check_counts, decoded, evaluating, heads, joined, numbered, share, spread,
-                                 token_ids)
+from xtoolkit.tasks.base import (Alone, Measured, Task, cell, check_counts, column, decoded, evaluating, heads, joined,
+                                 numbered, share, spread, token_ids)
 from xtoolkit.tasks.comparing import Comparing, matched, rows_of, sides, vectors
-from xtoolkit.tasks.ranking import below_scored, best, chance, gains, hits_both_ways, recalls
+from xtoolkit.tasks.ranking import GAINS, below_scored, best, chance, gains, hits_both_ways, recalls
 
 DUAL, MATCHED, COMBINED = "dual", "matched", "combined"
 WAYS = {DUAL: "dual encoder", MATCHED: "re-ranked by fusion", COMBINED: "re-ranked by both"}
@@ -140,13 +141,30 @@ class Retrieval(Task):
         return shown
 
     def samples(self, outputs: dict) -> list[dict]:
-        """A row for each text, called by its picture and its number there: whether its picture comes first, by each way;
-        ``score`` is the last way's."""
-        hits = {way: hits_both_ways(t2i, i2t, outputs["owner"])["t2i_r1"].tolist() for way, (t2i, i2t) in outputs["ways"].items()}
-        names = [outputs["image_id"][image] for image in outputs["owner"].tolist()]
-        return [{"id": called, "image_id": name, "score": hits[list(hits)[-1]][text],
-                 **{way: found[text] for way, found in hits.items()}}
-                for text, (called, name) in enumerate(zip(numbered(names), names))]
+        """A row for each text, called by its picture and its number there: whether its picture is among the first, by each way,
+        ``dual.t2i_r1`` ..., ties at their expectation; a picture's first row says also whether it finds one of its texts,
+        ``dual.i2t_r1`` ...; ``score`` is the last way's ``t2i_r1``."""
+        owner, rows, seen = outputs["owner"].tolist(), [], set()
+        hits = {f"{way}.{name}": values.tolist() for way, both in outputs["ways"].items()
+                for name, values in hits_both_ways(*both, outputs["owner"]).items()}
+        names = [outputs["image_id"][image] for image in owner]
+        for text, (called, name, image) in enumerate(zip(numbered(names), names, owner)):
+            own = {key: values[text] for key, values in hits.items() if ".t2i" in key}
+            found = {} if image in seen else {key: values[image] for key, values in hits.items() if ".i2t" in key}
+            seen.add(image)
+            rows.append({"id": called, "image_id": name, "score": own[f"{list(outputs['ways'])[-1]}.t2i_r1"], **own, **found})
+        return rows
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        found = {}
+        for way in (way for way in WAYS if f"{way}.t2i_r1" in rows[0]):
+            recall = np.stack([column(rows, f"{way}.{name}", 100) for name in RECALLS[:-1]], 1)
+            found |= {f"{way}.{name}": Measured(values) for name, values in zip(RECALLS, recall.T)}
+            found[f"{way}.r_mean"] = Measured(recall)
+            if way != DUAL:
+                found |= {f"{way}.{name}_gain": Measured(found[f"{way}.{name}"].values - found[f"{DUAL}.{name}"].values)
+                          for name in GAINS}
+        return found
 
     def table(self, metrics: dict, floor: dict) -> tuple[list[str], list[list[str]]]:
         """A row for each way of ranking, for what it gains over the dual encoder, and one for chance."""

@@ -6,13 +6,14 @@ Shape letters: B questions of a batch, C candidates.
 import json
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xtoolkit.batch import Batch, TextField
 from xtoolkit.metrics.vqa import accuracies, normalise
 from xtoolkit.registry import TASK_REGISTRY, ConfigError, Count, Range
-from xtoolkit.tasks.base import Task, cell, decoded, evaluating, spread, token_ids
+from xtoolkit.tasks.base import Measured, Task, cell, column, decoded, evaluating, spread, token_ids
 
 FILE = "answers.txt"  # of the task's folder: the candidates that were ranked
 TYPES = ("yes/no", "number", "other")  # of answers, as the table lists them
@@ -111,9 +112,15 @@ class VQAAccuracy(Task):
 
     def samples(self, outputs: dict) -> list[dict]:
         ids = [row if number is None else number for row, number in enumerate(outputs["question_id"])]
-        return [{"id": number, "image_id": image, "score": score, "answer": told[0][0], "type": kind}
-                for number, image, score, told, kind in zip(ids, outputs["image_id"], outputs["score"], outputs["told"],
-                                                            outputs["answer_type"])]
+        return [{"id": number, "image_id": image, "score": score, "answer": told[0][0], "type": kind, "covered": covered}
+                for number, image, score, told, kind, covered in zip(
+                    ids, *(outputs[key] for key in ("image_id", "score", "told", "answer_type", "covered")))]
+
+    def measured(self, rows: list[dict]) -> dict[str, Measured]:
+        score, kinds = column(rows, "score", 100), np.array([row["type"] or "" for row in rows])
+        scored = set(kinds[~np.isnan(score)])
+        parts = {_part(kind): Measured(np.where(kinds == kind, score, np.nan)) for kind in scored if kind}
+        return {"accuracy": Measured(score), **parts, "coverage": Measured(column(rows, "covered", 100))} if scored else {}
 
     def files(self, outputs: dict) -> dict[str, str]:
         found = {FILE: "\n".join(outputs["candidates"][0]) + "\n"}
@@ -238,7 +245,7 @@ class VQAAccuracy(Task):
     def _by_type(outputs: dict, rows: list[int], scores: dict) -> dict[str, float]:
         kinds = dict.fromkeys(outputs["answer_type"][row] for row in rows if outputs["answer_type"][row])
         order = sorted(kinds, key=lambda kind: TYPES.index(kind) if kind in TYPES else len(TYPES))
-        parts = {f"{kind.replace('/', '_')}.accuracy": _mean([scores[row] for row in rows if outputs["answer_type"][row] == kind])
+        parts = {_part(kind): _mean([scores[row] for row in rows if outputs["answer_type"][row] == kind])
                  for kind in order}
         return {"accuracy": _mean([scores[row] for row in rows])} | parts
 
@@ -256,6 +263,11 @@ def annotations(record: dict) -> list[str] | None:
         return [one["answer"] for one in given] or None
     share = lambda one: 1 if one["weight"] is None else one["weight"]
     return [one.get("text", one.get("answer")) for one in given for _ in range(max(1, round(10 * share(one))))]
+
+
+def _part(kind: str) -> str:
+    """What the figure of an answer type is called."""
+    return f"{kind.replace('/', '_')}.accuracy"
 
 
 def _mean(values: list) -> float:
