@@ -9,7 +9,8 @@ from xtoolkit.registry import ConfigError, nearest
 from xtoolkit.report.zoo.tables import Tables
 
 BEGIN, END = "<!-- zoo: ", "<!-- /zoo -->"
-PLACE = re.compile(rf"({re.escape(BEGIN)}(.+?) -->\n)(.*?)({re.escape(END)})", re.S)
+PLACE = re.compile(rf"^({BEGIN}(.+) -->\n)((?:.*\n)*?)({END})$", re.M)
+LINES = re.compile(rf"^(?:{BEGIN}.*|{END})$", re.M)
 
 
 def filled(pages: list[str], root: Path, tables: Tables) -> dict[str, str]:
@@ -29,8 +30,8 @@ def filled(pages: list[str], root: Path, tables: Tables) -> dict[str, str]:
         line = lambda place: text.count("\n", 0, place.start()) + 1
         problems += [f"{page}:{line(place)}: no table `{place[2]}`{nearest(place[2], tables.named)}"
                      for place in places if place[2] not in tables.named]
-        if len(places) != text.count(BEGIN) or len(places) != text.count(END) or any(BEGIN in place[3] for place in places):
-            problems.append(f"{page}: each `{BEGIN}NAME -->` on a line of its own needs its `{END}` below")
+        if 2 * len(places) != len(LINES.findall(text)):
+            problems.append(f"{page}: each `{BEGIN}NAME -->` on a line of its own needs its `{END}` below, before the next")
         if not problems:
             link = _linking(page)
             found[page] = PLACE.sub(lambda place: place[1] + tables.named[place[2]](link).strip("\n") + "\n" + place[4], text)
