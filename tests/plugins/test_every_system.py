@@ -45,6 +45,7 @@ SYSTEMS = {
               + ["train.seed=21"],  # which draws every stream after the interruption
               [*CONTRAST, "match", "picture_codes"],
               ("ground", "BoxAccuracy gives it, where a recipe has a loss that predicts boxes")),
+    "flava_text": (small(text_layers=BLOCKS), [], ("encode_text", COMPARES)),
     "vlbeit": (small(backbone=(*BLOCKS, STEM), **FROZEN), ["picture_codes"], ("similarity", COMPARES)),
     "roberta": (small(**TEXT), [], ("encode_text", COMPARES)),
     "beitv2": (small(**VISION, **FROZEN), ["picture_codes"], ("match", MATCHES)),
