@@ -36,6 +36,7 @@ def blocks(tmp_path, shards):
         {"classes": 2},
         "LabelledTwoImages": table("LabelledTwoImages", lambda n: {"images": [image(n), image(n + 1)], "sentence": f"dog {n}",
                                                                    "label": n % 2}) | {"classes": 2},
+        "Pairs": table("Pairs", lambda n: {"image": image(n), "caption": f"dog {n}"}),
         "Regions": table("Regions", lambda n: {"image": image(n), "regions": [{"box": [1, 2, 10 + n % 4, 9],
                                                                                "caption": f"dog {n}"}]})}
 
@@ -49,7 +50,7 @@ def shown(batch):
     return list(zip(*(field.image_id for field in names)))
 
 
-@pytest.mark.parametrize("kind", ["Questions", "LabelledPairs", "LabelledTwoImages", "Regions"])
+@pytest.mark.parametrize("kind", ["Questions", "LabelledPairs", "LabelledTwoImages", "Pairs", "Regions"])
 def test_no_record_keeps_its_picture_and_all_else_is_as_it_was(kind, blocks, tokenizer):
     plain, = EvalLoader(build(blocks[kind], tokenizer), 99)
     other, = EvalLoader(build(blocks[kind], tokenizer, shuffle_pictures=True), 99)
@@ -60,9 +61,9 @@ def test_no_record_keeps_its_picture_and_all_else_is_as_it_was(kind, blocks, tok
     for name in ("text", "answers", "label", "region"):
         if name in plain.fields:
             assert same(type(plain)(it=plain[name]), type(plain)(it=other[name])), name
-    assert plain.fields.get("record") == other.fields.get("record")
+    assert all(plain.fields.get(name) == other.fields.get(name) for name in ("record", "captions"))
     called = (lambda batch: list(batch["name"])) if kind == "Regions" else (lambda batch: told_rows(batch)["id"])
-    if kind != "Questions":  # which have numbers
+    if "label" in plain.fields or kind == "Regions":  # questions have numbers, pairs are called by what is shown
         assert called(plain) == called(other) and len(set(called(plain))) >= 8, "a sample is called by its own record"
     pictures = dict(zip((names[0] for names in before), plain["image"].pixels))
     for names, pixels in zip(after, other["image"].pixels):

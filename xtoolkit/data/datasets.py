@@ -108,6 +108,7 @@ class Pairs(Sharded):
         clean: lower case, no punctuation (X-FM's release); false: as it is.
         mask: {prob, max, ngram, ngram_prob, whole_word}, see TextMask.
         left_to_right: {prob, max, prompt}, what a generator of captions learns from, see LeftToRight.
+        shuffle_pictures: a control, see OtherPictures: each record's captions are put beside another one's picture.
         others: sources: images: shards: image_mask: augment: mean: std: as Images has them.
     """
 
@@ -119,8 +120,10 @@ class Pairs(Sharded):
                  path: Path | None = None, images: str | None = None, sources: Sources | None = None,
                  shards: ShardBlock | None = None, max_tokens: Length = 30, clean: bool = True,
                  mask: TextMask | None = None, image_mask: ImageMask | None = None, augment: Augment | None = None,
-                 left_to_right: LeftToRight | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD):
+                 left_to_right: LeftToRight | None = None, mean: Mean = CLIP_MEAN, std: Std = CLIP_STD,
+                 shuffle_pictures: bool = False):
         super().__init__(path, sources, shards, train, images)
+        self._others = OtherPictures(self._shards) if shuffle_pictures else None
         augment = (augment or Augment()) if train else None
         self.images = ImageProcessor(image_size, patch_size, mean, std, augment, image_mask, views)
         self._text = TextProcessor(tokenizer, max_tokens, clean, mask, views, left_to_right)
@@ -132,7 +135,8 @@ class Pairs(Sharded):
         make = lambda caption: self._text(caption, rng, record.bad)
         texts = [make(rng.choice(captions))] if self.train else _each(captions, make, dropped)
         told = {} if self.train else {"captions": captions}
-        return items.Item(self.images(record.data, record.name, rng, record.bad, captions), texts, dropped=dropped, fields=told)
+        shown = self._others(source, sample) if self._others else record
+        return items.Item(self.images(shown.data, shown.name, rng, shown.bad, captions), texts, dropped=dropped, fields=told)
 
 
 def _each(values, make, dropped: list, most: int | None = None) -> list:
