@@ -62,7 +62,7 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
         "Plain, seed 2", "Plain, Short, seed 2", "text, seed 2", "Further, seed 2", "Further, Long, seed 2"]
     assert "train.seed=11" in of.cell("Plain", "Short", "", 1).overrides, "fine-tuning draws otherwise than pretraining"
     main = tool("ablate").main
-    assert main(["--config", str(folder / "table.yaml"), "--jobs", "2", "--seeds", "1", "--only", "Plain"]) == 0
+    assert main(["--config", str(folder / "table.yaml"), "--jobs", "2", "--seeds", "1", "--only", "Plain", "--yes"]) == 0
     text = (folder / "out/table.md").read_text().splitlines()
     assert text[0] == "| task | metric | floor | Plain | Begun | Further |"
     assert text[2] == "| Short | told | 50.0 | 75.0 (1 of 2: missing) | – (0 of 2: missing) | – (0 of 2: missing) |"
@@ -75,7 +75,7 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_files_and_runs_nothing_twice(folder):
-    command = [sys.executable, "-m", "xtoolkit", "ablate", "--config", str(folder / "table.yaml"), "--jobs", "2"]
+    command = [sys.executable, "-m", "xtoolkit", "ablate", "--config", str(folder / "table.yaml"), "--jobs", "2", "--yes"]
     subprocess.run(command, check=True, capture_output=True)
     whole = finals(folder)
     assert len(whole) == 4 + JOBS

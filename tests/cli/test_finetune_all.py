@@ -36,7 +36,7 @@ def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsy
     assert main(["--config", str(folder / "all.yaml"), "--dry-run"]) == 0
     planned = capsys.readouterr().out
     assert planned.count(": missing") == 4 and "finished" not in planned and not (folder / "out").exists()
-    assert main(["--config", str(folder / "all.yaml")]) == 0
+    assert main(["--config", str(folder / "all.yaml"), "--yes"]) == 0
     said = capsys.readouterr().out
     assert "[1/4] begun, Lengths, seed 1:" in said and "[4/4] begun, Lengths, longer, seed 2:" in said and "told 75.0" in said
     # Of four texts three have five tokens, one thirteen: seeds change nothing of what is asked here.
@@ -50,7 +50,7 @@ def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsy
     before = of()
     lost = next(path for path in before if "longer/seed_2" in str(path))
     lost.unlink()
-    assert main(["--config", str(folder / "all.yaml")]) == 0
+    assert main(["--config", str(folder / "all.yaml"), "--yes"]) == 0
     after = of()
     assert len(before) == 4 and {path for path in after if after[path] != before[path]} == {lost}, "what is finished is not run again"
 
@@ -96,7 +96,7 @@ def test_scores_keep_every_sample_and_say_what_it_is_drawn_with(folder, rows, fo
 def test_a_table_whose_recipe_is_wrong_runs_nothing(folder, capsys):
     start_weights(folder)
     (folder / "all.yaml").write_text((folder / "all.yaml").read_text().replace("tokens=13", "tokns=13"))
-    assert tool("finetune_all").main(["--config", str(folder / "all.yaml")]) == 2
+    assert tool("finetune_all").main(["--config", str(folder / "all.yaml"), "--yes"]) == 2
     assert "did you mean `tokens`?" in capsys.readouterr().err and not (folder / "out").exists()
 
 
@@ -105,7 +105,7 @@ def test_a_job_that_fails_is_told_and_the_others_run(folder, capsys):
     text = (folder / "all.yaml").read_text()
     wider = text.replace("evaluate.test.tokens=13", "encoders.text.width=32").replace("[1, 2]", "[1]")
     (folder / "all.yaml").write_text(wider.replace("{told: test.accuracy}", "{told: test.accuracy, best: test.acuracy}"))
-    assert tool("finetune_all").main(["--config", str(folder / "all.yaml")]) == 1
+    assert tool("finetune_all").main(["--config", str(folder / "all.yaml"), "--yes"]) == 1
     told = capsys.readouterr()
     assert "[2/2] begun, Lengths, longer, seed 1: exit code 2, see" in told.err and "use the recipe that these weights were made" in told.err
     assert "[1/2] begun, Lengths, seed 1: `test.acuracy`: evaluation `test` gives no `acuracy`; did you mean `accuracy`?" in told.err

@@ -277,9 +277,15 @@ def _chain(job):
     return [one for start in getattr(job, "after", ()) for one in (*_chain(start), start)]
 
 
-def write_done(job: Job, seconds: float) -> None:
-    """Says that all of a job is there, and with which engine it ran."""
+def write_done(job: Job, seconds: float, processor: float | None = None) -> None:
+    """Says that all of a job is there, with which engine it ran, and how long.
+
+    Args:
+        processor: seconds that all processors together spent on it; None: not known, as it was begun by a call that was killed.
+    """
     from xtoolkit.ablation import keys
     from xtoolkit.engine.records import write_json
 
-    write_json(job.folder / DONE, {"job": str(job), "key": job.key, "engine": keys.engine(), "seconds": round(seconds, 1)})
+    spent = None if processor is None else round(processor, 1)
+    write_json(job.folder / DONE, {"job": str(job), "key": job.key, "engine": keys.engine(), "seconds": round(seconds, 1),
+                                   "processor_seconds": spent})

@@ -55,20 +55,22 @@ class Runner:
                     os.close(held)
                     self._fail(job, CHANGED)
                 else:
-                    running[_start(job, held)] = job, held, time.perf_counter()
+                    begun = job.folder.exists()
+                    running[_start(job, held)] = job, held, time.perf_counter(), begun
             time.sleep(WAIT)
-            for process in [process for process in running if process.poll() is not None]:
-                self._end(process, *running.pop(process))
+            for process in list(running):
+                if (spent := ended(process)) is not None:
+                    self._end(process, spent, *running.pop(process))
         return self.failed
 
-    def _end(self, process, job, held, started):
+    def _end(self, process, spent, job, held, started, begun):
         seconds = time.perf_counter() - started
         if process.returncode:
-            self._fail(job, f"exit code {process.returncode}, see {job.folder}.log, which ends with:\n{end_of_log(job)}")
+            self._fail(job, f"exit code {process.returncode}, see {job.folder}.log, which ends with:\n{end_of_log(job.folder)}")
         elif job.recipe.changed():
             self._fail(job, CHANGED)
         else:
-            write_done(job, seconds)
+            write_done(job, seconds, None if begun else spent)
             self._forget_weights(job)
             self.say(f"{self._at(job)}: {seconds:.0f} s")
             for line in self.after(job):
@@ -107,7 +109,16 @@ def _start(job, held):
                                 env=os.environ | {"OMP_NUM_THREADS": str(job.recipe.threads)})
 
 
-def end_of_log(job: Job) -> str:
-    """The last lines of what a job said."""
-    with open(f"{job.folder}.log", encoding="utf-8") as log:
+def ended(process: subprocess.Popen) -> float | None:
+    """Processor seconds of a process that has ended, and of those that it had waited for; None: it has not."""
+    number, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if number == 0:
+        return None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def end_of_log(place) -> str:
+    """The last lines of what was said into ``PLACE.log``."""
+    with open(f"{place}.log", encoding="utf-8") as log:
         return "".join(f"    {line}" for line in log.readlines()[-4:]).rstrip()

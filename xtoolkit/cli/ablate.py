@@ -9,8 +9,10 @@ command goes on where it was. The table is written anew after each job: table.md
 
 import dataclasses
 import os
+import sys
 
 from xtoolkit.ablation import results
+from xtoolkit.ablation.forecast import HOUR, Forecast, span
 from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.runner import Runner
 from xtoolkit.ablation.table import Table, read
@@ -39,6 +41,9 @@ def add_arguments(parser) -> None:
                         help="so many side by side, the cores shared out (default: 1)")
     parser.add_argument("--no-controls", action="store_true", help="the rows themselves only")
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and how far each is, and run none")
+    parser.add_argument("--forecast", action="store_true",
+                        help="print what the jobs would take, from a few steps of each recipe, and run none")
+    parser.add_argument("--yes", action="store_true", help="measure nothing beforehand, and run however long it takes")
 
 
 def run(table: Table, path: str, args, only=()) -> int:
@@ -70,6 +75,21 @@ def run(table: Table, path: str, args, only=()) -> int:
     for job in todo:
         for line in lacking(job) if job.complete else ():
             raise ConfigError(f"{job}: {line}")
+    if args.forecast or not args.yes:
+        forecast = Forecast(jobs, todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True))
+        print(f"{forecast.text()}\n", flush=True)
+        if args.forecast:
+            return 0
+        _ask(forecast)
     failed = Runner(todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True), told).run()
     print(f"\n{results.write(jobs)}\n\ntable: {table.output}/table.md, and .json, .csv, .tex")
     return int(bool(failed))
+
+
+def _ask(forecast: Forecast) -> None:
+    """Ends the call where it would take long and nobody says that it may."""
+    if forecast.clock > HOUR:
+        if not sys.stdin.isatty():
+            raise ConfigError(f"the jobs would take {span(forecast.clock)}: --yes runs what takes longer than an hour")
+        if input(f"this takes {span(forecast.clock)}: run it? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ConfigError("not run: no `y` was given; what was measured is kept")
