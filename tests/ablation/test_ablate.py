@@ -70,7 +70,7 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     assert json.loads((folder / "out/table.json").read_text())["rows"][0]["columns"]["Plain"]["values"] == {"1": 75.0}
     job = jobs(folder).cell("Plain", "Short", "", 1)
     assert not (job.folder / "checkpoints").exists() and list(job.after[0].folder.glob("checkpoints/step_*")), "rows keep no weights"
-    assert job.scores("test.accuracy")["1"][0] == 1
+    assert job.samples("test.accuracy")["1"]["score"] == 1
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import toy_table
 from commands import tool
 from toy_table import start_weights
-from xtoolkit.ablation.jobs import DONE, Job, Jobs
+from xtoolkit.ablation.jobs import DONE, Jobs
 from xtoolkit.ablation.keys import forget
 from xtoolkit.ablation.results import _gain, decimals
 from xtoolkit.ablation.table import read
@@ -43,7 +43,7 @@ def test_it_runs_what_is_missing_and_tells_the_gain_over_a_control(folder, capsy
     line = "| Lengths | told | 2 | 75.0 ± 0.0 | 50.0 | longer | 25.0 ± 0.0 | +50.0 ± "
     assert line in (folder / "out/table.md").read_text()
     found = json.loads((folder / "out/table.json").read_text())["rows"][0]["columns"]["begun"]
-    assert found["values"] == {"1": 75.0, "2": 75.0} and found["controls"]["longer"]["gain"]["value"] == pytest.approx(0.5)
+    assert found["values"] == {"1": 75.0, "2": 75.0} and found["controls"]["longer"]["gain"]["value"] == pytest.approx(50)
     assert found["controls"]["longer"]["gain"]["error"] > 0
 
     of = lambda: {path: path.stat().st_mtime_ns for path in folder.glob(f"out/begun/*/*/*/*/{DONE}")}
@@ -75,22 +75,6 @@ def test_what_a_figure_depends_on_is_in_the_key_and_the_rest_is_not(folder, caps
     recipe.write_text(text)
     forget()
     assert all(key != begun[job] for job, key in keys().items()), "what a job starts from is in its key"
-
-
-@pytest.mark.parametrize("rows, found", [
-    ([("a", None, 1), ("b", None, 0)], {"a": (1, "a"), "b": (0, "b")}),  # texts: each stands for itself
-    ([("p", "p", 1), ("p", "p", 0), ("q", "q", 1)], {"0": (1, "p"), "1": (0, "p"), "2": (1, "q")}),
-    ([(7, "p", None), (8, "p", 0.3)], {"8": (0.3, "p")}),  # not annotated
-])
-def test_scores_keep_every_sample_and_say_what_it_is_drawn_with(folder, rows, found):
-    job = Job("begun", "Lengths", "", 1, None, 1, folder, [])
-    job.folder = folder / "job"
-    (folder / "job/evaluations/test").mkdir(parents=True)
-    for file in (DONE, "evaluations/test.json"):
-        (folder / "job" / file).write_text("{}")
-    lines = [json.dumps({"id": id, "image_id": image, "score": score}) + "\n" for id, image, score in rows]
-    (folder / "job/evaluations/test/samples.jsonl").write_text("".join(lines))
-    assert job.scores("test.accuracy") == found
 
 
 def test_a_table_whose_recipe_is_wrong_runs_nothing(folder, capsys):
@@ -167,5 +151,5 @@ def test_the_first_seed_of_every_row_comes_first_and_rows_can_be_chosen(folder):
 
 def test_shares_have_three_decimals_and_one_picture_has_no_error():
     assert [f"{value:.{decimals([value])}f}" for value in (0.4321, 61.25, -0.5)] == ["0.432", "61.2", "-0.500"]
-    assert _gain({"value": 0.02, "error": 0.01}) == "+2.0 ± 1.0"
-    assert _gain({"value": 0.02, "error": None}) == "+2.0 no error: all of one picture"
+    assert _gain({"value": 0.2, "error": 0.1}, decimals([61.2])) == "+0.2 ± 0.1"
+    assert _gain({"value": 0.02, "error": None}, decimals([0.432])) == "+0.020 no error: all of one picture"

@@ -1,6 +1,7 @@
 """The jobs of a table: what is pretrained, what is fine-tuned or evaluated from it, where each lies, and how far it is."""
 
 import fcntl
+import gzip
 import json
 import os
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 from xtoolkit.ablation.table import START, Column, Control, Table, slug
-from xtoolkit.engine.records import read_lines
 from xtoolkit.recipe.folder import EVALUATIONS, evaluated
 from xtoolkit.registry import ConfigError, nearest
 
@@ -123,15 +123,17 @@ class Job:
         given = known[evaluation]["metrics"]
         return None if name in given else f"`{metric}`: evaluation `{evaluation}` gives no `{name}`{nearest(name, given)}"
 
-    def scores(self, metric: str) -> dict[str, tuple[float, str]]:
-        """{sample: (score, the picture or sentence that it belongs to)} of a metric's evaluation. Samples are told by their ids,
-        or by their places where several have one id: texts about a picture that are called by it."""
+    def samples(self, metric: str) -> dict[str, dict]:
+        """{sample: what a metric's evaluation kept of it}, from ``samples.jsonl`` or ``samples.jsonl.gz``. Samples are told by
+        their ids, or by their places where several have one id: texts about a picture that are called by it."""
         path = self.folder / EVALUATIONS / metric.partition(".")[0] / "samples.jsonl"
-        rows = read_lines(path) if self.complete else []
+        path, opened = (path, open) if path.is_file() else (path.with_name(f"{path.name}.gz"), gzip.open)
+        if not (self.complete and path.is_file()):
+            return {}
+        with opened(path, "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
         ids = [str(row["id"]) for row in rows]
-        ids = ids if len(set(ids)) == len(ids) else [str(place) for place in range(len(ids))]
-        return {one: (row["score"], str(row["id"] if row.get("image_id") is None else row["image_id"]))
-                for one, row in zip(ids, rows) if row.get("score") is not None}
+        return dict(zip(ids if len(set(ids)) == len(ids) else map(str, range(len(ids))), rows))
 
 
 @dataclass(eq=False)

@@ -2,16 +2,18 @@
 
 import dataclasses
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 from xtoolkit.ablation import pages, published
 from xtoolkit.ablation.jobs import Job, Jobs
+from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Table
 from xtoolkit.engine.records import write_json, write_text
 
 NOTE = """Values are means over seeds with their standard deviation, and how many seeds where not all are there. A gain is over
-the control, sample by sample, averaged over seeds, with its bootstrap error (pictures drawn with replacement, or samples where
-there are none): in points of the mean score of a sample, which is the metric itself only where that is such a mean.
+the control, averaged over the seeds that both have, with its bootstrap error: the metric of the same samples, drawn with
+replacement by their pictures or sentences, and of the same seeds, drawn likewise.
 """
 
 
@@ -43,7 +45,8 @@ def _lines(jobs: Jobs, name: str) -> list[dict]:
             cells[column] = {"values": _known(own, metric), "states": _states(own), "controls": {}}
             for control in row.controls if metric == next(iter(row.metrics.values())) else ():
                 against = [jobs.cell(column, name, control, seed) for seed in table.seeds]
-                held = {"values": _known(against, metric), "states": _states(against), "gain": _compared(own, against, metric)}
+                gain = bootstrap(own, against, metric)
+                held = {"values": _known(against, metric), "states": _states(against), "gain": gain and dataclasses.asdict(gain)}
                 cells[column]["controls"][control] = held
         own = [jobs.cell(column, name, "", seed) for column in columns for seed in table.seeds]
         floor = next(iter(_known(own, metric, "floor").values()), None)
@@ -60,19 +63,6 @@ def _known(jobs: list[Job], metric: str, what: str = "metrics") -> dict[int, flo
     return {job.seed: value for job in jobs if (value := job.value(metric, what)) is not None}
 
 
-def _compared(own: list[Job], against: list[Job], metric: str) -> dict | None:
-    """The gain over a control on the same samples; None where either is not there yet, or keeps no scores."""
-    from xtoolkit.metrics.bootstrap import paired_difference  # only here: a mistake in the table is answered without NumPy
-
-    pairs = [pair for jobs in zip(own, against) if all(pair := [job.scores(metric) for job in jobs])]  # seeds that both have
-    after, before = ([pair[side] for pair in pairs] for side in (0, 1))
-    shared = [sample for sample in (after[0] if after and before else ()) if all(sample in scores for scores in after + before)]
-    if not shared:
-        return None
-    rows = lambda several: [[scores[sample][0] for sample in shared] for scores in several]
-    return dataclasses.asdict(paired_difference(rows(after), rows(before), [after[0][sample][1] for sample in shared]))
-
-
 # ---- as text ---------------------------------------------------------------------------------------------------------------
 def _of_one_column(lines):
     """Heading and rows of a table with one column: each row beside its controls."""
@@ -82,7 +72,8 @@ def _of_one_column(lines):
         for control, held in (cell["controls"] or {"": {"values": {}, "gain": None}}).items():
             fewer = f" ({len(held['values'])})" if 0 < len(held["values"]) < len(cell["values"]) else ""
             rows.append([line["task"], line["metric"], str(len(cell["values"])) + _seeds(cell), mean(cell["values"].values()),
-                         _floor(line), control, mean(held["values"].values()) + fewer, _gain(held["gain"])])
+                         _floor(line), control, mean(held["values"].values()) + fewer,
+                         _gain(held["gain"], decimals(cell["values"].values()))])
     return ["task", "metric", "seeds", "value", "floor", "control", "its value", "gain"], rows
 
 
@@ -138,14 +129,14 @@ def mean(numbers) -> str:
     return f"{statistics.fmean(numbers):.{places}f}{spread}" if numbers else "–"
 
 
-def decimals(numbers: list[float]) -> int:
+def decimals(numbers: Iterable[float]) -> int:
     """How many a figure is given with: one of per cent, three of a share such as a mean IoU."""
     return 1 if any(abs(number) > 1 for number in numbers) else 3
 
 
-def _gain(gain: dict | None) -> str:
-    """`+2.0 ± 1.0`, in points; a dash where there is none (yet)."""
+def _gain(gain: dict | None, places: int) -> str:
+    """`+2.0 ± 1.0`; a dash where there is none (yet)."""
     if gain is None:
         return "–"
-    told = "no error: all of one picture" if gain["error"] is None else f"± {100 * gain['error']:.1f}"
-    return f"{100 * gain['value']:+.1f} {told}"
+    told = "no error: all of one picture" if gain["error"] is None else f"± {gain['error']:.{places}f}"
+    return f"{gain['value']:+.{places}f} {told}"

@@ -25,26 +25,6 @@ class Difference:
     high: float | None
 
 
-def paired_difference(after, before, groups, draws: int = 2000, seed: int = 0) -> Difference:
-    """after - before, of the same samples.
-
-    Groups are drawn with replacement, each with all its samples: what shares a picture rises and falls together. Runs are
-    not drawn: of several the difference is that of their mean, so that the error is one of samples and not of seeds.
-
-    Args:
-        after: (K, N) scores; (N,) of one run.
-        before: likewise, its own number of runs.
-        groups: (N,) anything hashable, which group each sample is of.
-
-    Raises:
-        ValueError: not as many samples, none, or a score that is not finite.
-
-    Source: Efron and Tibshirani 1993, chapters 6 and 13; the ratio of the drawn sums, since groups differ in size.
-    """
-    after, before = ([np.atleast_2d(np.asarray(scores, dtype=np.float64)).mean(0)] for scores in (after, before))
-    return crossed_difference(after, before, groups, draws=draws, seed=seed)
-
-
 def crossed_difference(after, before, groups, metric: Callable | None = None, draws: int = 2000, seed: int = 0) -> Difference:
     """metric(after) - metric(before) of the same samples and seeds, averaged over seeds; groups and seeds are both drawn.
 
