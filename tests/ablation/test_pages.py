@@ -1,4 +1,4 @@
-"""A table's CSV and LaTeX, with any of its cells there."""
+"""A table's CSV, LaTeX and page, with any of its cells there."""
 
 import csv
 import json
@@ -7,7 +7,9 @@ import re
 
 import pytest
 import toy_table
-from xtoolkit.ablation import pages, results
+from html_page import Page
+from xtoolkit import plan
+from xtoolkit.ablation import pages, pages_html, results
 from xtoolkit.ablation.jobs import Jobs, write_done
 from xtoolkit.ablation.table import read
 
@@ -91,3 +93,62 @@ def test_any_cells_may_be_there(jobs):
 
 def test_what_is_missing_of_a_cell_is_small():
     assert r"61.2 $\pm$ 0.8 {\scriptsize (2 of 3: missing)} \\" in pages.as_tex([("a", ["task", "x"], [["y", "61.2 ± 0.8 (2 of 3: missing)"]])])
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------------
+def pretrain(job, steps, rows=4):
+    """Leaves what pretraining would: so many logged steps of a falling loss."""
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.yaml").write_text(json.dumps(job.recipe.checked.config))
+    (job.folder / "metrics.jsonl").write_text("".join(json.dumps(
+        {"step": step, "loss": 9 / step, "train.mlm": 9 / step, "samples.train": rows * step}) + "\n" for step in range(1, steps + 1)))
+    write_done(job, 1.0)
+
+
+def section(text, title):
+    return text.split(f"<h2>{title}</h2>")[1].split("<h2>")[0]
+
+
+def rows_of(html):
+    """Rows of all tables in a part of a page, cells as text."""
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)]
+            for row in re.findall(r"<tr.*?>(.*?)</tr>", html, re.S)]
+
+
+def test_the_page(jobs, monkeypatch):
+    of = jobs()
+    results.write(of, page=True)
+    page = of.table.output + "/table.html"
+    empty = open(page).read()
+    assert not Page(empty).open and "0 of 14 of their values there" in empty and "<h2>Curves" not in empty and "<h2>Seeds" not in empty
+    first, second = of.table.columns
+    # The second column tells the last sample, the first the other two: of both seeds.
+    for seed, (a, b) in {1: (60.0, 63.0), 2: (60.0, 62.0)}.items():
+        fill(of.cell(first, "[a] Short", "", seed), a, [1, 1, 0])
+        fill(of.cell(second, "[a] Short", "", seed), b, [0, 1, 1])
+    pretrain(of.pretrained("columns", first, 1), 3)
+    pretrain(of.pretrained("columns", second, 2), 2000)
+    of = jobs()
+    results.write(of, page=True)
+    text = open(page).read()
+    read_back = Page(text)
+    assert not read_back.open and not read_back.fetched and "<script" not in text and "http" not in text
+    assert len(text) < 150_000, "curves of 2,000 points are thinned out"
+    differences = rows_of(section(text, "Differences"))
+    assert differences[0] == ["task", "metric", "RoBERTa† − [1] *both*"]
+    assert differences[1:3] == [["[a] Short", "told", "-2.5 ± 0.7 (2)"], ["[a] Short", "R@1, ~a^b", "-1.2 ± 0.4 (2)"]]
+    assert text.index("<h2>Differences") < text.index("<h2>Values") < text.index("<h2>Seeds") < text.index("<h2>Curves at equal steps")
+    assert "<b>50 % &amp; more_#1, mean</b>" in text
+    seeds = section(text, "Seeds")
+    assert seeds.count("<svg") == 2 and seeds.count("<circle") == 8 and "<title>seed 2: 62.0</title>" in seeds
+    for part in ("Curves at equal steps", "Curves at equal work"):
+        assert section(text, part).count('<polyline class="line') == 2
+    samples = rows_of(section(text, "Samples that differ most"))
+    assert samples == [["sample", "score of RoBERTa†", "of [1] *both*", "both", "RoBERTa†", "[1] *both*"],
+                       ["s0", "1", "0", "told word 0", "", ""], ["s2", "0", "1", "told word 2", "", ""]]
+    # Work is the plan's GFLOPs a row times the rows seen; a plan that is known is not made again.
+    gflops = plan.make_plan(of.pretrained("columns", first, 1).recipe.checked).streams[0].gflops
+    monkeypatch.setattr(plan, "make_plan", None)
+    _, work, unit = pages_html._work(of, pages_html._runs(of))
+    assert unit == "GFLOPs" and work[first] == {step: pytest.approx(4 * step * gflops) for step in (1, 2, 3)}
+    assert len(work[second]) == 2000

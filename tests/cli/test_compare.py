@@ -1,11 +1,11 @@
 """`xtoolkit compare`: two runs made up here, every figure of which is known; and what is no run."""
 
 import json
-from html.parser import HTMLParser
 
 import pytest
 
 from commands import tool
+from html_page import Page
 
 RECIPE = '''\
 encoders:
@@ -36,29 +36,6 @@ def rows(text, title):
     """The table under a title, as lists of cells."""
     lines = text.split(f"{title}\n")[1].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[2:]]
-
-
-class Page(HTMLParser):
-    """Texts, tags still open at the end, and whatever would be fetched."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.texts, self.open, self.fetched = [], [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.fetched += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
-        if tag not in ("meta", "br", "img", "hr"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts += [data.strip()] if data.strip() else []
 
 
 def test_what_differs_and_by_how_much(tmp_path, capsys, monkeypatch):

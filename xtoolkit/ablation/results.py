@@ -17,19 +17,28 @@ replacement by their pictures or sentences, and of the same seeds, drawn likewis
 """
 
 
-def write(jobs: Jobs) -> str:
-    """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` of what is finished into the table's folder; returns the first."""
+def write(jobs: Jobs, page: bool = False) -> str:
+    """Writes ``table.md``, ``.json``, ``.csv`` and ``.tex`` of what is finished into the table's folder; returns the first.
+
+    Args:
+        page: write ``table.html`` too, which plans every column.
+    """
     table, folder = jobs.table, Path(jobs.table.output)
     lines = [line for name in table.rows for line in _lines(jobs, name)]
     alone = len(table.columns) == 1
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
     text = _markdown(heading, rows)
-    write_json(folder / "table.json", {"columns": {name: column.run for name, column in table.columns.items()}, "rows": lines})
+    told = {"columns": {name: column.run for name, column in table.columns.items()}, "rows": lines}
+    write_json(folder / "table.json", told)
     others = published.read(table.published) if table.published else None
     write_text(folder / "table.md", f"{text}\n\n{NOTE}{_others(others) if others else ''}")
     write_text(folder / "table.csv", pages.as_csv(lines))
     write_text(folder / "table.tex", pages.as_tex([
         ("means over seeds, their standard deviation", heading, rows), *(others.tables() if others else ())]))
+    if page:
+        from xtoolkit.ablation import pages_html  # only here: a job's end waits for no template
+
+        pages_html.write(jobs, told, heading, rows, others)
     return text
 
 

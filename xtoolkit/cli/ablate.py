@@ -4,7 +4,8 @@
 
 A job is one recipe with one seed, in a folder of its own below the table's `output`, called by a key of all that its figures
 depend on. What is finished is not run again, what was interrupted goes on, and what has changed since is run anew: the same
-command goes on where it was. The table is written anew after each job: table.md, .json, .csv and .tex.
+command goes on where it was. The table is written anew after each job, table.md, .json, .csv and .tex, and at the end as a page,
+table.html.
 """
 
 import dataclasses
@@ -82,7 +83,7 @@ def run(table: Table, path: str, args, only=()) -> int:
             return 0
         _ask(forecast)
     failed = Runner(todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True), told).run()
-    print(f"\n{results.write(jobs)}\n\ntable: {table.output}/table.md, and .json, .csv, .tex")
+    print(f"\n{results.write(jobs, page=True)}\n\ntable: {table.output}/table.md, and .json, .csv, .tex, .html")
     return int(bool(failed))
 
 

@@ -11,12 +11,14 @@ LOG_FROM = 30
 
 @dataclass
 class Curve:
-    """One curve: ``points`` are (step, value), ``colour`` a number of the palette, ``level`` a dashed line."""
+    """One curve: ``points`` are (step, value), ``colour`` a number of the palette, ``level`` a dashed line. ``broken`` is drawn
+    in dashes itself: the palette may be too small."""
 
     name: str
     points: list
     colour: int
     level: float | None = None
+    broken: bool = False
 
 
 @dataclass
@@ -43,7 +45,7 @@ def layout(chart: Chart) -> dict | None:
 
     Returns:
         ``title``, ``unit``, ``log``; ``grid`` [(y, label)], ``steps`` [(x, label)], ``levels`` [(colour, y)]; ``curves``
-        [{name, colour, last, raw, line, dots}], points as the text of a polyline, ``dots`` [(x, y)].
+        [{name, colour, broken, last, raw, line, dots}], points as the text of a polyline, ``dots`` [(x, y)].
     """
     curves = [c for c in chart.curves if c.points]
     if not curves:
@@ -72,9 +74,16 @@ def laid_out(groups) -> list[tuple[str, list]]:
 def _curve(curve, smooth, at):
     path = lambda points: " ".join(f"{x:.1f},{y:.1f}" for x, y in at(points))
     strong = smoothed(curve.points) if smooth else curve.points
-    return {"name": curve.name, "colour": curve.colour, "last": number(curve.points[-1][1]),
+    return {"name": curve.name, "colour": curve.colour, "broken": curve.broken, "last": number(curve.points[-1][1]),
             "raw": path(curve.points) if smooth and len(curve.points) > 2 else None, "line": path(strong),
             "dots": at(strong) if len(curve.points) <= 12 else []}
+
+
+def thinned(points: list, most: int = 240) -> list:
+    """At most so many points, each the mean of neighbours: a page of many long curves must stay small."""
+    size = -(-len(points) // most)
+    parts = [points[i:i + size] for i in range(0, len(points), size)] if points else []
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
 def smoothed(points: list) -> list:
@@ -144,12 +153,12 @@ def nice(step: float) -> float:
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * 0.999)
 
 
-def step_ticks(first: int, last: int) -> list[int]:
+def step_ticks(first: float, last: float) -> list[int]:
     """About five round steps from ``first`` to ``last``."""
     if last <= first:
         return [first]
     step = max(1, round(nice((last - first) / 4.5)))
-    return [s for s in range(step * math.ceil(first / step), last + 1, step)]
+    return list(range(step * math.ceil(first / step), math.floor(last) + 1, step))
 
 
 def label(value: float) -> str:

@@ -1,0 +1,191 @@
+"""A table on one self-contained page: differences first, then values, seeds, curves by column, samples that differ."""
+
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+from markupsafe import Markup
+
+from xtoolkit.ablation.jobs import Job, Jobs, There
+from xtoolkit.ablation.pages import BOLD
+from xtoolkit.ablation.pages_samples import differing
+from xtoolkit.ablation.published import Published
+from xtoolkit.engine.records import write_json
+from xtoolkit.recipe.folder import CONFIG, METRICS
+from xtoolkit.registry import ConfigError
+from xtoolkit.report.charts import Chart, Curve, laid_out, thinned
+from xtoolkit.report.figures import COLOURS
+from xtoolkit.report.record import Run, read_run
+from xtoolkit.report.rendering import render, write as write_page
+from xtoolkit.report.strips import layout as strip
+
+NAME = "table.html"
+COUNTS = "gflops.json"  # beside it: {key of what was pretrained: {stream: GFLOPs a row}}
+UNITS = ["GFLOPs", "TFLOPs", "PFLOPs", "EFLOPs", "ZFLOPs"]
+
+
+def write(jobs: Jobs, told: dict, heading: list[str], rows: list[list[str]], others: Published | None) -> Path:
+    """Writes ``table.html`` into the table's folder: no script, nothing fetched. Returns its path.
+
+    Args:
+        told: what ``table.json`` holds.
+        heading, rows: the table as ``table.md`` has it.
+        others: what others have published.
+    """
+    table, lines = jobs.table, told["rows"]
+    runs, known = _runs(jobs), others and [(title, head, _bold(several)) for title, head, several in others.tables()]
+    states = [state for line in lines for cell in line["columns"].values() for state in cell["states"].values()]
+    pairs = _pairs(told)
+    return write_page(Path(table.output) / NAME, render(
+        "ablation.html", name=Path(table.output).resolve().name, seeds=table.seeds, finished=sum(map(_finished, states)),
+        cells=len(states), columns=[[name, column.run or column.recipe or table.recipe, "\n".join(table.overrides(column))]
+                                    for name, column in table.columns.items()],
+        differences=_differences(lines, pairs), values=_values(lines, heading, rows), lines=len(lines),
+        strips=_strips(table, lines), colours=COLOURS, curves=_curves(table, runs), work=_curves(table, *_work(jobs, runs)),
+        source=METRICS, samples=_samples(jobs, pairs), others=others, known=known))
+
+
+def _bold(rows):
+    """Rows whose first cell is in asterisks have it in bold."""
+    return [[Markup("<b>{}</b>").format(found[1]) if (found := BOLD.fullmatch(row[0])) else row[0], *row[1:]] for row in rows]
+
+
+def _finished(state: str) -> bool:
+    return state.startswith("finished")
+
+
+# ---- differences ----------------------------------------------------------------------------------------------------------
+def _pairs(told: dict) -> dict[str | None, list[tuple[str, str]]]:
+    """{group: pairs of columns}: all others against the last to which its rows apply."""
+    found = {}
+    for line in told["rows"]:
+        *others, last = line["columns"] or [None]
+        found.setdefault(line["group"], [(other, last) for other in others])
+    return {group: pairs for group, pairs in found.items() if pairs}
+
+
+def _differences(lines, pairs) -> list[tuple[str, list, list]]:
+    """[(group, heading, rows)] of the differences between columns with the same seed: their mean, standard deviation, number."""
+    found = []
+    for group, several in pairs.items():
+        rows = [[line["task"], line["metric"], *(_difference(line, *pair) for pair in several)] for line in lines
+                if line["group"] == group]
+        found.append((group or "", ["task", "metric", *(f"{one} − {other}" for one, other in several)], rows))
+    return found
+
+
+def _difference(line, one, other) -> str:
+    if not {one, other} <= line["columns"].keys():
+        return ""
+    a, b = (line["columns"][name]["values"] for name in (one, other))
+    apart = [a[seed] - b[seed] for seed in a if seed in b]
+    if not apart:
+        return "–"
+    places = 1 if any(abs(value) > 1 for value in [*a.values(), *b.values()]) else 3
+    spread = f" ± {stdev(apart):.{places}f}" if len(apart) > 1 else ""
+    return f"{round(fmean(apart), places) + 0.:+.{places}f}{spread} ({len(apart)})"
+
+
+def _values(lines, heading, rows) -> list[tuple[str, list, list]]:
+    """[(group, heading, rows)] of the table itself, each group without the columns that do not apply to it."""
+    if len({name for line in lines for name in line["columns"]}) < 2:  # beside its controls
+        return [("", heading, rows)]
+    found, left = [], list(rows)
+    for group in dict.fromkeys(line["group"] for line in lines):
+        count = sum(line["group"] == group for line in lines)
+        count += count < len(left) and BOLD.fullmatch(left[count][0]) is not None
+        own, left = left[:count], left[count:]
+        kept = [i for i in range(len(heading)) if i < 3 or any(row[i] for row in own)]
+        found.append((group or "", [heading[i] for i in kept], _bold([[row[i] for i in kept] for row in own])))
+    return found
+
+
+def _strips(table, lines) -> list[dict]:
+    """For each figure the values of all seeds, column by column."""
+    colours = {name: i % COLOURS for i, name in enumerate(table.columns)}
+    found = []
+    for line in lines:
+        values = {name: {f"seed {seed}": value for seed, value in cell["values"].items()}
+                  for name, cell in line["columns"].items()}
+        found.append(strip(f"{line['task']}: {line['metric']}", values, colours, line["floor"]))
+    return [one for one in found if one]
+
+
+# ---- curves ---------------------------------------------------------------------------------------------------------------
+def _runs(jobs: Jobs) -> dict[str, tuple[Job | There, Run]]:
+    """{column: what was pretrained for it, and what is known of that} of the first seed that has logged anything."""
+    found = {}
+    for column in jobs.table.columns:
+        for seed in jobs.table.seeds:
+            job = jobs.pretrained("columns", column, seed)
+            if (job.folder / CONFIG).is_file() and (run := read_run(job.folder)).lines:
+                found[column] = job, run
+                break
+    return found
+
+
+def _curves(table, runs, across=None, unit="") -> list[tuple[str, list]]:
+    """[(title, panels)]: the losses of each stream and what was evaluated beside training, a curve a column.
+
+    Args:
+        across: {column: {step: where it stands}}; None: at its step.
+        unit: of that.
+    """
+    places = list(table.columns)
+
+    def panel(key, smooth=True):
+        own = {column: run.points(key) for column, (_, run) in runs.items() if across is None or column in across}
+        if across is not None:
+            own = {column: [(across[column][step], value) for step, value in points if step in across[column]]
+                   for column, points in own.items()}
+        return Chart(f"{key}{unit and ', over '}{unit}", [
+            Curve(column, thinned(points), places.index(column) % COLOURS, broken=places.index(column) >= COLOURS)
+            for column, points in own.items()], smooth=smooth)
+
+    logged = dict.fromkeys(key for _, run in runs.values() for key in run.logged if key.count(".") == 1)
+    evaluated = dict.fromkeys(f"{name}.{metric}" for _, run in runs.values() for name, one in run.evaluations.items()
+                              for headline in one.headlines for metric in one.of_headline(headline))
+    several = [key for key in evaluated if any(len(run.points(key)) > 1 for _, run in runs.values())]
+    return laid_out([("Losses", [panel(key) for key in logged]), ("Evaluations", [panel(key, False) for key in several])])
+
+
+def _work(jobs, runs):
+    """Runs again, {column: {step: operations up to it}}, and their unit. What a plan says is kept: it takes seconds."""
+    path, found = Path(jobs.table.output) / COUNTS, {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for column, (job, run) in runs.items():
+        rows = known[job.key] if job.key in known else _gflops(job)
+        known[job.key] = rows
+        if rows and all(f"samples.{stream}" in run.lines[-1] for stream in rows):
+            found[column] = {line["step"]: sum(gflops * line.get(f"samples.{stream}", 0) for stream, gflops in rows.items())
+                             for line in run.lines}
+    write_json(path, known)
+    most = max((value for steps in found.values() for value in steps.values()), default=0)
+    power = next((n for n in range(len(UNITS)) if most < 1e4 * 1000 ** n), len(UNITS) - 1)
+    scaled = {column: {step: value / 1000 ** power for step, value in steps.items()} for column, steps in found.items()}
+    return runs, scaled, UNITS[power]
+
+
+def _gflops(job) -> dict[str, float] | None:
+    """{stream: GFLOPs that training on a row of it takes}, from the plan; None where they are unknown."""
+    from xtoolkit.plan import make_plan
+
+    if not isinstance(job, Job):
+        return None
+    try:
+        streams = make_plan(job.recipe.checked).streams
+    except ConfigError:
+        return None
+    return None if any(stream.gflops is None for stream in streams) else {stream.name: stream.gflops for stream in streams}
+
+
+# ---- samples --------------------------------------------------------------------------------------------------------------
+def _samples(jobs, pairs) -> list[tuple[str, list, list]]:
+    """[(title, heading, rows)] for each row and pair of columns that have scores of the same samples."""
+    found = []
+    for name, row in jobs.table.rows.items():
+        for one, other in pairs.get(row.group, ()):
+            if rows := differing(jobs, name, one, other):
+                heading = ["sample", f"score of {one}", f"of {other}", "both", one, other]
+                found.append((f"{name}: {one} and {other}", heading, rows))
+    return found
