@@ -7,6 +7,7 @@ import pytest
 import toy_table
 from commands import tool
 from xtoolkit import recipe as recipes
+from xtoolkit.ablation.detectable import seen, smallest
 from xtoolkit.ablation.forecast import FOLDER, Forecast, span
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
 from xtoolkit.ablation.measure import Costs, chosen_steps, counted
@@ -88,7 +89,24 @@ def test_it_sums_over_jobs_and_finished_seeds_say_what_they_took(folder, capsys)
     assert tool("ablate").main(["--config", str(folder / "table.yaml"), "--forecast"]) == 0
     said = capsys.readouterr().out
     assert "| Long | 3 | 50 s | 22 s | 1 GB | 7 MB |" in said and "11 jobs to run: 6.17 min of processors" in said
+    # 200 samples of which each column answers half, by chance; three seeds tell 3.26 deviations from 0 in 80 of 100 times (scipy:
+    # nct.sf(t.ppf(0.975, 2), 2, 3.26 * 3**0.5) is 0.80).
+    assert "| Told | told | 5.0 | at most: 200 samples | 16.3 |" in said
     assert not list(folder.glob(f"out/*/told/*/*/*/{DONE}")), "nothing is run"
+
+
+def test_seeds_that_are_there_tell_how_much_a_difference_varies(folder):
+    """Short and Long in two seeds: 60, 64 and 50, 51, so differences of 10 and 13."""
+    for name, values in (("Short", (60, 64)), ("Long", (50, 51))):
+        for seed, value in zip((1, 2), values):
+            job = jobs(folder).cell(name, "Told", "", seed)
+            (job.folder / "evaluations").mkdir(parents=True)
+            (job.folder / "evaluations/test.json").write_text(json.dumps({"step": 1, "metrics": {"accuracy": value}}))
+            write_done(job, 1.0)
+    assert seen(jobs(folder), "Told", "test.accuracy") == (pytest.approx(4.5**0.5), 1)
+    told = smallest(jobs(folder), 2, {"Told": 200}).splitlines()
+    assert told[0].endswith("smallest found with 2 seeds |") and told[2].startswith("| Told | told | 2.1 | 1 pairs of columns | ")
+    assert smallest(jobs(folder), 1, {}).splitlines()[2] == "| Told | told | 2.1 | 1 pairs of columns | none |"
 
 
 def test_it_asks_before_anything_longer_than_an_hour(folder, capsys, monkeypatch):
@@ -108,3 +126,33 @@ def test_it_asks_before_anything_longer_than_an_hour(folder, capsys, monkeypatch
 @pytest.mark.parametrize("seconds, said", [(0.25, "0.25 s"), (40, "40 s"), (725, "12.1 min"), (7200, "2 h")])
 def test_spans(seconds, said):
     assert span(seconds) == said
+
+
+GROWING = '''
+_BASE_: long.yaml
+encoders: {text: {width: 192, layers: 3, heads: 3}}
+streams:
+  more: {batch_size: 32, losses: {mlm: 1}, data: {type: Text, path: FOLDER/text.jsonl, max_tokens: 16, mask: {prob: 0.5, max: 4}}}
+schedule: {every_step: [[train, more]], every: {train: [[0, 1], [50, null]], more: [[0, 8], [50, 1]]}}
+evaluate: {test: {every: 50}}
+train: {steps: 250, log_every: 10, checkpoint_every: 100}
+'''
+
+
+@pytest.mark.slow
+def test_it_is_within_15_percent_of_the_processor_time_that_a_table_takes(folder, capsys):
+    """A table whose steps change as it trains. It is forecast before and after it runs, since how much a processor does in a second
+    depends on what else the machine does; nothing of what the run took is used."""
+    (folder / "growing.yaml").write_text(GROWING.replace("FOLDER", str(folder)))
+    table = TABLE.replace("FOLDER", str(folder)).replace("long.yaml", "growing.yaml").replace("[1, 2, 3]", "[1]")
+    (folder / "table.yaml").write_text(table.replace("  Long:  {set: [train.steps=2]}\n", "").replace("test.accuracy}", "test.accuracy}, set: [train.steps=60]"))
+    words = ["--config", str(folder / "table.yaml")]
+    before = Forecast(jobs(folder), jobs(folder).all(), say=lambda line: None).processor
+    assert tool("ablate").main([*words, "--yes"]) == 0
+    took = sum(json.loads(path.read_text())["processor_seconds"] for path in folder.rglob(DONE))
+    for path in [*folder.rglob(DONE), *(folder / "out" / FOLDER).glob("*.json")]:
+        path.unlink()
+    after = Forecast(jobs(folder), jobs(folder).all(), say=lambda line: None).processor
+    with capsys.disabled():
+        print(f"\nforecast {before:.1f} s before, {after:.1f} s after, took {took:.1f} s: ratio {(before + after) / 2 / took:.3f}")
+    assert (before + after) / 2 / took == pytest.approx(1, abs=0.15)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.ablation.detectable import smallest
 from xtoolkit.ablation.jobs import DONE, Job, Jobs
 from xtoolkit.ablation.runner import WAIT, end_of_log
 from xtoolkit.engine.storage import amount
@@ -19,7 +20,6 @@ from xtoolkit.registry import ConfigError
 
 HOUR = 3600  # seconds: what would take longer is asked about first
 FOLDER = "forecast"  # in a table's: what was measured, a file a recipe
-POWER = 0.8  # how often a difference must be found that the forecast names
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,24 @@ class Forecast:
         return now
 
     @property
+    def samples(self) -> dict[str, int]:
+        """{row: samples of its first metric's evaluation}, where they were counted."""
+        found = {}
+        for job in [*self.todo, *self.finished]:
+            if job.row and not job.control and self._file(job).is_file():
+                counted = self._read(job)["samples"]
+                metric = next(iter(self.jobs.table.rows[job.row].metrics.values()))
+                found[job.row] = counted[metric.partition(".")[0]]
+        return found
+
+    @property
     def disk(self) -> tuple[float, float]:
         """Bytes that stay, and at most so many more while it runs."""
         passing = sorted((cost.passing for cost in self.costs.values()), reverse=True)
         return sum(cost.stays for cost in self.costs.values()), sum(passing[:self.side_by_side])
 
     def text(self) -> str:
-        """What is to run, a line a recipe, and the sums."""
+        """What is to run, a line a recipe, what the seeds would find, and the sums."""
         stays, passing = self.disk
         memory = sum(sorted((cost.memory for cost in self.costs.values()), reverse=True)[:self.side_by_side])
         by_recipe: dict[str, list[Job]] = {}
@@ -99,10 +110,12 @@ class Forecast:
             lines.append(f"| {name} | {len(jobs)} | {span(cost.processor)} | {span(cost.clock)} | {amount(cost.memory)} | "
                          f"{amount(cost.stays)} |")
         took = _took(self.finished, sum)
-        return "\n".join([*(lines if self.todo else ()), "", f"forecast: {len(self.todo)} jobs to run: {span(self.processor)} of "
-                          f"processors, {span(self.clock)} with --jobs {self.side_by_side}; {amount(stays)} of disk stay, "
-                          f"{amount(passing)} more while it runs; {amount(memory)} of memory",
-                          *([f"finished: {len(self.finished)} jobs, {span(took[0])} of processors"] if took else ())])
+        seeds = len({job.seed for job in (*self.todo, *self.finished)})
+        said = [f"forecast: {len(self.todo)} jobs to run: {span(self.processor)} of processors, {span(self.clock)} with --jobs "
+                f"{self.side_by_side}; {amount(stays)} of disk stay, {amount(passing)} more while it runs; "
+                f"{amount(memory)} of memory"]
+        said += [f"finished: {len(self.finished)} jobs, {span(took[0])} of processors"] if took else []
+        return "\n".join([*(lines if self.todo else ()), "", smallest(self.jobs, seeds, self.samples), "", *said])
 
     def _cost(self, job, weights) -> Cost:
         found = self.measured[job.recipe.key]

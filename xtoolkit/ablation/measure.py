@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SEVERAL, ASKED = 3, 2  # passes of a stream that are measured after its first; passes with guesses, the first included
+LEAST, MOST = 8.0, 100  # seconds of processors after which no more steps are taken than these need, and steps taken beyond them
 BATCHES = 3  # of an evaluation, from which the others are told
 
 
@@ -140,6 +141,11 @@ def chosen_steps(schedule, train, counts: Counter) -> list[int]:
     return found
 
 
+def spread(steps: range, several: int) -> range:
+    """So many of some steps, evenly over them."""
+    return steps[::max(1, -(-len(steps) // several))] if several > 0 else steps[:0]
+
+
 def _train(run, costs, init, workers, began) -> dict:
     """Takes the chosen steps of a run with all hooks but those that save and evaluate, which are measured by themselves."""
     from xtoolkit.engine import checkpoint
@@ -159,18 +165,25 @@ def _train(run, costs, init, workers, began) -> dict:
             costs.add("start", (costs.now()[0], time.time() - began))
             counts, at_first = counted(self.schedule, self.train), _size(output)
             costs.counts |= counts
-            steps = chosen_steps(self.schedule, self.train, counts)
-            for self.done in steps:
-                self.inside, before = (0.0, 0.0), costs.now()
-                self._call("before_step")
-                self.step()
-                self._call("after_step")
-                rest = [spent - inner for spent, inner in zip(costs.since(before), self.inside)]
-                costs.add("log" if self.is_log_step else "step", rest)
+            steps, before = chosen_steps(self.schedule, self.train, counts), costs.now()
+            for step in steps:
+                self.take(step)
+            each = costs.since(before)[0] / len(steps)
+            for step in spread(range(steps[-1] + 1, train.steps), int(min(MOST, LEAST / each - len(steps)))):
+                self.take(step)
             with costs.part("end of training"):
                 self._call("after_train")
                 self._call("close")
             self.written = at_first + (_size(output) - at_first) * counts["log"] / min(2, counts["log"])
+
+        def take(self, step):
+            """One step, wherever it stands in the run."""
+            self.done, self.inside, before = step, (0.0, 0.0), costs.now()
+            self._call("before_step")
+            self.step()
+            self._call("after_step")
+            rest = [spent - inner for spent, inner in zip(costs.since(before), self.inside)]
+            costs.add("log" if self.is_log_step else "step", rest)
 
         def _backward(self, stream, step):
             return self._timed(_pass(self.schedule, stream, step, self.train.log_every), super()._backward, stream, step)
