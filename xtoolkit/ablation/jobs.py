@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from xtoolkit.ablation.recipe import Recipe
 from xtoolkit.ablation.table import START, Column, Control, Table, slug
 from xtoolkit.recipe.folder import EVALUATIONS, evaluated
 from xtoolkit.registry import ConfigError, nearest
@@ -52,7 +53,7 @@ class Job:
     row: str
     control: str
     seed: int
-    recipe: "Recipe"
+    recipe: Recipe
     trained: int
     place: Path
     after: list["Job | There"]
@@ -136,47 +137,6 @@ class Job:
         return dict(zip(ids if len(set(ids)) == len(ids) else map(str, range(len(ids))), rows))
 
 
-@dataclass(eq=False)
-class Recipe:
-    """A recipe with its overrides, read once for all seeds.
-
-    Attributes:
-        path: its file.
-        lines: overrides, in which ``<0>``, ``<1>`` stand for the folders of what a job starts from.
-        threads: of its jobs.
-        library: a folder of recipes that ``_BASE_`` may name.
-    """
-
-    path: str
-    lines: list[str]
-    threads: int
-    library: str | None
-
-    @cached_property
-    def checked(self):
-        """It, read. Raises ConfigError."""
-        from xtoolkit import recipe as recipes
-
-        return recipes.load(self.path, self.lines, missing_files=False, library=self.library)
-
-    @cached_property
-    def key(self) -> str:
-        """See ``keys.key``."""
-        from xtoolkit.ablation import keys
-
-        return keys.key(self.checked, self.threads)
-
-    def changed(self) -> bool:
-        """Whether what its key stands for is another by now, its YAML too: its processes would run with that."""
-        from xtoolkit.ablation import keys
-
-        keys.forget()
-        try:
-            return Recipe(self.path, self.lines, self.threads, self.library).key != self.key
-        except ConfigError:
-            return True
-
-
 class Jobs:
     """All jobs of a table, made as they are asked for: a start that several columns share is one job."""
 
@@ -245,8 +205,10 @@ class Jobs:
         """The job of one cell."""
         task, how = self.table.rows[row], self.table.controls[control] if control else Control()
         place = Path(self.table.output) / slug(column) / slug(row) / slug(control or RUN) / f"seed_{seed}"
-        recipe = self._recipe(how.recipe or task.recipe, ["init=<0>", *task.set, *how.set])
-        after = [self.pretrained("columns", column, seed)]
+        name, changes = how.recipe or task.recipe, [*task.set, *how.set]
+        recipe, after = self._recipe(name, ["init=<0>", *changes]), [self.pretrained("columns", column, seed)]
+        if not recipe.begins:
+            recipe, after = self._recipe(name, changes), []
         return self._kept((column, row, control, seed),
                           lambda: Job(column, row, control, seed, recipe, seed + self.table.apart, place, after))
 

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import sys
+import sysconfig
 from functools import cache
 from pathlib import Path
 
 from xtoolkit.data import paths
 from xtoolkit.recipe.folder import CONFIG, RECORD, chosen
+from xtoolkit.recipe.plugins import PACKAGE as PLUGINS, builtin_folder
 from xtoolkit.registry import DATASET_REGISTRY, ENCODER_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -50,7 +52,10 @@ def code(recipe) -> dict[str, str]:
         if path not in found:
             found.add(path)
             todo += imported(path)
-    return {_name(path): syntax(path) for path in sorted(found)}
+    named: dict[str, list[str]] = {}
+    for path in sorted(found):
+        named.setdefault(_name(path), []).append(syntax(path))
+    return {name: " ".join(sorted(digests)) for name, digests in named.items()}
 
 
 def components(recipe) -> list[type]:
@@ -87,22 +92,55 @@ def forget() -> None:
 
 @cache
 def imported(path: Path) -> tuple[Path, ...]:
-    """The files that a file imports, in functions too, and that count: of components' rooms, and what lies in its own folder.
-    Told from the text alone: what happens to be imported already must not matter."""
-    found = []
+    """The files that a file imports, in functions too, and that count: of components' rooms, what lies in its own folder, and for
+    a plugin also its helpers wherever they lie, but for what is installed. Told from the text alone: what happens to be imported
+    already must not matter."""
+    found, roots = [], _roots(path)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [_module(PACKAGE.parent, alias.name) for alias in node.names]
+            found += [_module(roots, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            root = path.parents[node.level - 1] if node.level else PACKAGE.parent
-            found += [_module(root, ".".join(filter(None, [node.module, name]))) for name in ("", *(a.name for a in node.names))]
-    return tuple(dict.fromkeys(file for file in found if file is not None and (_counts(file) or file.parent == path.parent)))
+            of = (path.parents[node.level - 1],) if node.level else roots
+            found += [_module(of, ".".join(filter(None, [node.module, name]))) for name in ("", *(a.name for a in node.names))]
+    return tuple(dict.fromkeys(file for file in found if file is not None and (
+        _counts(file) or file.parent == path.parent or _helps(path, file))))
 
 
-def _module(root, name) -> Path | None:
-    """The file of a module below a folder; None: there is none."""
-    place = root.joinpath(*filter(None, name.split(".")))
-    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+def _roots(path) -> tuple[Path, ...]:
+    """Where absolute imports of a file are looked for: in our folder, and for a plugin in its own and those of Python's path."""
+    return (PACKAGE.parent, *dict.fromkeys([_own(path).parent, *map(Path, sys.path)])) if _plugin(path) else (PACKAGE.parent,)
+
+
+def _module(roots, name) -> Path | None:
+    """The file of a module below the first of some folders that has it; None: there is none."""
+    if name.startswith(f"{PLUGINS}."):
+        roots, name = (builtin_folder(),), name.removeprefix(f"{PLUGINS}.")
+    places = [root.joinpath(*filter(None, name.split("."))) for root in roots]
+    return next((file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+def _helps(path, file):
+    """Whether a file that a plugin imports is a plugin's too: none of the toolkit's own, nor of another installed package."""
+    ours = file.is_relative_to(builtin_folder()) or file.is_relative_to(_own(path)) or not _installed(file.parent)
+    return _plugin(path) and _plugin(file) and ours
+
+
+def _plugin(path):
+    """Whether a file is none of the toolkit's own."""
+    return path.is_relative_to(builtin_folder()) or not path.is_relative_to(PACKAGE)
+
+
+def _own(path) -> Path:
+    """The outermost package that a file lies in, or the file itself."""
+    while (path.parent / "__init__.py").is_file():
+        path = path.parent
+    return path
+
+
+@cache
+def _installed(folder):
+    """Whether a folder is Python's own, or where packages are installed."""
+    return any(folder.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 @cache

@@ -1,0 +1,57 @@
+"""A recipe of a table with its overrides, read once for all seeds."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from xtoolkit.recipe import config
+from xtoolkit.registry import ConfigError
+
+
+@dataclass(eq=False)
+class Recipe:
+    """A recipe with its overrides, read once for all seeds.
+
+    Attributes:
+        path: its file.
+        lines: overrides, in which ``<0>``, ``<1>`` stand for the folders of what a job starts from.
+        threads: of its jobs.
+        library: a folder of recipes that ``_BASE_`` may name.
+    """
+
+    path: str
+    lines: list[str]
+    threads: int
+    library: str | None
+
+    @cached_property
+    def checked(self):
+        """It, read. Raises ConfigError."""
+        from xtoolkit import recipe as recipes
+
+        return recipes.load(self.path, self.lines, missing_files=False, library=self.library)
+
+    @cached_property
+    def begins(self) -> bool:
+        """Whether it starts from what its lines say: a later line, as `init.path=null`, may have taken that away."""
+        try:
+            return "<0>" in json.dumps(config.load(self.path, self.lines, self.library).data, default=str)
+        except ConfigError:
+            return True  # ``check`` says what is wrong
+
+    @cached_property
+    def key(self) -> str:
+        """See ``keys.key``."""
+        from xtoolkit.ablation import keys
+
+        return keys.key(self.checked, self.threads)
+
+    def changed(self) -> bool:
+        """Whether what its key stands for is another by now, its YAML too: its processes would run with that."""
+        from xtoolkit.ablation import keys
+
+        keys.forget()
+        try:
+            return Recipe(self.path, self.lines, self.threads, self.library).key != self.key
+        except ConfigError:
+            return True
