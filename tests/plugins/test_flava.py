@@ -156,7 +156,7 @@ def test_parameters_of_base_without_heads(overrides, count):
     assert of(model.encoders["tokens"]) == 53_786_240 and trainable(model) == 302_087_287
 
 
-@pytest.mark.parametrize("name", ("flava", "tiny/flava"))
+@pytest.mark.parametrize("name", ("flava", "tiny/flava", "tiny/flava_text"))
 def test_the_plan_is_the_one_on_record(name):
     """After a change that is meant: PLANS=write python -m pytest tests/plugins, and read the difference."""
     file, found = Path(__file__).parent / "plans" / f"{name.replace('/', '_')}.plan.txt", str(make_plan(recipe(name))) + "\n"
