@@ -91,6 +91,15 @@ def test_any_cells_may_be_there(jobs):
     assert r"\textbf{50 \% \& more\_\#1, mean}" in tex and tex.count("\\midrule") == 3
 
 
+def test_what_is_asked_of_a_table_stands_before_its_values():
+    told = {"contrasts": {"A & B": {"mean": 1.25, "interval": [-0.5, 3.0], "verdict": "undecided", "seeds": {"1": 1.25}, "p": None},
+                          "C": {"mean": -2, "verdict": "worse"}}, "differences": []}
+    assert pages.asked(told) == [("contrasts", ["name", "mean", "interval", "verdict"],
+                                  [["A & B", "1.25", "-0.5 to +3", "undecided"], ["C", "-2", "", "worse"]])]
+    assert columns_of(pages.as_tex(pages.asked(told))) == [4, 4, 4] and pages.asked({"rows": []}) == []
+    assert pages.asked({"differences": [{"row": "x", "mean": .5}]}) == [("differences", ["row", "mean"], [["x", "0.5"]])]
+
+
 def test_what_is_missing_of_a_cell_is_small():
     assert r"61.2 $\pm$ 0.8 {\scriptsize (2 of 3: missing)} \\" in pages.as_tex([("a", ["task", "x"], [["y", "61.2 ± 0.8 (2 of 3: missing)"]])])
 
@@ -152,3 +161,22 @@ def test_the_page(jobs, monkeypatch):
     _, work, unit = pages_html._work(of, pages_html._runs(of))
     assert unit == "GFLOPs" and work[first] == {step: pytest.approx(4 * step * gflops) for step in (1, 2, 3)}
     assert len(work[second]) == 2000
+
+
+def test_a_single_column_beside_its_controls(tmp_path):
+    toy_table.write(tmp_path)
+    (tmp_path / "table.yaml").write_text(f'''
+output: {tmp_path}/out
+seeds: [1]
+columns: {{mine: {{run: {tmp_path}/long.yaml}}}}
+rows: {{Short: {{recipe: long.yaml, metrics: {{told: test.accuracy}}, controls: [off]}}}}
+controls: {{off: {{set: [init=null]}}}}
+''')
+    of = Jobs(read(str(tmp_path / "table.yaml")), str(tmp_path), threads=1)
+    fill(of.cell("mine", "Short", "", 1), 60.0, [1, 0])
+    fill(of.cell("mine", "Short", "off", 1), 50.0, [0, 0])
+    results.write(of, page=True)
+    text = (tmp_path / "out/table.html").read_text()
+    assert not Page(text).open and "<h2>Differences" not in text and section(text, "Seeds").count("<circle") == 2
+    assert rows_of(section(text, "Samples that differ most")) == [["sample", "score of mine", "of off", "both", "mine", "off"],
+                                                                  ["s0", "1", "0", "told word 0", "", ""]]

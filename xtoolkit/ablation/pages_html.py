@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from markupsafe import Markup
 
 from xtoolkit.ablation.jobs import Job, Jobs, There
-from xtoolkit.ablation.pages import BOLD
+from xtoolkit.ablation.pages import BOLD, asked
 from xtoolkit.ablation.pages_samples import differing
 from xtoolkit.ablation.published import Published
 from xtoolkit.engine.records import write_json
@@ -40,7 +40,7 @@ def write(jobs: Jobs, told: dict, heading: list[str], rows: list[list[str]], oth
         "ablation.html", name=Path(table.output).resolve().name, seeds=table.seeds, finished=sum(map(_finished, states)),
         cells=len(states), columns=[[name, column.run or column.recipe or table.recipe, "\n".join(table.overrides(column))]
                                     for name, column in table.columns.items()],
-        differences=_differences(lines, pairs), values=_values(lines, heading, rows), lines=len(lines),
+        asked=asked(told), differences=_differences(lines, pairs), values=_values(lines, heading, rows), lines=len(lines),
         strips=_strips(table, lines), colours=COLOURS, curves=_curves(table, runs), work=_curves(table, *_work(jobs, runs)),
         source=METRICS, samples=_samples(jobs, pairs), others=others, known=known))
 
@@ -101,12 +101,14 @@ def _values(lines, heading, rows) -> list[tuple[str, list, list]]:
 
 
 def _strips(table, lines) -> list[dict]:
-    """For each figure the values of all seeds, column by column."""
-    colours = {name: i % COLOURS for i, name in enumerate(table.columns)}
+    """For each figure the values of all seeds, column by column; of a single column also those of its controls."""
+    colours = {name: i % COLOURS for i, name in enumerate([*table.columns, *table.controls])}
     found = []
     for line in lines:
-        values = {name: {f"seed {seed}": value for seed, value in cell["values"].items()}
-                  for name, cell in line["columns"].items()}
+        cells = line["columns"].items()
+        held = {name: cell["values"] for name, cell in cells} if len(table.columns) > 1 else \
+            {shown: one["values"] for name, cell in cells for shown, one in {name: cell, **cell["controls"]}.items()}
+        values = {name: {f"seed {seed}": value for seed, value in of.items()} for name, of in held.items()}
         found.append(strip(f"{line['task']}: {line['metric']}", values, colours, line["floor"]))
     return [one for one in found if one]
 
@@ -181,11 +183,18 @@ def _gflops(job) -> dict[str, float] | None:
 
 # ---- samples --------------------------------------------------------------------------------------------------------------
 def _samples(jobs, pairs) -> list[tuple[str, list, list]]:
-    """[(title, heading, rows)] for each row and pair of columns that have scores of the same samples."""
+    """[(title, heading, rows)] for each row and pair of columns, or a single column and each of its controls, that have scores of
+    the same samples."""
     found = []
     for name, row in jobs.table.rows.items():
-        for one, other in pairs.get(row.group, ()):
-            if rows := differing(jobs, name, one, other):
+        metric = next(iter(row.metrics.values()))
+        cells = lambda column, control="": [jobs.cell(column, name, control, seed) for seed in jobs.table.seeds]
+        pairings = [(one, cells(one), other, cells(other)) for one, other in pairs.get(row.group, ())]
+        if len(jobs.table.columns) == 1:
+            only, = jobs.table.columns
+            pairings = [(only, cells(only), control, cells(only, control)) for control in row.controls]
+        for one, ones, other, others in pairings:
+            if rows := differing(ones, others, metric):
                 heading = ["sample", f"score of {one}", f"of {other}", "both", one, other]
                 found.append((f"{name}: {one} and {other}", heading, rows))
     return found

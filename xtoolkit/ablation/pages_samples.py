@@ -3,19 +3,22 @@
 import json
 from statistics import fmean
 
-from xtoolkit.ablation.jobs import Job, Jobs
+from xtoolkit.ablation.jobs import Job
 
 EACH = 4  # samples in favour of either column
 LETTERS = 160  # of a value, at most
 APART = {"id", "image_id", "score"}
 
 
-def differing(jobs: Jobs, row: str, one: str, other: str) -> list[list[str]]:
+def differing(ones: list[Job], others: list[Job], metric: str) -> list[list[str]]:
     """Rows (sample, score of one, of the other, what both records have, what only each has) of the samples whose scores, means
-    over the seeds that both columns have, differ most: first those in favour of ``one``. Empty: none do, or have no scores."""
-    metric = next(iter(jobs.table.rows[row].metrics.values()))
-    pairs = [pair for seed in jobs.table.seeds if all((pair := [_scored(jobs.cell(column, row, "", seed), metric)
-                                                                for column in (one, other)]))]
+    over the seeds that both have, differ most: first those in favour of ``ones``. Empty: none do, or have no scores.
+
+    Args:
+        ones, others: cells of a row, a job a seed in the same order.
+        metric: of the evaluation whose samples are compared.
+    """
+    pairs = [pair for jobs in zip(ones, others) if all((pair := [_scored(job, metric) for job in jobs]))]
     if not pairs:
         return []
     shared = [sample for sample in pairs[0][0] if all(sample in side for pair in pairs for side in pair)]

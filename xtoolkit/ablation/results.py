@@ -34,7 +34,7 @@ def write(jobs: Jobs, page: bool = False) -> str:
     write_text(folder / "table.md", f"{text}\n\n{NOTE}{_others(others) if others else ''}")
     write_text(folder / "table.csv", pages.as_csv(lines))
     write_text(folder / "table.tex", pages.as_tex([
-        ("means over seeds, their standard deviation", heading, rows), *(others.tables() if others else ())]))
+        *pages.asked(told), ("means over seeds, their standard deviation", heading, rows), *(others.tables() if others else ())]))
     if page:
         from xtoolkit.ablation import pages_html  # only here: a job's end waits for no template
 
