@@ -95,13 +95,8 @@ def imported(path: Path) -> tuple[Path, ...]:
     """The files that a file imports, in functions too, and that count: of components' rooms, what lies in its own folder, and for
     a plugin also its helpers wherever they lie, but for what is installed. Told from the text alone: what happens to be imported
     already must not matter."""
-    found, roots = [], _roots(path)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found += [_module(roots, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            of = (path.parents[node.level - 1],) if node.level else roots
-            found += [_module(of, ".".join(filter(None, [node.module, name]))) for name in ("", *(a.name for a in node.names))]
+    roots, names = _roots(path), _parsed(path.read_text(encoding="utf-8"))[1]
+    found = [_module((path.parents[level - 1],) if level else roots, name) for level, name in names]
     return tuple(dict.fromkeys(file for file in found if file is not None and (
         _counts(file) or file.parent == path.parent or _helps(path, file))))
 
@@ -146,11 +141,22 @@ def _installed(folder):
 @cache
 def syntax(path: Path) -> str:
     """The digest of a file's syntax tree: comments, docstrings and layout change nothing."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return _parsed(path.read_text(encoding="utf-8"))[0]
+
+
+@cache
+def _parsed(text: str) -> tuple[str, tuple[tuple[int, str], ...]]:
+    """The digest of a file's syntax tree, and what it may import: (dots, name), since a name may be a module's or one within."""
+    tree, names = ast.parse(text), []
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        if isinstance(node, ast.Import):
+            names += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inner = ("", *(alias.name for alias in node.names))
+            names += [(node.level, ".".join(filter(None, [node.module, name]))) for name in inner]
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
-    return digest(ast.dump(tree))[:16]
+    return digest(ast.dump(tree))[:16], tuple(names)
 
 
 def _counts(path):
