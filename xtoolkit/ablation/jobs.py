@@ -205,7 +205,7 @@ class Jobs:
         """The job of one cell."""
         task, how = self.table.rows[row], self.table.controls[control] if control else Control()
         place = Path(self.table.output) / slug(column) / slug(row) / slug(control or RUN) / f"seed_{seed}"
-        name, changes = how.recipe or task.recipe, [*task.set, *how.set]
+        name, changes = how.recipe or task.recipe, [*task.set, *self.table.columns[column].rows, *how.set]
         recipe, after = self._recipe(name, ["init=<0>", *changes]), [self.pretrained("columns", column, seed)]
         if not recipe.begins:
             recipe, after = self._recipe(name, changes), []

@@ -23,12 +23,14 @@ class Column:
         set: overrides, `key=value`, or names of the table's `sets`. `<NAME>` in a value is the folder of that start.
         groups: of rows that apply to it; null: all.
         run: a pretrained run or file of weights, instead of a recipe.
+        rows: overrides of its rows' recipes: where it has another encoder, fine-tuning must build that one too.
     """
 
     recipe: str | None = None
     set: list[str] = field(default_factory=list)
     groups: list[str] | None = None
     run: str | None = None
+    rows: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
