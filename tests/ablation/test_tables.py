@@ -102,9 +102,9 @@ def test_where_a_column_has_another_encoder_its_rows_build_that_one(tmp_path, ca
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TABLES if name.endswith("_tiny.yaml") and not name.startswith("table5")])
-def test_each_column_takes_a_step_and_its_first_and_last_rows_are_judged(name, tmp_path, capsys):
+def test_each_column_takes_a_step_and_one_of_its_rows_is_judged(name, tmp_path, capsys):
     of = jobs(name)
     for number, column in enumerate(of.table.columns):
         rows = [row for row, block in of.table.rows.items() if of.table.applies(block, of.table.columns[column])]
-        for row in dict.fromkeys((rows[0], rows[-1])):
-            assert all(value is not None for value in toy(name, column, row, tmp_path / f"{number}_{len(row)}")), (column, row)
+        row = rows[number % len(rows)]
+        assert all(value is not None for value in toy(name, column, row, tmp_path / str(number))), (column, row)
