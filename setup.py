@@ -56,6 +56,7 @@ setup(
     extras_require={
         "test": ["pytest", "pyarrow"],
         "parquet": ["pyarrow"],  # text and downloads that come as Parquet files; nothing else imports it
+        "slurm": ["submitit"],  # submits the jobs of a table of runs (`xtoolkit ablate --slurm`); nothing else imports it
         "video": ["av"],  # decodes video files; nothing else imports it
         # Exact, since the pack is rebuilt byte for byte: only for whoever rebuilds it, never for whoever uses it.
         "sample-build": ["resvg-py==0.5.0", "pillow==13.0.0", "numpy==2.4.6", "tokenizers==0.23.3"],

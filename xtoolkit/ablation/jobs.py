@@ -140,14 +140,14 @@ class Job:
 class Jobs:
     """All jobs of a table, made as they are asked for: a start that several columns share is one job."""
 
-    def __init__(self, table: Table, folder: str, threads: int = 1, library: str | None = None):
+    def __init__(self, table: Table, folder: str, threads: int = 1, library: str | None = None, machine: list | None = None):
         """
         Args:
             folder: of the table's file, in which its recipes lie.
             threads: of each job; part of its key.
-            library: see ``Recipe``.
+            library, machine: see ``Recipe``.
         """
-        self.table, self._beside, self._threads, self._library = table, folder, threads, library
+        self.table, self._beside, self._threads, self._library, self._machine = table, folder, threads, library, machine
         self._recipes: dict[tuple, Recipe] = {}
         self._made: dict[tuple, Job | There] = {}
 
@@ -232,7 +232,7 @@ class Jobs:
     def _recipe(self, name, lines) -> Recipe:
         known = (name, *lines)
         if known not in self._recipes:
-            self._recipes[known] = Recipe(os.path.join(self._beside, name), lines, self._threads, self._library)
+            self._recipes[known] = Recipe(os.path.join(self._beside, name), lines, self._threads, self._library, self._machine)
         return self._recipes[known]
 
 

@@ -24,16 +24,16 @@ FREE = {"seed", "output", "log_every", "checkpoint_every", "workers", "device"}
 ENDS = 1 << 16  # bytes at either end of a file that stand for it, beside its size
 
 
-def key(recipe, threads: int) -> str:
+def key(recipe, on: list) -> str:
     """The key of a recipe, whatever its seed.
 
     Args:
         recipe: checked.
-        threads: of its jobs.
+        on: the ``machine`` that it runs on.
     """
     given = copy.deepcopy(recipe.config)
     given["train"] = {name: value for name, value in given["train"].items() if name not in FREE}
-    return digest(json.dumps({"recipe": given, "data": data(given), "machine": machine(threads), "code": code(recipe)},
+    return digest(json.dumps({"recipe": given, "data": data(given), "machine": on, "code": code(recipe)},
                              sort_keys=True))
 
 

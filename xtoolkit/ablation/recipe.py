@@ -1,7 +1,7 @@
 """A recipe of a table with its overrides, read once for all seeds."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from xtoolkit.recipe import config
@@ -17,12 +17,14 @@ class Recipe:
         lines: overrides, in which ``<0>``, ``<1>`` stand for the folders of what a job starts from.
         threads: of its jobs.
         library: a folder of recipes that ``_BASE_`` may name.
+        machine: that its jobs run on, as ``keys.machine`` says there; None: this one.
     """
 
     path: str
     lines: list[str]
     threads: int
     library: str | None
+    machine: list | None = None
 
     @cached_property
     def checked(self):
@@ -44,7 +46,7 @@ class Recipe:
         """See ``keys.key``."""
         from xtoolkit.ablation import keys
 
-        return keys.key(self.checked, self.threads)
+        return keys.key(self.checked, self.machine or keys.machine(self.threads))
 
     def changed(self) -> bool:
         """Whether what its key stands for is another by now, its YAML too: its processes would run with that."""
@@ -52,6 +54,6 @@ class Recipe:
 
         keys.forget()
         try:
-            return Recipe(self.path, self.lines, self.threads, self.library).key != self.key
+            return replace(self).key != self.key
         except ConfigError:
             return True

@@ -12,15 +12,12 @@ from xtoolkit.ablation.jobs import LOCK, Job, write_done
 from xtoolkit.recipe.folder import FOLDER
 
 WAIT = 0.2  # seconds between two looks at the processes
+HELD = "somebody else is at it"
 CHANGED = "code or data that it reaches have changed since this call began: its folder's key is no longer true; start anew"
 
 
 class Runner:
-    """Jobs in their order, each when those that it starts from are finished.
-
-    A job is held by a lock that its process inherits: it is free again when that process has ended, however it ended, and never
-    while it lives, even where whoever started it was killed.
-    """
+    """Jobs in their order, each when those that it starts from are finished."""
 
     def __init__(self, jobs: list[Job], side_by_side: int = 1, weights: bool = False, say: Callable[[str], None] = print,
                  after: Callable[[Job], list[str]] = lambda job: []):
@@ -34,6 +31,10 @@ class Runner:
         self.jobs, self.side_by_side, self.weights, self.say, self.after = jobs, side_by_side, weights, say, after
         self.failed: list[Job] = []
 
+    def begin(self, job: Job) -> "Process | None":
+        """What runs a job: it has ``ended()`` and ``seconds``, as ``Process``. None: another process is at it."""
+        return None if (held := lock(job)) is None else Process(job, held)
+
     def run(self) -> list[Job]:
         """Runs what is not finished; returns what failed, or could not start because what it starts from failed."""
         waiting, running = [job for job in self.jobs if not job.complete], {}
@@ -46,36 +47,27 @@ class Runner:
                 self._fail(job, "not run: what it starts from failed")
             ready = (job for job in list(waiting) if all(one.complete for one in job.after))
             while len(running) < self.side_by_side and (job := next(ready, None)) is not None:
-                if (held := _lock(job)) is None:
-                    continue  # another process is at it
-                waiting.remove(job)
-                if job.complete:
-                    os.close(held)
-                elif job.recipe.changed():
-                    os.close(held)
-                    self._fail(job, CHANGED)
-                else:
-                    begun = job.folder.exists()
-                    running[_start(job, held)] = job, held, time.perf_counter(), begun
+                if (begun := self.begin(job)) is not None:
+                    waiting.remove(job)
+                    running[job] = begun
             time.sleep(WAIT)
-            for process in list(running):
-                if (spent := ended(process)) is not None:
-                    self._end(process, spent, *running.pop(process))
+            for job, begun in list(running.items()):
+                if (wrong := begun.ended()) is not None:
+                    del running[job]
+                    if wrong == HELD:
+                        waiting.insert(0, job)
+                    else:
+                        self._end(job, wrong, begun.seconds)
         return self.failed
 
-    def _end(self, process, spent, job, held, started, begun):
-        seconds = time.perf_counter() - started
-        if process.returncode:
-            self._fail(job, f"exit code {process.returncode}, see {job.folder}.log, which ends with:\n{end_of_log(job.folder)}")
-        elif job.recipe.changed():
-            self._fail(job, CHANGED)
-        else:
-            write_done(job, seconds, None if begun else spent)
+    def _end(self, job, wrong, seconds):
+        if wrong:
+            self._fail(job, wrong)
+        elif seconds is not None:
             self._forget_weights(job)
             self.say(f"{self._at(job)}: {seconds:.0f} s")
             for line in self.after(job):
                 self._fail(job, line)
-        os.close(held)
 
     def _forget_weights(self, job):
         if job.row and not self.weights:
@@ -89,7 +81,46 @@ class Runner:
         return f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job}"
 
 
-def _lock(job) -> int | None:
+class Process:
+    """A job that is held, and its process, if it needs one.
+
+    The process inherits the lock: the job is free again when it has ended, however it ended, and never while it lives, even where
+    whoever started it was killed.
+
+    Attributes:
+        seconds: that it ran; None: it was finished by somebody else, or did not run.
+    """
+
+    def __init__(self, job: Job, held: int):
+        self._job, self._held, self._process, self._wrong, self.seconds = job, held, None, "", None
+        if job.complete:
+            return
+        if job.recipe.changed():
+            self._wrong = CHANGED
+            return
+        self._begun, self._started = job.folder.exists(), time.perf_counter()
+        self._process = _start(job, held)
+
+    def ended(self) -> str | None:
+        """What went wrong, empty if nothing did: then all of the job is there. None: it still runs."""
+        if self._process is not None:
+            if (spent := ended(self._process)) is None:
+                return None
+            self._wrong = self._result(spent)
+        os.close(self._held)
+        return self._wrong
+
+    def _result(self, spent):
+        job, self.seconds = self._job, time.perf_counter() - self._started
+        if code := self._process.returncode:
+            return f"exit code {code}, see {job.folder}.log, which ends with:\n{end_of_log(job.folder)}"
+        if job.recipe.changed():
+            return CHANGED
+        write_done(job, self.seconds, None if self._begun else spent)
+        return ""
+
+
+def lock(job) -> int | None:
     """The lock of a job, held; None: somebody else holds it."""
     job.place.mkdir(parents=True, exist_ok=True)
     held = os.open(f"{job.folder}{LOCK}", os.O_CREAT | os.O_RDWR)

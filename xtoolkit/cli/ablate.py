@@ -16,6 +16,7 @@ from xtoolkit.ablation import results
 from xtoolkit.ablation.forecast import HOUR, Forecast, span
 from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.runner import Runner
+from xtoolkit.ablation.slurm import Cluster, Slurm
 from xtoolkit.ablation.table import Table, read
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import Once, command, parser as make_parser, positive, whole
@@ -44,6 +45,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and how far each is, and run none")
     parser.add_argument("--forecast", action="store_true",
                         help="print what the jobs would take, from a few steps of each recipe, and run none")
+    parser.add_argument("--slurm", metavar="PARTITION", action=Once,
+                        help="run the jobs by Slurm, --jobs so many at once, with no forecast: a partition, or a YAML file of "
+                        "submitit's parameters")
     parser.add_argument("--yes", action="store_true", help="measure nothing beforehand, and run however long it takes")
 
 
@@ -54,8 +58,13 @@ def run(table: Table, path: str, args, only=()) -> int:
         raise ConfigError(f"--seeds: one of {seeds} comes twice: the same job would count twice")
     # What is there of other seeds stays in the table.
     table = dataclasses.replace(table, output=args.output or table.output, seeds=sorted({*table.seeds, *seeds}))
-    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
-    jobs = Jobs(table, os.path.dirname(path), threads, str(recipes.folder()))
+    say = lambda line: print(line, flush=True)
+    cluster = None if args.slurm is None else Cluster(args.slurm, table.output)
+    if cluster and args.forecast:
+        raise ConfigError("--forecast: it measures on this machine, and --slurm runs on others: ask it on one of them")
+    threads = cluster.threads if cluster else max(1, len(os.sched_getaffinity(0)) // args.jobs)
+    machine = cluster.machine(say) if cluster else None
+    jobs = Jobs(table, os.path.dirname(path), threads, str(recipes.folder()), machine)
     todo = jobs.all(only, not args.no_controls, seeds)
     jobs.check(todo)
     if args.dry_run:
@@ -76,13 +85,14 @@ def run(table: Table, path: str, args, only=()) -> int:
     for job in todo:
         for line in lacking(job) if job.complete else ():
             raise ConfigError(f"{job}: {line}")
-    if args.forecast or not args.yes:
-        forecast = Forecast(jobs, todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True))
+    if args.forecast or not args.yes and not cluster:
+        forecast = Forecast(jobs, todo, args.jobs, table.weights == "all", say)
         print(f"{forecast.text()}\n", flush=True)
         if args.forecast:
             return 0
         _ask(forecast)
-    failed = Runner(todo, args.jobs, table.weights == "all", lambda line: print(line, flush=True), told).run()
+    how = todo, args.jobs, table.weights == "all", say, told
+    failed = (Slurm(cluster, *how) if cluster else Runner(*how)).run()
     print(f"\n{results.write(jobs, page=True)}\n\ntable: {table.output}/table.md, and .json, .csv, .tex, .html")
     return int(bool(failed))
 
