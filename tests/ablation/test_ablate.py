@@ -123,7 +123,7 @@ def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path):
     (("groups: [words]}\n  Begun", "groups: [word]}\n  Begun"), "no row is of group `word`; did you mean `words`?"),
     (("set: [train.steps=2]", "set: [begun]"), "starts from itself: text <- text"),
     (("recipe: long.yaml\nstarts", "starts"), "`Plain` has neither recipe nor run, and the table has no recipe"),
-    (("{groups: [words]}", "{run: out, set: [begun]}"), "a run is taken as it is: leave out its recipe and set"),
+    (("{groups: [words]}", "{run: out, set: [begun]}"), "a run is taken as it is: leave out its recipe, set and apart"),
 ])
 def test_mistakes_of_a_table(folder, change, said):
     path = folder / "table.yaml"

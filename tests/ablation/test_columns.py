@@ -1,6 +1,7 @@
 """Table 5's columns: which gradient reaches which encoder, by measurement on a real batch, and what each plans at base size."""
 
 import os
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +38,7 @@ REACHES = {
     "Multi-task": {**JOINT, "itm": THROUGH, "imlm": THROUGH, "bbp": THROUGH},
     "ALL": {**JOINT, "itm": STOPPED, "imlm": STOPPED, "bbp": STOPPED},
 }
+CONTROLS = ["ALL again", "Shuffled captions"]
 
 
 @cache
@@ -93,7 +95,7 @@ def test_the_plan_at_base_size_is_the_one_on_record(name):
 def test_no_two_columns_plan_the_same_and_both_sizes_have_the_same_columns():
     files = [file.read_text() for file in (Path(__file__).parent / "plans").glob("*.plan.txt")]
     assert len(set(files)) == len(files) == len(REACHES)
-    assert list(jobs("table5.yaml").table.columns) == list(jobs("table5_tiny.yaml").table.columns) == list(REACHES)
+    assert list(jobs("table5.yaml").table.columns) == list(jobs("table5_tiny.yaml").table.columns) == [*REACHES, *CONTROLS]
 
 
 @pytest.mark.parametrize("name", ["table5.yaml", "table5_tiny.yaml"])
@@ -112,6 +114,19 @@ def test_starts_are_shared_by_the_columns_of_a_seed_and_shared_parts_draw_the_sa
     states = [dict(Run(column(of, name, *SMALL, *TEXT)).model.named_parameters()) for name in ("ALL", "wostop", "woMIM")]
     for other in states[1:]:
         assert all(torch.equal(value, states[0][name]) for name, value in other.items())
+
+
+@pytest.mark.parametrize("name", ["table5.yaml", "table5_tiny.yaml"])
+def test_controls_are_all_but_for_what_they_change(name):
+    of = jobs(name)
+    full, again, shuffled = (of.pretrained("columns", one, 2) for one in ("ALL", *CONTROLS))
+    assert again.recipe is full.recipe and again.after == full.after and (full.trained, again.trained) == (2, 502)
+    assert again.key != full.key and again.trained != of.cell("ALL", "CoLA" if name == "table5.yaml" else "VQA", "", 2).trained
+    assert str(make_plan(shuffled.recipe.checked)) == str(make_plan(full.recipe.checked))
+    plain, streams = (deepcopy(one.recipe.checked.config["streams"]) for one in (full, shuffled))
+    on = {stream for stream, block in streams.items() if block["data"].pop("shuffle_pictures", False)}
+    assert on == {stream for stream, block in streams.items() if block["data"]["type"] in ("Pairs", "Regions")}
+    assert not any(block["data"].pop("shuffle_pictures", False) for block in plain.values()) and plain == streams
 
 
 # {loss's file: columns whose pretraining is another once it is edited}: those that build it, or a loss that imports it.

@@ -222,7 +222,7 @@ class Jobs:
         lines = [START.sub(lambda found: f"<{begun.index(found[1])}>", line) for line in self.table.overrides(column)]
         recipe = self._recipe(column.recipe or self.table.recipe, lines)
         after = [self.pretrained("starts", one, seed) for one in begun]
-        return self._kept((kind, name, seed), lambda: Job(name, "", "", seed, recipe, seed, place, after))
+        return self._kept((kind, name, seed), lambda: Job(name, "", "", seed, recipe, seed + column.apart, place, after))
 
     def _kept(self, name, make):
         if name not in self._made:

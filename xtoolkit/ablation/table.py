@@ -24,6 +24,7 @@ class Column:
         groups: of rows that apply to it; null: all.
         run: a pretrained run or file of weights, instead of a recipe.
         rows: overrides of its rows' recipes: where it has another encoder, fine-tuning must build that one too.
+        apart: added to a seed where it is pretrained, not to its starts': what then differs from the same recipe is chance.
     """
 
     recipe: str | None = None
@@ -31,6 +32,7 @@ class Column:
     groups: list[str] | None = None
     run: str | None = None
     rows: list[str] = field(default_factory=list)
+    apart: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,32 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A difference that is asked before the table runs: `better` minus `than`, seed by seed.
+
+    Attributes:
+        groups: whose figures; a column's is its mean over a group's rows, of their first metrics, and of several groups the mean
+            of these means.
+        better, than: columns.
+        beyond: an interaction: two columns, of whose difference it is held whether the first one exceeds it.
+        role: `primary` gets a verdict, with Holm's correction over all primaries. A `negative control`, of columns that differ by
+            chance alone, must be undecided, and a `positive control` better: each has a verdict of its own. `secondary` gets an
+            interval and no verdict.
+    """
+
+    groups: list[str]
+    better: str
+    than: str
+    beyond: list[str] = field(default_factory=list)
+    role: Literal["primary", "secondary", "negative control", "positive control"] = "primary"
+
+    @property
+    def columns(self) -> list[str]:
+        """All that it compares."""
+        return [self.better, self.than, *self.beyond]
+
+
+@dataclass(frozen=True)
 class Table:
     """Columns by rows, over seeds.
 
@@ -81,6 +109,8 @@ class Table:
         apart: added to a seed where a row is trained: fine-tuning draws otherwise than pretraining.
         weights: whose checkpoints are kept: `all`, or of what is `pretrained` only.
         published: a file, beside the table, of figures that others have published of these columns; see ``Published``.
+        reference: the column that the others are held against, with intervals; null: the last one.
+        contrasts: {name: Contrast}.
     """
 
     columns: dict[str, Column]
@@ -94,6 +124,8 @@ class Table:
     apart: Whole = 0
     weights: Literal["all", "pretrained"] = "pretrained"
     published: str | None = None
+    reference: str | None = None
+    contrasts: dict[str, Contrast] = field(default_factory=dict)
 
     def overrides(self, column: Column) -> list[str]:
         """A column's overrides, with those that it takes by name."""
@@ -124,7 +156,7 @@ def read(path: str, library: str | None = None) -> Table:
         raise ConfigError(problems)
     table = Table(**arguments(Table, source.data))
     if problems := [*_recipes(table, path, source.where), *_names(table, source.where), *_folders(table, source.where),
-                    *_metrics(table, path, library, source.where)]:
+                    *_metrics(table, path, library, source.where), *_contrasts(table, source.where)]:
         raise ConfigError(problems)
     if table.published is None:
         return table
@@ -151,8 +183,8 @@ def _recipes(table, path, where):
         found.append(f"{where('recipe')}: {table.recipe}: no such file beside the table")
     for kind in ("columns", "starts"):
         for name, one in getattr(table, kind).items():
-            if one.run is not None and (one.recipe is not None or one.set):
-                found.append(f"{where(kind, name, 'run')}: a run is taken as it is: leave out its recipe and set")
+            if one.run is not None and (one.recipe is not None or one.set or one.apart):
+                found.append(f"{where(kind, name, 'run')}: a run is taken as it is: leave out its recipe, set and apart")
             elif one.run is None and one.recipe is None and table.recipe is None:
                 found.append(f"{where(kind, name)}: `{name}` has neither recipe nor run, and the table has no recipe")
     return found
@@ -176,6 +208,35 @@ def _names(table, where):
             found += [f"{where(kind, name, 'set')}: no start `{one}`{nearest(one, table.starts)}"
                       for one in ([] if unknown else table.begins_with(column)) if one not in table.starts]
     return found or _circles(table, where)
+
+
+def _contrasts(table, where):
+    """Contrasts of columns and groups that are not there or do not meet, and a column that draws as another seed of its like."""
+    found, groups = [], {row.group for row in table.rows.values() if row.group is not None}
+    column = lambda name, *place: [] if name in table.columns else [
+        f"{where(*place)}: no column `{name}`{nearest(name, table.columns)}"]
+    if table.reference is not None:
+        found += column(table.reference, "reference")
+    for name, one in table.contrasts.items():
+        at = lambda key: where("contrasts", name, key)
+        found += column(one.better, "contrasts", name, "better") + column(one.than, "contrasts", name, "than")
+        found += [line for other in one.beyond for line in column(other, "contrasts", name, "beyond")]
+        found += [f"{at('groups')}: no row is of group `{group}`{nearest(group, groups)}" for group in one.groups
+                  if group not in groups]
+        if not one.groups:
+            found.append(f"{at('groups')}: `groups` are empty: name those whose means are held, of {', '.join(sorted(groups))}")
+        if len(one.beyond) not in (0, 2):
+            found.append(f"{at('beyond')}: `beyond` must be two columns, [A, B] for A - B, not {len(one.beyond)}")
+        if one.better == one.than:
+            found.append(f"{at('than')}: `{one.better}` is held against itself: name another column")
+        found += [f"{at('groups')}: no row of group `{group}` applies to column `{other}`, whose groups are "
+                  f"{', '.join(table.columns[other].groups)}" for group in one.groups if group in groups
+                  for other in dict.fromkeys(one.columns) if (of := table.columns.get(other)) and of.groups is not None
+                  and group not in of.groups]
+    drawn = {seed: [name for name, of in table.columns.items() if of.apart and seed - of.apart in table.seeds]
+             for seed in table.seeds}
+    return found + [f"{where('columns', name, 'apart')}: `{name}` would draw as other columns with seed {seed}: choose an "
+                    f"`apart` above {max(table.seeds) - min(table.seeds)}" for seed, names in drawn.items() for name in names]
 
 
 def _folders(table, where):
