@@ -11,6 +11,7 @@ import time
 import pytest
 import toy_table
 from commands import tool
+from latex import columns_of
 from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
 from xtoolkit.ablation.table import read
@@ -63,7 +64,7 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     assert "train.seed=11" in of.cell("Plain", "Short", "", 1).overrides, "fine-tuning draws otherwise than pretraining"
     main = tool("ablate").main
     assert main(["--config", str(folder / "table.yaml"), "--jobs", "2", "--seeds", "1", "--only", "Plain", "--yes"]) == 0
-    text = (folder / "out/table.md").read_text().splitlines()
+    text = (folder / "out/table.md").read_text().split("## Values: means over seeds, their standard deviation\n\n")[1].splitlines()
     assert text[0] == "| task | metric | floor | Plain | Begun | Further |"
     assert text[2] == "| Short | told | 50.0 | 75.0 (1 of 2: missing) | – (0 of 2: missing) | – (0 of 2: missing) |"
     assert text[3].endswith("|  |  | – (0 of 2: missing) |")
@@ -81,13 +82,15 @@ def test_killed_at_any_moment_it_ends_with_the_same_files_and_runs_nothing_twice
     assert len(whole) == 4 + JOBS
     os.rename(folder / "out", folder / "first")
     drawn, ended = random.Random(5), None
-    for _ in range(8):
+    for _ in range(20):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(drawn.uniform(3, 12))
+        time.sleep(drawn.uniform(1, 8))
         process.send_signal(signal.SIGKILL)
         process.wait()
         if (path := folder / "out/table.json").is_file():
             json.loads(path.read_text())
+        if (path := folder / "out/table.tex").is_file():
+            assert columns_of(path.read_text())
         now = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob(DONE)}
         assert ended is None or ended.items() <= now.items(), "what was finished was run again"
         ended = now

@@ -1,7 +1,13 @@
 """Contrasts of a table: what its YAML may ask, what it answers with any of its cells there, and how often it answers wrongly."""
 
+import json
+import random
+
 import pytest
 import toy_table
+from latex import columns_of
+from xtoolkit.ablation import results
+from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.table import read
 from xtoolkit.registry import ConfigError
 
@@ -58,3 +64,81 @@ def test_mistakes(folder, change, line, said):
     with pytest.raises(ConfigError) as caught:
         read(str(path))
     assert said in str(caught.value) and f"{path}:{line}:" in str(caught.value)
+
+
+# ---- what they answer ------------------------------------------------------------------------------------------------------
+def made(folder, figures, seeds=(1, 2, 3)):
+    """Leaves figures, {(column, row): one a seed}, and returns what the table then says."""
+    (folder / "table.yaml").write_text(TABLE.replace("FOLDER", str(folder)).replace("[1, 2, 3]", str(list(seeds))))
+    of = Jobs(read(str(folder / "table.yaml")), str(folder))
+    for (column, row), values in figures.items():
+        for seed, value in zip(seeds, values):
+            toy_table.fill(of.cell(column, row, "", seed), value)
+    results.write(of)
+    told = json.loads((folder / "out/table.json").read_text())
+    return {one["name"]: one for one in told["contrasts"]}, told, (folder / "out/table.md").read_text()
+
+
+CELLS = {("Plain", "Short"): [50, 51, 52], ("Plain", "Longer"): [60, 60, 60],
+         ("Begun", "Short"): [51, 53, 53], ("Begun", "Longer"): [61, 60, 64], ("Begun", "Long"): [40, 41, 42],
+         ("Further", "Short"): [53, 54, 55], ("Further", "Longer"): [63, 64, 65], ("Further", "Long"): [45, 43, 41],
+         ("Again", "Short"): [52, 55, 54], ("Again", "Longer"): [63, 65, 64], ("Again", "Long"): [41, 44, 44]}
+
+
+def test_contrasts_are_of_groups_seed_by_seed(folder):
+    said, told, text = made(folder, CELLS)
+    # words: means of both rows, (53 + 63 - 50 - 60) / 2 and so on; both: of words and sentences the mean.
+    assert said["words"]["seeds"] == {"1": 3.0, "2": 3.5, "3": 4.0}
+    assert said["both"]["seeds"] == {"1": (2 + 5) / 2, "2": (2.5 + 2) / 2, "3": (1.5 - 1) / 2}
+    assert said["more"]["seeds"] == {"1": 5 - 1, "2": 2 - 3, "3": -1 - 2} and said["more"]["verdict"] is None is said["more"]["p"]
+    # Of three seeds that agree p is 2 / 2^3, by Holm of the two primaries twice that; t of two degrees of freedom is 4.303.
+    assert (said["words"]["p"], said["words"]["adjusted"], said["words"]["verdict"], said["words"]["needed"]) == (0.25, 0.5, "undecided", 7)
+    assert said["words"]["low"] == pytest.approx(3.5 - 4.302653 * 0.5 / 3 ** 0.5, abs=1e-5)
+    assert said["words"]["smallest"] is None, "three seeds find nothing, however large"
+    # A control has its own verdict, without the primaries' correction: six seeds could decide.
+    assert (said["same"]["adjusted"], said["same"]["needed"], said["sure"]["p"]) == (1.0, 6, 0.25)
+    assert "| same | negative control | +0.17" in text and "undecided, as it must be; 6 seeds could decide |" in text and "undecided; 7 seeds could decide |" in text
+    assert "| sure | positive control | +2.00" in text and "undecided; 6 seeds could decide |" in text
+    # Differences from the reference, and of a group the means of its rows.
+    begun = told["rows"][0]["columns"]["Begun"]["difference"]
+    assert (begun["to"], begun["seeds"], begun["mean"]) == ("Further", 3, pytest.approx(-5 / 3)) and "difference" not in told["rows"][0]["columns"]["Further"]
+    words, = told["groups"]
+    assert words["columns"]["Plain"]["values"] == {"1": 55.0, "2": 55.5, "3": 56.0} and words["columns"]["Plain"]["difference"]["mean"] == -3.5
+    assert "## words: differences from Further" in text and "| **words, mean** |  | -3.5 (-4.7 to -2.3) |" in text
+
+
+def test_eight_seeds_that_agree_have_verdicts_and_missing_ones_count_in_the_correction(folder):
+    eight = range(1, 9)
+    drawn = random.Random(1)
+    figures = {key: [60 + drawn.random() for _ in eight] for key in CELLS if key[1] != "Long"}
+    figures |= {key: [value - (8 if key[0] == "Plain" else 4 if key[0] == "Begun" else 0) for value in values] for key, values in figures.items()}
+    said, _, text = made(folder, figures, eight)
+    assert (said["words"]["verdict"], said["words"]["p"], said["words"]["adjusted"]) == ("better", 2 / 256, 4 / 256)
+    assert said["both"]["seeds"] == {} and (said["both"]["mean"], said["both"]["p"], said["both"]["verdict"]) == (None, 1, "undecided")
+    assert said["sure"]["verdict"] == "better" and "better, as it must be |" in text and 0 < said["words"]["smallest"] < 2
+
+
+def test_controls_that_fail_are_called_so(folder):
+    eight = range(1, 9)
+    figures = {(column, row): [value] * 8 for (column, value) in (("Plain", 50), ("Begun", 60), ("Further", 55), ("Again", 50))
+               for row in ("Short", "Longer")}
+    _, _, text = made(folder, figures, eight)
+    assert "better: it must be undecided |" in text and "worse: it must be better |" in text
+
+
+def test_any_cells_may_be_there(folder):
+    drawn, keys = random.Random(4), [(column, row, seed) for column, row in CELLS for seed in (1, 2, 3)]
+    drawn.shuffle(keys)
+    (folder / "table.yaml").write_text(TABLE.replace("FOLDER", str(folder)))
+    for number, (column, row, seed) in enumerate(keys):
+        of = Jobs(read(str(folder / "table.yaml")), str(folder))
+        if not number:
+            assert "| words | primary | – | 0 | 1 | 1 | undecided; 7 seeds could decide | – |" in results.write(of)
+        toy_table.fill(of.cell(column, row, "", seed), CELLS[column, row][seed - 1])
+        if number % 5 == 0 or number == len(keys) - 1:
+            results.write(Jobs(of.table, str(folder)))
+            told = json.loads((folder / "out/table.json").read_text())
+            for one in told["contrasts"]:
+                assert len(one["seeds"]) == 0 or one["mean"] == pytest.approx(sum(one["seeds"].values()) / len(one["seeds"]))
+            assert columns_of((folder / "out/table.tex").read_text())
+    assert [len(one["seeds"]) for one in told["contrasts"]] == [3] * 5

@@ -4,7 +4,7 @@ import statistics
 from itertools import combinations
 
 from xtoolkit.ablation.jobs import Jobs
-from xtoolkit.ablation.results import decimals
+from xtoolkit.ablation.contrasts import decimals
 
 POWER = 0.8  # how often a difference must be found that is named
 

@@ -4,7 +4,6 @@ import csv
 import io
 import re
 
-ASKED = ("contrasts", "differences", "difference")  # keys of table.json
 FIELDS = ["column", "row", "metric", "control", "seed", "value", "state"]
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
            "†": r"\dag{}", "‡": r"\ddag{}", "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "<": r"\textless{}",
@@ -12,27 +11,6 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciit
            "|": r"\textbar{}", '"': r"\textquotedbl{}"} | {one: f"\\{one}" for one in "&%$#_"}
 BOLD = re.compile(r"\*\*(.*)\*\*")
 PART = re.compile(r"(.*\S) (\([^()]*\))")  # a figure, and in brackets what is missing of it
-
-
-def asked(told: dict) -> list[tuple[str, list[str], list[list[str]]]]:
-    """[(title, heading, rows)] of what ``table.json`` says beside its values, ``contrasts`` and ``differences``: {name: what is
-    said of it}, or a list of such; whatever is a number, a word or a pair of numbers is a column. Empty where it says neither."""
-    found = []
-    for title in ASKED:
-        said = told.get(title) or {}
-        several = [{"name": name} | held for name, held in said.items()] if isinstance(said, dict) else said
-        every = dict.fromkeys(key for one in several for key in one)
-        keys = [key for key in every if any(_plain(one.get(key)) for one in several)]
-        if keys:
-            found.append((title, keys, [[_plain(one.get(key)) or "" for key in keys] for one in several]))
-    return found
-
-
-def _plain(value) -> str | None:
-    """A number, a word or a pair of numbers as text; None of all else."""
-    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(one, (int, float)) for one in value):
-        return " to ".join(f"{one:+.3g}" for one in value)
-    return value if isinstance(value, str) else f"{value:.3g}" if isinstance(value, (int, float)) else None
 
 
 def as_csv(lines: list[dict]) -> str:

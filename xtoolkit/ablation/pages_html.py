@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from statistics import fmean, stdev
 
 from markupsafe import Markup
 
+from xtoolkit.ablation import contrasts
 from xtoolkit.ablation.jobs import Job, Jobs, There
-from xtoolkit.ablation.pages import BOLD, asked
+from xtoolkit.ablation.pages import BOLD
 from xtoolkit.ablation.pages_samples import differing
 from xtoolkit.ablation.published import Published
 from xtoolkit.engine.records import write_json
@@ -40,7 +40,8 @@ def write(jobs: Jobs, told: dict, heading: list[str], rows: list[list[str]], oth
         "ablation.html", name=Path(table.output).resolve().name, seeds=table.seeds, finished=sum(map(_finished, states)),
         cells=len(states), columns=[[name, column.run or column.recipe or table.recipe, "\n".join(table.overrides(column))]
                                     for name, column in table.columns.items()],
-        asked=asked(told), differences=_differences(lines, pairs), values=_values(lines, heading, rows), lines=len(lines),
+        differences=[(title, head, _bold(several)) for title, head, several in contrasts.tables(told)],
+        values=_values(lines, heading, rows), lines=len(lines),
         strips=_strips(table, lines), colours=COLOURS, curves=_curves(table, runs), work=_curves(table, *_work(jobs, runs)),
         source=METRICS, samples=_samples(jobs, pairs), others=others, known=known))
 
@@ -54,36 +55,11 @@ def _finished(state: str) -> bool:
     return state.startswith("finished")
 
 
-# ---- differences ----------------------------------------------------------------------------------------------------------
+# ---- values ---------------------------------------------------------------------------------------------------------------
 def _pairs(told: dict) -> dict[str | None, list[tuple[str, str]]]:
-    """{group: pairs of columns}: all others against the last to which its rows apply."""
-    found = {}
-    for line in told["rows"]:
-        *others, last = line["columns"] or [None]
-        found.setdefault(line["group"], [(other, last) for other in others])
-    return {group: pairs for group, pairs in found.items() if pairs}
-
-
-def _differences(lines, pairs) -> list[tuple[str, list, list]]:
-    """[(group, heading, rows)] of the differences between columns with the same seed: their mean, standard deviation, number."""
-    found = []
-    for group, several in pairs.items():
-        rows = [[line["task"], line["metric"], *(_difference(line, *pair) for pair in several)] for line in lines
-                if line["group"] == group]
-        found.append((group or "", ["task", "metric", *(f"{one} − {other}" for one, other in several)], rows))
-    return found
-
-
-def _difference(line, one, other) -> str:
-    if not {one, other} <= line["columns"].keys():
-        return ""
-    a, b = (line["columns"][name]["values"] for name in (one, other))
-    apart = [a[seed] - b[seed] for seed in a if seed in b]
-    if not apart:
-        return "–"
-    places = 1 if any(abs(value) > 1 for value in [*a.values(), *b.values()]) else 3
-    spread = f" ± {stdev(apart):.{places}f}" if len(apart) > 1 else ""
-    return f"{round(fmean(apart), places) + 0.:+.{places}f}{spread} ({len(apart)})"
+    """{group: pairs of columns}: all others against the one that they are held against."""
+    return {line["group"]: [(name, cell["difference"]["to"]) for name, cell in line["columns"].items() if "difference" in cell]
+            for line in told["rows"]}
 
 
 def _values(lines, heading, rows) -> list[tuple[str, list, list]]:
