@@ -5,10 +5,13 @@ import random
 
 import pytest
 import toy_table
+from commands import tool
 from latex import columns_of
 from xtoolkit.ablation import results
+from xtoolkit.ablation.contrasts import SEEDS
 from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.table import read
+from xtoolkit.metrics.paired import MOST
 from xtoolkit.registry import ConfigError
 
 TABLE = """
@@ -142,3 +145,10 @@ def test_any_cells_may_be_there(folder):
                 assert len(one["seeds"]) == 0 or one["mean"] == pytest.approx(sum(one["seeds"].values()) / len(one["seeds"]))
             assert columns_of((folder / "out/table.tex").read_text())
     assert [len(one["seeds"]) for one in told["contrasts"]] == [3] * 5
+
+
+def test_more_seeds_than_can_be_flipped_are_refused_before_anything_runs(folder, capsys):
+    seeds = [str(seed) for seed in range(1, SEEDS + 2)]
+    assert tool("ablate").main(["--config", str(folder / "table.yaml"), "--seeds", *seeds]) == 2
+    assert "21 seeds: a table with contrasts has 20 at most" in capsys.readouterr().err
+    assert SEEDS == MOST

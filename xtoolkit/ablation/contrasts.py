@@ -7,6 +7,7 @@ from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Contrast, Table
 
+SEEDS = 20  # at most, of a table with contrasts: ``sign_flip`` enumerates all flips
 EXPECTED = {"negative control": "undecided", "positive control": "better"}
 
 

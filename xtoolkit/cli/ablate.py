@@ -13,6 +13,7 @@ import os
 import sys
 
 from xtoolkit.ablation import results
+from xtoolkit.ablation.contrasts import SEEDS, decimals
 from xtoolkit.ablation.forecast import HOUR, Forecast, span
 from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.runner import Runner
@@ -58,6 +59,8 @@ def run(table: Table, path: str, args, only=()) -> int:
         raise ConfigError(f"--seeds: one of {seeds} comes twice: the same job would count twice")
     # What is there of other seeds stays in the table.
     table = dataclasses.replace(table, output=args.output or table.output, seeds=sorted({*table.seeds, *seeds}))
+    if table.contrasts and len(table.seeds) > SEEDS:
+        raise ConfigError(f"{len(table.seeds)} seeds: a table with contrasts has {SEEDS} at most, whose signs are all flipped")
     say = lambda line: print(line, flush=True)
     cluster = None if args.slurm is None else Cluster(args.slurm, table.output)
     if cluster and args.forecast:
@@ -74,7 +77,7 @@ def run(table: Table, path: str, args, only=()) -> int:
 
     def told(job):
         found = {title: job.value(metric) for title, metric in (table.rows[job.row].metrics.items() if job.row else ())}
-        if known := [f"{title} {value:.{results.decimals([value])}f}" for title, value in found.items() if value is not None]:
+        if known := [f"{title} {value:.{decimals([value])}f}" for title, value in found.items() if value is not None]:
             print(f"    {', '.join(known)}", flush=True)
         results.write(jobs)
         return lacking(job)
