@@ -3,7 +3,9 @@
 import sys
 
 import pytest
+import torch
 import toy_table
+from safetensors.torch import save_file
 from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import Jobs, write_done
 from xtoolkit.ablation.table import read
@@ -96,3 +98,30 @@ def test_a_control_of_random_weights_needs_no_pretrained_run(folder):
     assert all(job.after for job in others) and others[0].key != others[1].key
     assert [str(job) for job in of.all([("Plain", "Row")])] == ["Plain, seed 1", "Plain, Row, seed 1", "Plain, Row, random weights, seed 1",
                                                                "Plain, Row, fewer steps, seed 1"]
+
+
+def test_weights_that_a_recipe_starts_from_are_in_its_key(folder, tmp_path):
+    (tmp_path / "table.yaml").write_text(TABLE.replace("FOLDER/out", str(tmp_path / "out")).replace("recipe: long", f"recipe: {folder}/long").replace(
+        "{set: [train.steps=2]}", f"{{set: [init={tmp_path}/start.safetensors]}}"))
+    found = set()
+    for content in (1, 2):
+        save_file({"weight": torch.full((2,), content)}, tmp_path / "start.safetensors")
+        keys.forget()
+        of = Jobs(read(str(tmp_path / "table.yaml")), str(folder))
+        found.add((of.pretrained("columns", "Longer", 1).key, of.pretrained("columns", "Plain", 1).key))
+    assert len({one for one, _ in found}) == 2 and len({other for _, other in found}) == 1
+
+
+def test_the_device_that_a_recipe_names_is_in_its_key(folder, tmp_path):
+    (tmp_path / "table.yaml").write_text(TABLE.replace("FOLDER/out", str(tmp_path / "out")).replace("recipe: long", f"recipe: {folder}/long").replace(
+        "train.steps=2", "train.device=cpu"))
+    of = Jobs(read(str(tmp_path / "table.yaml")), str(folder))
+    assert of.pretrained("columns", "Longer", 1).key != of.pretrained("columns", "Plain", 1).key
+
+
+def test_a_task_reaches_no_other():
+    from xtoolkit import recipe as recipes
+
+    files = set(keys.code(recipes.load("projects/xfm/finetune/tiny/cola.yaml", missing_files=False)))
+    assert "xtoolkit/tasks/accuracy.py" in files and "xtoolkit/tasks/servers.py" in files
+    assert not files & {"xtoolkit/tasks/vqa.py", "xtoolkit/tasks/boxes.py", "xtoolkit/metrics/bootstrap.py", "xtoolkit/tasks/__init__.py"}

@@ -106,7 +106,8 @@ def test_of_one_seed_and_single_rows_it_is_scipys(cell):
 
 def test_where_it_is_a_mean_all_draws_at_once_are_those_one_by_one(cell):
     """Questions of one type, retrieval's two directions: rows that a figure does not count."""
-    from xtoolkit.metrics.bootstrap import crossed_difference, means
+    from xtoolkit.metrics.bootstrap import crossed_difference
+    from xtoolkit.metrics.mean import means
 
     rng = np.random.default_rng(3)
     kinds = [("yes/no", "other")[n % 2] for n in range(80)]

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 COUNTED = {"encoders", "losses", "tasks", "hooks", "data", "kernels", "metrics"}
 SHOWING = {"ablation", "cli", "report", "plugins", "recipes"}  # the last two: where what comes with the package is installed
 # Of `train`: what the figures do not depend on, or what the key has by itself.
-FREE = {"seed", "output", "log_every", "checkpoint_every", "workers", "device"}
+FREE = {"seed", "output", "log_every", "checkpoint_every", "workers"}
 ENDS = 1 << 16  # bytes at either end of a file that stand for it, beside its size
 
 
@@ -170,10 +170,14 @@ def _name(path):
 
 # ---- data and weights -----------------------------------------------------------------------------------------------------
 def data(config: dict) -> dict[str, str]:
-    """{path that an encoder, a stream, an evaluation or the tokenizer names: digest of what lies there}."""
+    """{path that an encoder, a stream, an evaluation, the tokenizer or `init` names: digest of what lies there}. A start of the
+    table, which `init` names by a number, has a key of its own."""
     named = [config.get("tokenizer"), *_texts([config.get(kind) or {} for kind in ("encoders", "streams", "evaluate")])]
-    return {path: found for path in dict.fromkeys(text for text in named if isinstance(text, str))
-            if (found := _content(path)) is not None}
+    begun = config.get("init")
+    begun = begun.get("path") if isinstance(begun, dict) else begun
+    return ({begun: weights(begun)} if begun and os.path.exists(begun) else {}) | {
+        path: found for path in dict.fromkeys(text for text in named if isinstance(text, str))
+        if (found := _content(path)) is not None}
 
 
 def weights(path: str) -> str:

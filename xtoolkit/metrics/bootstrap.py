@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xtoolkit.metrics.mean import as_columns, means
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -73,34 +75,19 @@ def crossed_difference(after, before, groups, metric: Callable | None = None, dr
     return Difference(value, float(drawn.std(ddof=1)), float(low), float(high))
 
 
-def means(values) -> float:
-    """The mean of (N,) values without those that are NaN; of (N, M) that of the M columns' means. NaN where a column has none."""
-    values = _columns(values, means)
-    known = ~np.isnan(values)
-    return float((np.where(known, values, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)).mean())
-
-
 def _means(after, before, of, counts, seeds, metric):
     """The difference of the means in each draw, by sums over groups."""
     counts = counts.astype(np.float64)
     by_group = lambda columns: np.stack([np.bincount(of, weights=column) for column in columns.T], 1)  # (G, M)
 
     def drawn(run):
-        columns = _columns(run, metric)
+        columns = as_columns(run, (1, 2) if metric is means else (1,))
         known = ~np.isnan(columns) if metric is means else np.ones(columns.shape, dtype=bool)
         often = counts @ by_group(known)
         return (counts @ by_group(np.where(known, columns, 0)) / np.where(often > 0, often, np.nan)).mean(1)
 
     differences = np.stack([drawn(one) - drawn(other) for one, other in zip(after, before)], 1)
     return (differences * seeds).sum(1) / len(after)
-
-
-def _columns(values, metric) -> np.ndarray:
-    """(N, M) float64."""
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim not in ((1, 2) if metric is means else (1,)):
-        raise ValueError(f"scores of shape {values.shape} a run: the mean is of (N,); give a metric of others")
-    return values.reshape(len(values), -1)
 
 
 def _values(after, before, of, counts, seeds, metric):

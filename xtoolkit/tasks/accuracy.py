@@ -13,9 +13,9 @@ import torch
 from xtoolkit.batch import Batch
 from xtoolkit.metrics import classification as metrics
 from xtoolkit.registry import TASK_REGISTRY, ConfigError
-from xtoolkit.tasks import servers
 from xtoolkit.tasks.base import Measured, Task, cell, column, decoded, evaluating, spread
 from xtoolkit.tasks.rows import shown_items, told_rows
+from xtoolkit.tasks.servers import CLASSES, classes as server_classes
 
 NAMES = "classes.txt"
 NLVR2 = re.compile(r"(?P<set>(?:train|dev|test1|test2)-\d+)-\d+-(?P<sentence>\d+)")  # its identifiers
@@ -51,7 +51,7 @@ class Accuracy(Task):
     ABILITIES = {"classify": "a classification head, `losses.classify: {type: Classification, features: text, classes: 2}` "
                              "(finetune/tiny/sst2.yaml trains one)"}
 
-    def __init__(self, loss: str = "classify", consistency: str | None = None, server: Literal[servers.CLASSES] | None = None, *,
+    def __init__(self, loss: str = "classify", consistency: str | None = None, server: Literal[CLASSES] | None = None, *,
                  tokenizer=None, output: Path | None = None):
         self.loss, self.consistency, self.server = loss, consistency, server
         self.tokenizer, self.output = tokenizer, output
@@ -143,7 +143,7 @@ class Accuracy(Task):
         names = self._names(outputs)
         found = {NAMES: "".join(f"{name}\n" for name in names)}
         if self.server is not None:
-            found |= servers.classes(self.server, outputs["id"], names, outputs["logits"].softmax(1).tolist())
+            found |= server_classes(self.server, outputs["id"], names, outputs["logits"].softmax(1).tolist())
         return found
 
     def examples(self, outputs: dict, shown: int = 12) -> list[dict]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xtoolkit.graph import Need
-from xtoolkit.metrics.bootstrap import means
+from xtoolkit.metrics.mean import means
 from xtoolkit.registry import ConfigError
 
 

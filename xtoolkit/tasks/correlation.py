@@ -10,9 +10,9 @@ import torch
 
 from xtoolkit.metrics import classification as metrics
 from xtoolkit.registry import TASK_REGISTRY, ConfigError
-from xtoolkit.tasks import servers
 from xtoolkit.tasks.base import Measured, Task, cell, column, decoded, spread
 from xtoolkit.tasks.rows import shown_items, told_rows
+from xtoolkit.tasks.servers import numbers
 
 
 @TASK_REGISTRY.register()
@@ -73,7 +73,7 @@ class Correlation(Task):
                 for name, metric in (("pearson", metrics.pearson), ("spearman", metrics.spearman))}
 
     def files(self, outputs: dict) -> dict[str, str]:
-        return {} if self.server is None else servers.numbers(self.server, outputs["id"], outputs["value"].tolist())
+        return {} if self.server is None else numbers(self.server, outputs["id"], outputs["value"].tolist())
 
     def examples(self, outputs: dict, shown: int = 12) -> list[dict]:
         """Rows spread evenly over the data: [{``image_id``, ``second_id``, ``ids``, ``label``, ``told``}]."""

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xtoolkit.metrics.bootstrap import crossed_difference, means
+from xtoolkit.metrics.bootstrap import crossed_difference
+from xtoolkit.metrics.mean import means
 
 DEPTHS = (1, 5, 10)
 GAINS = ("t2i_r10", "i2t_r10", "r_mean")
