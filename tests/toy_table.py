@@ -70,7 +70,7 @@ def fill(job, accuracy, scores=()):
     """Leaves what a job would."""
     (job.folder / "evaluations/test").mkdir(parents=True)
     (job.folder / "evaluations/test.json").write_text(json.dumps({
-        "step": 1, "time": "2026-11-22T01:08:00+00:00", "metrics": {"accuracy": accuracy, "other": accuracy / 2}, "floor": {"accuracy": 50.0},
+        "step": 1, "time": "2026-11-22T01:08:00+00:00", "metrics": {"accuracy": accuracy, "other": accuracy and accuracy / 2}, "floor": {"accuracy": 50.0},
         "table": [["", "accuracy"], [["all", "1"]]], "headlines": {"accuracy": "Right, %"}, "figures": []}))
     (job.folder / "evaluations/test/samples.jsonl").write_text("".join(
         json.dumps({"id": f"s{n}", "image_id": None, "told": f"word {n}", "score": score}) + "\n" for n, score in enumerate(scores)))

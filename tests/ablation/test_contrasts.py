@@ -7,7 +7,7 @@ import pytest
 import toy_table
 from commands import tool
 from latex import columns_of
-from xtoolkit.ablation import results
+from xtoolkit.ablation import contrasts, results
 from xtoolkit.ablation.contrasts import SEEDS
 from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.table import read
@@ -110,14 +110,14 @@ def test_contrasts_are_of_groups_seed_by_seed(folder):
     assert "## words: differences from Further" in text and "| **words, mean** |  | -3.5 (-4.7 to -2.3) |" in text
 
 
-def test_eight_seeds_that_agree_have_verdicts_and_missing_ones_count_in_the_correction(folder):
+def test_eight_seeds_that_agree_have_verdicts_and_contrasts_without_seeds_count_in_the_correction(folder):
     eight = range(1, 9)
     drawn = random.Random(1)
     figures = {key: [60 + drawn.random() for _ in eight] for key in CELLS if key[1] != "Long"}
     figures |= {key: [value - (8 if key[0] == "Plain" else 4 if key[0] == "Begun" else 0) for value in values] for key, values in figures.items()}
     said, _, text = made(folder, figures, eight)
     assert (said["words"]["verdict"], said["words"]["p"], said["words"]["adjusted"]) == ("better", 2 / 256, 4 / 256)
-    assert said["both"]["seeds"] == {} and (said["both"]["mean"], said["both"]["p"], said["both"]["verdict"]) == (None, 1, "undecided")
+    assert said["both"]["seeds"] == {} and said["both"]["mean"] is said["both"]["p"] is said["both"]["verdict"] is None
     assert said["sure"]["verdict"] == "better" and "better, as it must be |" in text and 0 < said["words"]["smallest"] < 2
 
 
@@ -129,6 +129,31 @@ def test_controls_that_fail_are_called_so(folder):
     assert "better: it must be undecided |" in text and "worse: it must be better |" in text
 
 
+def test_a_positive_control_that_eight_seeds_do_not_show_is_called_so(folder):
+    figures = {(column, row): values for row in ("Short", "Longer") for column, values in {
+        "Plain": [50] * 8, "Begun": [50 + n % 2 for n in range(8)], "Further": [50 + (n + 1) % 2 for n in range(8)], "Again": [50] * 8}.items()}
+    _, _, text = made(folder, figures, range(1, 9))
+    assert "| sure | positive control | +0.00" in text and "undecided: it must be better |" in text
+
+
+def test_a_verdict_waits_for_all_seeds_and_a_figure_that_is_none_is_missed(folder):
+    figures = {key: list(values) for key, values in CELLS.items()}
+    figures["Plain", "Short"][1] = None  # what a record says of NaN
+    said, told, text = made(folder, figures)
+    assert set(said["words"]["seeds"]) == {"1", "3"} and said["words"]["verdict"] is said["words"]["p"] is None
+    assert "| 2 of 3 |  |  | when all seeds are there |" in text and "51.0 ± 1.4 (2 of 3: no finite figure)" in text
+
+
+@pytest.mark.parametrize("counts, found", [("first", 50.0), ("mean", 35.0), ("each", 100 / 3)])
+def test_what_a_row_of_several_metrics_counts_for(folder, counts, found):
+    (folder / "table.yaml").write_text(TABLE.replace("FOLDER", str(folder)).replace("group: words}\n  Longer", f"group: words, counts: {counts}}}\n  Longer"))
+    table = read(str(folder / "table.yaml"))
+    cell = lambda value: {"Plain": {"values": {1: value}, "states": {}}}
+    lines = [{"task": "Short", "group": "words", "columns": cell(60.0)}, {"task": "Short", "group": "words", "columns": cell(0.0)},
+             {"task": "Longer", "group": "words", "columns": cell(40.0)}, {"task": "Long", "group": "sentences", "columns": cell(7.0)}]
+    assert contrasts.means(table, lines, "words", "Plain") == {1: pytest.approx(found)}
+
+
 def test_any_cells_may_be_there(folder):
     drawn, keys = random.Random(4), [(column, row, seed) for column, row in CELLS for seed in (1, 2, 3)]
     drawn.shuffle(keys)
@@ -136,12 +161,13 @@ def test_any_cells_may_be_there(folder):
     for number, (column, row, seed) in enumerate(keys):
         of = Jobs(read(str(folder / "table.yaml")), str(folder))
         if not number:
-            assert "| words | primary | – | 0 | 1 | 1 | undecided; 7 seeds could decide | – |" in results.write(of)
+            assert "| words | primary | – | 0 of 3 |  |  | when all seeds are there | – |" in results.write(of)
         toy_table.fill(of.cell(column, row, "", seed), CELLS[column, row][seed - 1])
         if number % 5 == 0 or number == len(keys) - 1:
             results.write(Jobs(of.table, str(folder)))
             told = json.loads((folder / "out/table.json").read_text())
             for one in told["contrasts"]:
+                assert one["verdict"] is None or len(one["seeds"]) == 3
                 assert len(one["seeds"]) == 0 or one["mean"] == pytest.approx(sum(one["seeds"].values()) / len(one["seeds"]))
             assert columns_of((folder / "out/table.tex").read_text())
     assert [len(one["seeds"]) for one in told["contrasts"]] == [3] * 5

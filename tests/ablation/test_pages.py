@@ -61,6 +61,13 @@ def test_any_cells_may_be_there(jobs):
     assert r"\textbf{50 \% \& more\_\#1, mean}" in tex and tex.count("\\midrule") == 5
 
 
+def test_rows_that_do_not_apply_to_a_single_column_are_left_out(jobs, tmp_path):
+    text = (tmp_path / "table.yaml").read_text()
+    (tmp_path / "table.yaml").write_text(text.replace('  "[1] *both*": {set: [train.steps=2]}\n', ""))
+    shown = results.write(jobs(), page=True)
+    assert "| {Long} |" in shown and "| Alone |" not in shown
+
+
 def test_what_is_missing_of_a_cell_is_small():
     assert r"61.2 $\pm$ 0.8 {\scriptsize (2 of 3: missing)} \\" in pages.as_tex([("a", ["task", "x"], [["y", "61.2 ± 0.8 (2 of 3: missing)"]])])
 

@@ -3,7 +3,7 @@
 import dataclasses
 from statistics import fmean
 
-from xtoolkit.ablation.jobs import Jobs
+from xtoolkit.ablation.jobs import OLDER, Jobs
 from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Contrast, Table
 
@@ -12,45 +12,52 @@ EXPECTED = {"negative control": "undecided", "positive control": "better"}
 
 
 # ---- what is computed ------------------------------------------------------------------------------------------------------
-def means(lines: list[dict], group: str | None, column: str) -> dict[int, float]:
-    """{seed: a column's mean over the rows of a group, of their first metrics}, of the seeds in which all of these are there.
+def means(table: Table, lines: list[dict], group: str | None, column: str) -> dict[int, float]:
+    """{seed: a column's mean over the rows of a group, as they count}, of the seeds in which all of these are there.
 
     Args:
         lines: the ``rows`` of ``table.json``.
     """
-    first = {line["task"]: line for line in reversed(lines) if line["group"] == group}.values()
-    values = [line["columns"][column]["values"] for line in first if column in line["columns"]]
-    seeds = sorted(set.intersection(*map(set, values))) if values else []
-    return {seed: fmean(of[seed] for of in values) for seed in seeds}
+    found = []  # for each figure that counts the values it is the mean of
+    for name, row in table.rows.items():
+        values = [line["columns"][column]["values"] for line in lines
+                  if line["task"] == name and line["group"] == group and column in line["columns"]]
+        found += {"first": [values[:1]], "mean": [values], "each": [[one] for one in values]}[row.counts] if values else []
+    seeds = sorted(set.intersection(*(set(of) for several in found for of in several))) if found else []
+    return {seed: fmean(fmean(of[seed] for of in several) for several in found) for seed in seeds}
 
 
 def asked(table: Table, lines: list[dict]) -> list[dict]:
     """What each contrast says, in the order of the table's YAML: ``name`` and its keys; ``seeds`` {seed: difference}, their
     ``mean`` and 95 % t-interval ``low``, ``high``; ``p`` of the exact sign-flip test, ``adjusted`` by Holm's correction over all
-    primaries, ``verdict``, ``needed``: how many seeds could decide where these cannot, and ``smallest``, the true difference that
-    so many seeds find in 80 of 100 times. None where there is no such thing.
+    primaries, ``verdict``, ``needed``: how many seeds could decide where these cannot, ``smallest``, the true difference that
+    so many seeds find in 80 of 100 times, and ``older``, whether an older engine has finished a part of it. None where there is
+    no such thing: a verdict is given when all seeds are there, and only then, or it would be given at every look and taken back.
     """
     if not table.contrasts:
         return []
     from xtoolkit.metrics.paired import detectable, t_interval, verdicts  # only here: a mistake is answered without NumPy
 
-    apart = {name: _apart(contrast, lines) for name, contrast in table.contrasts.items()}
-    primary = {name: [*apart[name].values()] for name, contrast in table.contrasts.items() if contrast.role == "primary"}
+    apart = {name: _apart(table, contrast, lines) for name, contrast in table.contrasts.items()}
+    whole = {name: [*several.values()] if len(several) == len(table.seeds) else [] for name, several in apart.items()}
+    primary = {name: whole[name] for name, contrast in table.contrasts.items() if contrast.role == "primary"}
     given = verdicts(primary)
     for name, contrast in table.contrasts.items():
         if contrast.role in EXPECTED:
-            given |= verdicts({name: [*apart[name].values()]})
+            given |= verdicts({name: whole[name]})
     found = []
     for name, contrast in table.contrasts.items():
-        several, verdict = [*apart[name].values()], given.get(name)
+        several, verdict = [*apart[name].values()], given[name] if whole[name] and name in given else None
         interval = t_interval(several) if several else None
-        family = len(primary) if contrast.role == "primary" else 1 if verdict else None
+        family = len(primary) if contrast.role == "primary" else 1 if contrast.role in EXPECTED else None
         found.append({
             "name": name, **dataclasses.asdict(contrast), "seeds": apart[name], "mean": interval and interval.value,
             "low": interval and interval.low, "high": interval and interval.high, "p": verdict and verdict.p,
             "adjusted": verdict and verdict.adjusted, "verdict": verdict and verdict.verdict,
             "needed": verdict and verdict.needed,
-            "smallest": detectable(several, len(several), primaries=family) if len(several) > 1 else None})
+            "smallest": detectable(several, len(table.seeds), primaries=family) if len(several) > 1 else None,
+            "older": any(state == OLDER for line in lines if line["group"] in contrast.groups for name in contrast.columns
+                         for state in line["columns"].get(name, {"states": {}})["states"].values())})
     return found
 
 
@@ -76,7 +83,7 @@ def compare(jobs: Jobs, lines: list[dict], samples: bool) -> list[dict]:
     for group in dict.fromkeys(line["group"] for line in lines if line["group"] is not None):
         own = [line for line in lines if line["group"] == group]
         if len({line["task"] for line in own}) > 1:
-            columns = {name: {"values": means(lines, group, name)} for name in table.columns
+            columns = {name: {"values": means(table, lines, group, name)} for name in table.columns
                        if any(name in line["columns"] for line in own)}
             _against(table, columns, None)
             found.append({"group": group, "columns": columns})
@@ -101,9 +108,9 @@ def _against(table, columns, drawn):
         cell["difference"] = difference
 
 
-def _apart(contrast: Contrast, lines) -> dict[int, float]:
+def _apart(table, contrast: Contrast, lines) -> dict[int, float]:
     """{seed: difference} of the seeds that all of its columns have in all of its groups."""
-    figures = [[means(lines, group, column) for group in contrast.groups] for column in contrast.columns]
+    figures = [[means(table, lines, group, column) for group in contrast.groups] for column in contrast.columns]
     seeds = sorted(set.intersection(*(set(of) for several in figures for of in several)))
     signs = (1, -1, -1, 1)
     return {seed: sum(sign * fmean(of[seed] for of in several) for sign, several in zip(signs, figures)) for seed in seeds}
@@ -120,8 +127,9 @@ def tables(told: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     if told["contrasts"]:
         found.append(("Contrasts, written down before the table ran", [
             "contrast", "role", "difference", "seeds", "p", "p, Holm", "verdict", "smallest found"],
-            [[one["name"], one["role"], _interval(one, 2), str(len(one["seeds"])), _p(one["p"]), _p(one["adjusted"]),
-              _verdict(one), "–" if one["smallest"] is None else f"{one['smallest']:.2f}"] for one in told["contrasts"]]))
+            [[one["name"], one["role"], _interval(one, 2), f"{len(one['seeds'])} of {told['seeds']}", _p(one["p"]),
+              _p(one["adjusted"]), _verdict(one), "–" if one["smallest"] is None else f"{one['smallest']:.2f}"]
+             for one in told["contrasts"]]))
     for group in dict.fromkeys(line["group"] for line in told["rows"]):
         own = [line for line in told["rows"] if line["group"] == group]
         several = [(line["task"], line["metric"], line["columns"]) for line in own]
@@ -160,14 +168,14 @@ def _p(value) -> str:
 def _verdict(one) -> str:
     """Of a control also whether it is what it must be."""
     if one["verdict"] is None:
-        return "none is given"
+        return "none is given" if one["role"] == "secondary" else "when all seeds are there"
     needs = f"; {one['needed']} seeds could decide" if one["needed"] is not None else ""
-    wanted = EXPECTED.get(one["role"])
-    if wanted is None:
-        return one["verdict"] + needs
-    if one["verdict"] == wanted:
-        return f"{one['verdict']}, as it must be{needs}"
-    return f"{one['verdict']}{needs}" if one["verdict"] == "undecided" else f"{one['verdict']}: it must be {wanted}"
+    older = "; partly of an older engine" if one["older"] else ""
+    wanted = EXPECTED.get(one["role"], one["verdict"])
+    as_wanted = ", as it must be" if one["role"] in EXPECTED else ""
+    if one["verdict"] != wanted:
+        as_wanted = "" if needs else f": it must be {wanted}"
+    return one["verdict"] + as_wanted + needs + older
 
 
 def decimals(numbers) -> int:

@@ -15,7 +15,7 @@ from xtoolkit.registry import ConfigError, nearest
 
 DONE = "done.json"  # in a job's folder, when all of it is there
 LOCK = ".lock"  # beside it: held while somebody runs it
-OLDER = "finished by an older engine"
+FINISHED, OLDER = "finished", "finished by an older engine"  # states of a job
 PRETRAIN, RUN = "pretrain", "run"  # folders of a column, and of a row without a control
 
 
@@ -99,7 +99,7 @@ class Job:
 
             told = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
             older = told["engine"] != keys.engine() or any(isinstance(one, Job) and one.state == OLDER for one in self.after)
-            return OLDER if older else "finished"
+            return OLDER if older else FINISHED
         lock = Path(f"{self.folder}{LOCK}")
         if lock.is_file():
             with open(lock, "rb") as held:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xtoolkit.ablation import contrasts, pages, published
 from xtoolkit.ablation.contrasts import decimals
-from xtoolkit.ablation.jobs import Job, Jobs
+from xtoolkit.ablation.jobs import FINISHED, OLDER, Job, Jobs
 from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Table
 from xtoolkit.engine.records import write_json, write_text
@@ -20,9 +20,9 @@ Differences are of columns with the same seed, and their intervals hold 95 %: St
 samples and seeds, which few seeds make too narrow. No difference has a verdict but those that were written down.
 """
 CONTRASTS = """
-A contrast is of means over all rows of its groups. p is that of the exact sign-flip test over paired seeds, with Holm's
-correction over all primaries: below 0.05 there is a verdict. Smallest found is the true difference that so many seeds find in
-80 of 100 times.
+A contrast is of means over all rows of its groups, and has a verdict when all seeds of the table are there. p is that of the
+exact sign-flip test over paired seeds, with Holm's correction over all primaries: below 0.05 it decides. Smallest found is the
+true difference that all these seeds find in 80 of 100 times.
 """
 
 
@@ -37,7 +37,7 @@ def write(jobs: Jobs, page: bool = False) -> str:
     alone = len(table.columns) == 1
     groups = [] if alone else contrasts.compare(jobs, lines, samples=page)
     told = {"columns": {name: column.run for name, column in table.columns.items()},
-            "contrasts": contrasts.asked(table, lines), "rows": lines, "groups": groups}
+            "seeds": len(table.seeds), "contrasts": contrasts.asked(table, lines), "rows": lines, "groups": groups}
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
     shown = [*contrasts.tables(told), ("Values: means over seeds, their standard deviation", heading, rows)]
     text = "\n\n".join(f"## {title}\n\n{_markdown(head, several)}" for title, head, several in shown)
@@ -89,6 +89,8 @@ def _of_one_column(lines):
     """Heading and rows of a table with one column: each row beside its controls."""
     rows = []
     for line in lines:
+        if not line["columns"]:  # of a group that does not apply
+            continue
         cell, = line["columns"].values()
         for control, held in (cell["controls"] or {"": {"values": {}, "gain": None}}).items():
             fewer = f" ({len(held['values'])})" if 0 < len(held["values"]) < len(cell["values"]) else ""
@@ -114,13 +116,14 @@ def _average(lines, column, table):
     """The mean over rows of a column; a dash until all seeds of them are there, nothing where they do not apply."""
     if not any(column in line["columns"] for line in lines):
         return ""
-    found = contrasts.means(lines, lines[0]["group"], column)
+    found = contrasts.means(table, lines, lines[0]["group"], column)
     return f"{statistics.fmean(found.values()):.1f}" if len(found) == len(table.seeds) else "–"
 
 
 def _seeds(cell):
     """How many seeds a cell has, and what the others are, unless all are there."""
-    missing = [state for state in cell["states"].values() if state != "finished"]
+    missing = [state for state in cell["states"].values() if state != FINISHED]
+    missing += ["no finite figure"] * (sum(state in (FINISHED, OLDER) for state in cell["states"].values()) > len(cell["values"]))
     return f" ({len(cell['values'])} of {len(cell['states'])}: {', '.join(dict.fromkeys(missing))})" if missing else ""
 
 

@@ -58,6 +58,7 @@ class Row:
         group: which columns it applies to, and with which rows it is averaged.
         controls: names of the table's controls that apply.
         set: overrides of its recipe, of its controls' too.
+        counts: in its group's mean: its `first` metric, the `mean` of its metrics, or `each` of them as a row of its own.
     """
 
     recipe: str
@@ -65,6 +66,7 @@ class Row:
     group: str | None = None
     controls: list[str] = field(default_factory=list)
     set: list[str] = field(default_factory=list)
+    counts: Literal["first", "mean", "each"] = "first"
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Contrast:
     """A difference that is asked before the table runs: `better` minus `than`, seed by seed.
 
     Attributes:
-        groups: whose figures; a column's is its mean over a group's rows, of their first metrics, and of several groups the mean
-            of these means.
+        groups: whose figures; a column's is its mean over a group's rows, as they count, and of several groups the mean of these
+            means.
         better, than: columns.
         beyond: an interaction: two columns, of whose difference it is held whether the first one exceeds it.
         role: `primary` gets a verdict, with Holm's correction over all primaries. A `negative control`, of columns that differ by

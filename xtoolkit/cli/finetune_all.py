@@ -32,5 +32,6 @@ def main(argv=None) -> int:
         raise ConfigError(f"{path}: this table has columns to pretrain: `xtoolkit ablate --config {path}`")
     if not os.path.exists(begun):
         raise ConfigError(f"--init: {begun}: no such run or file of weights; `make demo` makes outputs/xfm_tiny")
-    return ablate.run(dataclasses.replace(table, columns={name: Column(run=begun)}), path, args,
+    begun = dataclasses.replace(table.columns[name], run=begun, recipe=None, set=[], apart=0)
+    return ablate.run(dataclasses.replace(table, columns={name: begun}), path, args,
                       [("", row) for row in args.only or ()])
