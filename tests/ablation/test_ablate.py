@@ -126,6 +126,8 @@ def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path):
     (("groups: [words]}\n  Begun", "groups: [word]}\n  Begun"), "no row is of group `word`; did you mean `words`?"),
     (("set: [train.steps=2]", "set: [begun]"), "starts from itself: text <- text"),
     (("recipe: long.yaml\nstarts", "starts"), "`Plain` has neither recipe nor run, and the table has no recipe"),
+    (("seeds: [1, 2]", "seeds: []"), "`seeds` are empty: name at least one"),
+    (("seeds: [1, 2]", "seeds: [1, 1]"), "seed 1 comes twice: the same jobs would count twice"),
     (("{groups: [words]}", "{run: out, set: [begun]}"), "a run is taken as it is: leave out its recipe, set and apart"),
 ])
 def test_mistakes_of_a_table(folder, change, said):
@@ -135,3 +137,9 @@ def test_mistakes_of_a_table(folder, change, said):
     with pytest.raises(ConfigError) as caught:
         read(str(path))
     assert said in str(caught.value) and f"{path}:" in str(caught.value)
+
+
+def test_an_output_that_cannot_be_is_said_before_anything_runs(folder, capsys):
+    table = str(folder / "table.yaml")
+    assert tool("ablate").main(["--config", table, "--output", table, "--yes"]) == 2
+    assert f"--output: {table} is a file; name a folder" in capsys.readouterr().err

@@ -74,6 +74,7 @@ def made(folder, figures, seeds=(1, 2, 3)):
     """Leaves figures, {(column, row): one a seed}, and returns what the table then says."""
     (folder / "table.yaml").write_text(TABLE.replace("FOLDER", str(folder)).replace("[1, 2, 3]", str(list(seeds))))
     of = Jobs(read(str(folder / "table.yaml")), str(folder))
+    results.write(of)  # before anything runs
     for (column, row), values in figures.items():
         for seed, value in zip(seeds, values):
             toy_table.fill(of.cell(column, row, "", seed), value)
@@ -178,3 +179,11 @@ def test_more_seeds_than_can_be_flipped_are_refused_before_anything_runs(folder,
     assert tool("ablate").main(["--config", str(folder / "table.yaml"), "--seeds", *seeds]) == 2
     assert "21 seeds: a table with contrasts has 20 at most" in capsys.readouterr().err
     assert SEEDS == MOST
+
+
+def test_what_is_asked_when_figures_are_there_is_called_so(folder):
+    made(folder, CELLS)
+    changed = TABLE.replace("FOLDER", str(folder)).replace("both:  {groups: [words, sentences]", "both:  {groups: [sentences]")
+    (folder / "table.yaml").write_text(changed + "  new:   {groups: [words], better: Further, than: Begun}\n")
+    text = results.write(Jobs(read(str(folder / "table.yaml")), str(folder)))
+    assert [line.split(" | ")[0] for line in text.splitlines() if "asked when figures were there" in line] == ["| both", "| new"]

@@ -1,13 +1,17 @@
 """What a table's differences say: verdicts on the contrasts that were written down before it ran, intervals for all others."""
 
 import dataclasses
+import json
+from pathlib import Path
 from statistics import fmean
 
 from xtoolkit.ablation.jobs import OLDER, Jobs
 from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Contrast, Table
+from xtoolkit.engine.records import write_json
 
 SEEDS = 20  # at most, of a table with contrasts: ``sign_flip`` enumerates all flips
+ASKED = "asked.json"  # in a table's folder: its contrasts when it had no figures yet
 EXPECTED = {"negative control": "undecided", "positive control": "better"}
 
 
@@ -27,17 +31,29 @@ def means(table: Table, lines: list[dict], group: str | None, column: str) -> di
     return {seed: fmean(fmean(of[seed] for of in several) for several in found) for seed in seeds}
 
 
+def late(table: Table, lines: list[dict]) -> set[str]:
+    """The contrasts that were added or changed when figures were there already; what was asked before them is kept."""
+    path, now = Path(table.output) / ASKED, {name: dataclasses.asdict(one) for name, one in table.contrasts.items()}
+    if not any(cell["values"] for line in lines for cell in line["columns"].values()):
+        write_json(path, now)
+        return set()
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name for name, one in now.items() if before.get(name) != one}
+
+
 def asked(table: Table, lines: list[dict]) -> list[dict]:
     """What each contrast says, in the order of the table's YAML: ``name`` and its keys; ``seeds`` {seed: difference}, their
     ``mean`` and 95 % t-interval ``low``, ``high``; ``p`` of the exact sign-flip test, ``adjusted`` by Holm's correction over all
-    primaries, ``verdict``, ``needed``: how many seeds could decide where these cannot, ``smallest``, the true difference that
-    so many seeds find in 80 of 100 times, and ``older``, whether an older engine has finished a part of it. None where there is
-    no such thing: a verdict is given when all seeds are there, and only then, or it would be given at every look and taken back.
+    primaries, ``verdict``, ``needed``: how many seeds could decide where these cannot; ``smallest``, the true difference that all
+    seeds of the table find in 80 of 100 times; ``older``, whether an older engine has finished a part of it, and ``late``,
+    whether it was written down when figures were there. None where there is no such thing: a verdict is given when all seeds are
+    there, and only then, or it would be given at every look and taken back.
     """
     if not table.contrasts:
         return []
     from xtoolkit.metrics.paired import detectable, t_interval, verdicts  # only here: a mistake is answered without NumPy
 
+    after = late(table, lines)
     apart = {name: _apart(table, contrast, lines) for name, contrast in table.contrasts.items()}
     whole = {name: [*several.values()] if len(several) == len(table.seeds) else [] for name, several in apart.items()}
     primary = {name: whole[name] for name, contrast in table.contrasts.items() if contrast.role == "primary"}
@@ -51,7 +67,8 @@ def asked(table: Table, lines: list[dict]) -> list[dict]:
         interval = t_interval(several) if several else None
         family = len(primary) if contrast.role == "primary" else 1 if contrast.role in EXPECTED else None
         found.append({
-            "name": name, **dataclasses.asdict(contrast), "seeds": apart[name], "mean": interval and interval.value,
+            "name": name, "late": name in after, **dataclasses.asdict(contrast), "seeds": apart[name],
+            "mean": interval and interval.value,
             "low": interval and interval.low, "high": interval and interval.high, "p": verdict and verdict.p,
             "adjusted": verdict and verdict.adjusted, "verdict": verdict and verdict.verdict,
             "needed": verdict and verdict.needed,
@@ -125,7 +142,7 @@ def tables(told: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     """
     found = []
     if told["contrasts"]:
-        found.append(("Contrasts, written down before the table ran", [
+        found.append(("Contrasts", [
             "contrast", "role", "difference", "seeds", "p", "p, Holm", "verdict", "smallest found"],
             [[one["name"], one["role"], _interval(one, 2), f"{len(one['seeds'])} of {told['seeds']}", _p(one["p"]),
               _p(one["adjusted"]), _verdict(one), "–" if one["smallest"] is None else f"{one['smallest']:.2f}"]
@@ -170,7 +187,7 @@ def _verdict(one) -> str:
     if one["verdict"] is None:
         return "none is given" if one["role"] == "secondary" else "when all seeds are there"
     needs = f"; {one['needed']} seeds could decide" if one["needed"] is not None else ""
-    older = "; partly of an older engine" if one["older"] else ""
+    older = ("; partly of an older engine" if one["older"] else "") + ("; asked when figures were there" if one["late"] else "")
     wanted = EXPECTED.get(one["role"], one["verdict"])
     as_wanted = ", as it must be" if one["role"] in EXPECTED else ""
     if one["verdict"] != wanted:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -157,8 +158,9 @@ def read(path: str, library: str | None = None) -> Table:
     if problems := check(Table, source.data, source.where(), source.where):
         raise ConfigError(problems)
     table = Table(**arguments(Table, source.data))
-    if problems := [*_recipes(table, path, source.where), *_names(table, source.where), *_folders(table, source.where),
-                    *_metrics(table, path, library, source.where), *_contrasts(table, source.where)]:
+    if problems := [*_seeds(table, source.where), *_recipes(table, path, source.where), *_names(table, source.where),
+                    *_folders(table, source.where), *_metrics(table, path, library, source.where),
+                    *_contrasts(table, source.where)]:
         raise ConfigError(problems)
     if table.published is None:
         return table
@@ -167,6 +169,14 @@ def read(path: str, library: str | None = None) -> Table:
         raise ConfigError(f"{source.where('published')}: {table.published}: no such file beside the table")
     published.read(str(beside))
     return dataclasses.replace(table, published=str(beside))
+
+
+def _seeds(table, where):
+    """No seed at all, and seeds that would count twice."""
+    if not table.seeds:
+        return [f"{where('seeds')}: `seeds` are empty: name at least one"]
+    twice = [seed for seed, count in Counter(table.seeds).items() if count > 1]
+    return [f"{where('seeds')}: seed {seed} comes twice: the same jobs would count twice" for seed in twice]
 
 
 def slug(name: str) -> str:

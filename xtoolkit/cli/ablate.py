@@ -21,6 +21,7 @@ from xtoolkit.ablation.slurm import Cluster, Slurm
 from xtoolkit.ablation.table import Table, read
 from xtoolkit.cli import recipes
 from xtoolkit.cli.command import Once, command, parser as make_parser, positive, whole
+from xtoolkit.recipe.folder import check_writable
 from xtoolkit.registry import ConfigError
 
 
@@ -61,6 +62,7 @@ def run(table: Table, path: str, args, only=()) -> int:
     table = dataclasses.replace(table, output=args.output or table.output, seeds=sorted({*table.seeds, *seeds}))
     if table.contrasts and len(table.seeds) > SEEDS:
         raise ConfigError(f"{len(table.seeds)} seeds: a table with contrasts has {SEEDS} at most, whose signs are all flipped")
+    check_writable(table.output, "--output" if args.output else f"{path}: output")
     say = lambda line: print(line, flush=True)
     cluster = None if args.slurm is None else Cluster(args.slurm, table.output)
     if cluster and args.forecast:

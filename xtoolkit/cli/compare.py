@@ -26,7 +26,11 @@ def main(argv=None) -> int:
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out: {out}: " + ("a folder; name a file" if out.is_dir() else f"no folder {out.parent}"))
     names = compare.labels(args.runs)
-    write(out, compare.as_page(names, runs))
+    page = compare.as_page(names, runs)
+    try:
+        write(out, page)
+    except OSError as error:
+        raise ConfigError(f"--out: {out}: cannot be written: {error.strerror}") from None
     print(f"{compare.as_text(names, runs)}\n\ncurves: {out}")
     return 0
 

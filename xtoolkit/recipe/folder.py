@@ -30,19 +30,24 @@ class CheckpointError(ValueError):
     """A checkpoint that does not fit what it is loaded into: every name that is missing, unexpected or mis-shaped."""
 
 
+def check_writable(folder, key: str) -> None:
+    """Raises ConfigError, by what names it, where a folder is none or cannot be made or written to."""
+    existing = nearest_existing(Path(folder))
+    if not existing.is_dir():
+        raise ConfigError(f"{key}: {existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {existing} cannot be written to; name another folder")
+
+
 def check_folder(output, resume: bool) -> None:
     """Raises ConfigError where a run cannot write, or a new one would write over an old one."""
     folder = Path(output)
-    existing = nearest_existing(folder)
-    if not existing.is_dir():
-        raise ConfigError(f"train.output: {existing} is a file; name a folder")
+    check_writable(folder, "train.output")
     if not resume and folder.is_dir() and any(folder.iterdir()):
         way = (f"go on from its last checkpoint with {RESUME}" if latest(folder) else
                f"it holds no checkpoint: it starts again at step 0 with {RESUME}" if (folder / CONFIG).is_file()
                else "it holds no run: empty it")
         raise ConfigError(f"train.output: {output} exists and is not empty; {way}, or name another folder (train.output=...)")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"train.output: {existing} cannot be written to; name another folder (train.output=...)")
 
 
 def check_evaluated(output, config: dict) -> None:
