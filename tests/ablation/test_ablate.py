@@ -128,6 +128,9 @@ def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path):
     (("recipe: long.yaml\nstarts", "starts"), "`Plain` has neither recipe nor run, and the table has no recipe"),
     (("seeds: [1, 2]", "seeds: []"), "`seeds` are empty: name at least one"),
     (("seeds: [1, 2]", "seeds: [1, 1]"), "seed 1 comes twice: the same jobs would count twice"),
+    (("set: [evaluate.test.tokens=13]", "set: ['evaluate.test.data.path=<text>']"), "`<text>` is a start, and a row starts from its column"),
+    (("{groups: [words]}", "{rows: ['encoders.text.init=<text>']}"), "`<text>` is a start, and a row starts from its column"),
+    (("starts:", "controls: {other: {set: ['tokenizer=<text>']}}\nstarts:"), "`<text>` is a start, and a row starts from its column"),
     (("{groups: [words]}", "{run: out, set: [begun]}"), "a run is taken as it is: leave out its recipe, set and apart"),
 ])
 def test_mistakes_of_a_table(folder, change, said):
@@ -143,3 +146,10 @@ def test_an_output_that_cannot_be_is_said_before_anything_runs(folder, capsys):
     table = str(folder / "table.yaml")
     assert tool("ablate").main(["--config", table, "--output", table, "--yes"]) == 2
     assert f"--output: {table} is a file; name a folder" in capsys.readouterr().err
+
+
+def test_text_in_angle_brackets_that_is_no_start_stays_as_it_is(folder):
+    path = folder / "table.yaml"
+    path.write_text(path.read_text().replace("evaluate.test.tokens=13]", "'evaluate.test.data.path=<mask> <7>.jsonl']"))
+    job = jobs(folder).cell("Further", "Long", "", 1)
+    assert job.overrides[:2] == [f"init={job.after[0].folder}", "evaluate.test.data.path=<mask> <7>.jsonl"]

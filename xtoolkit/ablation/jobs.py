@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from xtoolkit.registry import ConfigError, nearest
 
 DONE = "done.json"  # in a job's folder, when all of it is there
 LOCK = ".lock"  # beside it: held while somebody runs it
+PLACE = re.compile(r"<(\d+)>")  # in a recipe's lines: which of a job's starts
 FINISHED, OLDER = "finished", "finished by an older engine"  # states of a job
 PRETRAIN, RUN = "pretrain", "run"  # folders of a column, and of a row without a control
 
@@ -76,9 +78,13 @@ class Job:
     @property
     def overrides(self) -> list[str]:
         """What its recipe is changed by, ``key=value``."""
-        paths = [str(start.folder) for start in self.after]
-        lines = [START.sub(lambda found: paths[int(found[1])], line) for line in self.recipe.lines]
-        return [*lines, f"train.seed={self.trained}", f"train.output={self.folder}"]
+        return [*self.begun, f"train.seed={self.trained}", f"train.output={self.folder}"]
+
+    @property
+    def begun(self) -> list[str]:
+        """Its recipe's lines with the folders of what it starts from; other text in angle brackets stays as it is."""
+        folder = lambda found: str(self.after[int(found[1])].folder) if int(found[1]) < len(self.after) else found[0]
+        return [PLACE.sub(folder, line) for line in self.recipe.lines]
 
     @property
     def complete(self) -> bool:
@@ -185,7 +191,7 @@ class Jobs:
         found: dict[str, None] = {}
         for job in {id(job.recipe): job for job in jobs if not job.complete}.values():
             there = all(isinstance(start, There) for start in job.after)
-            lines = [START.sub(lambda n: str(job.after[int(n[1])].folder), line) if there else line for line in job.recipe.lines]
+            lines = job.begun if there else job.recipe.lines
             try:
                 recipes.load(job.recipe.path, [*lines, f"train.output={job.folder}"], there, "resume", self._library)
             except ConfigError as error:

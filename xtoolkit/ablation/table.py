@@ -219,6 +219,11 @@ def _names(table, where):
                       for one in unknown]
             found += [f"{where(kind, name, 'set')}: no start `{one}`{nearest(one, table.starts)}"
                       for one in ([] if unknown else table.begins_with(column)) if one not in table.starts]
+    lines = [*((("rows", name, "set"), row.set) for name, row in table.rows.items()),
+             *((("columns", name, "rows"), column.rows) for name, column in table.columns.items()),
+             *((("controls", name, "set"), control.set) for name, control in table.controls.items())]
+    found += [f"{where(*place)}: `<{one}>` is a start, and a row starts from its column: only columns and starts begin with a start"
+              for place, several in lines for line in several for one in START.findall(line) if one in table.starts]
     return found or _circles(table, where)
 
 
