@@ -153,3 +153,12 @@ def test_text_in_angle_brackets_that_is_no_start_stays_as_it_is(folder):
     path.write_text(path.read_text().replace("evaluate.test.tokens=13]", "'evaluate.test.data.path=<mask> <7>.jsonl']"))
     job = jobs(folder).cell("Further", "Long", "", 1)
     assert job.overrides[:2] == [f"init={job.after[0].folder}", "evaluate.test.data.path=<mask> <7>.jsonl"]
+
+
+@pytest.mark.parametrize("change, said", [(("{groups: [words]}", "{set: [train.stepss=2]}"), "did you mean `steps`?"),
+                                          (("{groups: [words]}", "{run: nowhere}"), "nowhere: no such run or file of weights")])
+def test_a_mistake_of_a_column_that_is_not_asked_is_said_before_anything_runs(folder, capsys, change, said):
+    path = folder / "table.yaml"
+    path.write_text(path.read_text().replace(*change))
+    assert tool("ablate").main(["--config", str(path), "--only", "Further,Long", "--seeds", "1", "--yes"]) == 2
+    assert capsys.readouterr().err.count(said) == 1 and not (folder / "out").exists()

@@ -185,10 +185,18 @@ class Jobs:
 
     def check(self, jobs: list[Job]) -> None:
         """Raises ConfigError with the mistakes of all recipes, each once: a job of hours may stand before the one that has it.
-        Missing files count where a job starts from nothing that is still to be made."""
+        Those of the whole table come first, as it is written after each job with the state of all its cells. Missing files count
+        where a job starts from nothing that is still to be made."""
         from xtoolkit import recipe as recipes
 
         found: dict[str, None] = {}
+        for one in dict.fromkeys(one for job in self.all() for one in (job.recipe, *job.after) if not isinstance(one, Job)):
+            try:
+                one.key  # what a figure depends on: it is read, and kept
+            except ConfigError as error:
+                found |= dict.fromkeys(error.problems)
+        if found:
+            raise ConfigError(list(found))
         for job in {id(job.recipe): job for job in jobs if not job.complete}.values():
             there = all(isinstance(start, There) for start in job.after)
             lines = job.begun if there else job.recipe.lines
