@@ -58,6 +58,8 @@ def folder(tmp_path):
     (("role: negative", "role: negativ"), 19, "`contrasts.same.role` of Table must be one of primary, secondary, negative control, positive control"),
     (("reference: Further", "reference: Furter"), 14, "no column `Furter`; did you mean `Further`?"),
     (("apart: 50", "apart: 1"), 9, "`Again` would draw as other columns with seed 2: choose an `apart` above 2"),
+    (("apart: 50}", "apart: 50}\n  Third: {set: [train.steps=3], apart: 52}"), 10,
+     "`Third` would draw as `Again`, which has the same recipe, with seed 53: choose an `apart` that is more than 2 from 50"),
     (("{set: [train.steps=3], apart", "{run: out, apart"), 9, "a run is taken as it is: leave out its recipe, set and apart"),
 ])
 def test_mistakes(folder, change, line, said):
@@ -187,3 +189,10 @@ def test_what_is_asked_when_figures_are_there_is_called_so(folder):
     (folder / "table.yaml").write_text(changed + "  new:   {groups: [words], better: Further, than: Begun}\n")
     text = results.write(Jobs(read(str(folder / "table.yaml")), str(folder)))
     assert [line.split(" | ")[0] for line in text.splitlines() if "asked when figures were there" in line] == ["| both", "| new"]
+
+
+def test_a_seed_that_another_column_draws_as_is_refused_when_the_command_line_adds_it(folder, capsys):
+    words = ["--config", str(folder / "table.yaml"), "--dry-run", "--seeds"]
+    assert tool("ablate").main([*words, "51"]) == 2
+    assert "--seeds: `Again` would draw as other columns with seed 51: choose an `apart` above 50" in capsys.readouterr().err
+    assert tool("ablate").main([*words, "4"]) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from xtoolkit.ablation import published
+from xtoolkit.ablation.apart import alike
 from xtoolkit.recipe import config
 from xtoolkit.recipe.settings import Whole
 from xtoolkit.registry import ConfigError, arguments, check, nearest
@@ -132,7 +133,7 @@ class Table:
 
     def overrides(self, column: Column) -> list[str]:
         """A column's overrides, with those that it takes by name."""
-        return [line for one in column.set for line in (self.sets[one] if "=" not in one else [one])]
+        return [line for one in column.set for line in self.sets.get(one, [one])]
 
     def begins_with(self, column: Column) -> list[str]:
         """The starts that a column's overrides name."""
@@ -222,7 +223,7 @@ def _names(table, where):
     lines = [*((("rows", name, "set"), row.set) for name, row in table.rows.items()),
              *((("columns", name, "rows"), column.rows) for name, column in table.columns.items()),
              *((("controls", name, "set"), control.set) for name, control in table.controls.items())]
-    found += [f"{where(*place)}: `<{one}>` is a start, and a row starts from its column: only columns and starts begin with a start"
+    found += [f"{where(*place)}: `<{one}>` is a start, and a row starts from its column: only columns and starts have one"
               for place, several in lines for line in several for one in START.findall(line) if one in table.starts]
     return found or _circles(table, where)
 
@@ -250,10 +251,7 @@ def _contrasts(table, where):
                   f"{', '.join(table.columns[other].groups)}" for group in one.groups if group in groups
                   for other in dict.fromkeys(one.columns) if (of := table.columns.get(other)) and of.groups is not None
                   and group not in of.groups]
-    drawn = {seed: [name for name, of in table.columns.items() if of.apart and seed - of.apart in table.seeds]
-             for seed in table.seeds}
-    return found + [f"{where('columns', name, 'apart')}: `{name}` would draw as other columns with seed {seed}: choose an "
-                    f"`apart` above {max(table.seeds) - min(table.seeds)}" for seed, names in drawn.items() for name in names]
+    return found + alike(table, where)
 
 
 def _folders(table, where):

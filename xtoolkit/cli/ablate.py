@@ -13,6 +13,7 @@ import os
 import sys
 
 from xtoolkit.ablation import results
+from xtoolkit.ablation.apart import alike
 from xtoolkit.ablation.contrasts import SEEDS, decimals
 from xtoolkit.ablation.forecast import HOUR, Forecast, span
 from xtoolkit.ablation.jobs import Jobs
@@ -63,6 +64,8 @@ def run(table: Table, path: str, args, only=()) -> int:
     if table.contrasts and len(table.seeds) > SEEDS:
         raise ConfigError(f"{len(table.seeds)} seeds: a table with contrasts has {SEEDS} at most, whose signs are all flipped")
     check_writable(table.output, "--output" if args.output else f"{path}: output")
+    if problems := alike(table):
+        raise ConfigError(problems)
     say = lambda line: print(line, flush=True)
     cluster = None if args.slurm is None else Cluster(args.slurm, table.output)
     if cluster and args.forecast:
