@@ -14,6 +14,7 @@ from commands import tool
 from latex import columns_of
 from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
+from xtoolkit.ablation.runner import Runner
 from xtoolkit.ablation.table import read
 from xtoolkit.registry import ConfigError
 
@@ -162,3 +163,20 @@ def test_a_mistake_of_a_column_that_is_not_asked_is_said_before_anything_runs(fo
     path.write_text(path.read_text().replace(*change))
     assert tool("ablate").main(["--config", str(path), "--only", "Further,Long", "--seeds", "1", "--yes"]) == 2
     assert capsys.readouterr().err.count(said) == 1 and not (folder / "out").exists()
+
+
+def test_an_exception_leaves_no_process_behind(folder):
+    path = folder / "table.yaml"
+    path.write_text(path.read_text().replace("train.steps=3]", "train.steps=100000]").replace("begun, ", ""))
+    of = jobs(folder)
+    long, short = of.pretrained("columns", "Further", 1), of.pretrained("columns", "Plain", 1)
+
+    def wrong(job):
+        assert job is short and long.state == "running"
+        raise OSError("the table cannot be written")
+
+    with pytest.raises(OSError, match="the table cannot be written"):
+        Runner([short, long], 2, after=wrong).run()
+    assert long.state == "missing", "its lock is free: nobody runs it"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

@@ -1,6 +1,7 @@
 """The forecast of a table: what it counts, what it says, when it asks, and how near it comes to what a run takes."""
 
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -156,3 +157,15 @@ def test_it_is_within_15_percent_of_the_processor_time_that_a_table_takes(folder
     with capsys.disabled():
         print(f"\nforecast {before:.1f} s before, {after:.1f} s after, took {took:.1f} s: ratio {(before + after) / 2 / took:.3f}")
     assert (before + after) / 2 / took == pytest.approx(1, abs=0.15)
+
+
+def test_measurements_end_when_the_call_does(folder, monkeypatch):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xtoolkit.ablation.forecast.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Forecast(jobs(folder), jobs(folder).all(), 2, say=lambda line: None)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert not [path for path in (folder / "out" / FOLDER).iterdir() if path.is_dir()]

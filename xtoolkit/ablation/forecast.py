@@ -140,7 +140,15 @@ class Forecast:
         if lacking:
             say(f"forecast: a few steps of {len(lacking)} recipes are measured, and kept in {self._folder}")
         self._folder.mkdir(parents=True, exist_ok=True)
-        running, waiting = {}, list(lacking)
+        running: dict[subprocess.Popen, tuple] = {}
+        try:
+            self._measure_all(lacking, running, say)
+        except BaseException:
+            self._stop(running)
+            raise
+        return {key: self._read(job) for key, job in first.items()}
+
+    def _measure_all(self, waiting, running, say):
         while waiting or running:
             while waiting and len(running) < self.side_by_side:
                 job, scratch = waiting.pop(0), tempfile.TemporaryDirectory(dir=self._folder)
@@ -150,12 +158,10 @@ class Forecast:
                 job, scratch = running.pop(process)
                 scratch.cleanup()
                 if process.returncode:
-                    self._stop(running)
                     raise ConfigError(f"{job}: a few steps of it could not be measured: exit code {process.returncode}, see "
                                       f"{self._log(job)}, which ends with:\n{end_of_log(self._file(job).with_suffix(''))}")
                 for note in self._read(job)["notes"]:
                     say(f"forecast: {job}: {note}")
-        return {key: self._read(job) for key, job in first.items()}
 
     def _start(self, job, scratch):
         there = all(start.complete for start in job.after)

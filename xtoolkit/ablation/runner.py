@@ -36,8 +36,25 @@ class Runner:
         return None if (held := lock(job)) is None else Process(job, held)
 
     def run(self) -> list[Job]:
-        """Runs what is not finished; returns what failed, or could not start because what it starts from failed."""
-        waiting, running = [job for job in self.jobs if not job.complete], {}
+        """Runs what is not finished; returns what failed, or could not start because what it starts from failed. However it is
+        left, it leaves no process behind."""
+        running: dict[Job, Process] = {}
+        try:
+            self._run(running)
+        except BaseException:
+            self.stop(list(running.values()))
+            raise
+        return self.failed
+
+    def stop(self, running: list) -> None:
+        """Ends what runs: training writes a checkpoint first, from which the next call goes on."""
+        for begun in running:
+            begun.stop()
+        for begun in running:
+            begun.wait()
+
+    def _run(self, running):
+        waiting = [job for job in self.jobs if not job.complete]
         for job in self.jobs:
             if job.complete:
                 self._forget_weights(job)  # of a call that was killed before it could
@@ -58,7 +75,6 @@ class Runner:
                         waiting.insert(0, job)
                     else:
                         self._end(job, wrong, begun.seconds)
-        return self.failed
 
     def _end(self, job, wrong, seconds):
         if wrong:
@@ -109,6 +125,17 @@ class Process:
             self._wrong = self._result(spent)
         os.close(self._held)
         return self._wrong
+
+    def stop(self) -> None:
+        """Asks it to end."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Waits until it has ended, and lets the job go."""
+        if self._process is not None:
+            self._process.wait()
+        os.close(self._held)
 
     def _result(self, spent):
         job, self.seconds = self._job, time.perf_counter() - self._started

@@ -74,6 +74,9 @@ class Slurm(Runner):
     def begin(self, job: Job) -> "Submitted | None":
         return None if job.state == "running" else Submitted(self._cluster, job)
 
+    def stop(self, running: list) -> None:
+        """Leaves what was submitted to its nodes: the next call waits for it, or finds it finished."""
+
 
 class Submitted:
     """A job that was submitted; see ``Process``."""
