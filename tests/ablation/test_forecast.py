@@ -8,6 +8,7 @@ import pytest
 import toy_table
 from commands import tool
 from xtoolkit import recipe as recipes
+from xtoolkit.ablation import keys
 from xtoolkit.ablation.detectable import seen, smallest
 from xtoolkit.ablation.forecast import FOLDER, Forecast, span
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
@@ -44,7 +45,9 @@ def measured(folder, seconds) -> None:
     for job in jobs(folder).all():
         found = {"parts": {"start": [1, 10, 12], "pass": [100, seconds[job.row or job.column], 0.1]}, "memory": 10**9, "checkpoint": 3 * 10**6,
                  "checkpoints": 2, "outputs": 10**6, "samples": {"test": 200}, "notes": []}
-        path = folder / "out" / FOLDER / f"{job.recipe.key[:16]}.json"
+        told = job.recipe.checked.train
+        told = [job.recipe.key, told.checkpoint_every, told.log_every, told.workers, told.device, keys.engine()]
+        path = folder / "out" / FOLDER / f"{keys.digest(json.dumps(told, default=str))[:16]}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found))
 
@@ -169,3 +172,15 @@ def test_measurements_end_when_the_call_does(folder, monkeypatch):
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     assert not [path for path in (folder / "out" / FOLDER).iterdir() if path.is_dir()]
+
+
+def test_a_measurement_is_of_the_same_settings_and_engine(folder, monkeypatch):
+    measured(folder, {"Short": 0.1, "Long": 0.4, "Told": 0.2})
+    one = Forecast(jobs(folder), jobs(folder).all(), say=None)
+    plain = one._file(jobs(folder).pretrained("columns", "Short", 1))
+    path = folder / "table.yaml"
+    path.write_text(path.read_text().replace("Short: {}", "Short: {set: [train.checkpoint_every=1]}"))
+    often = jobs(folder).pretrained("columns", "Short", 1)
+    assert plain.is_file() and not one._file(often).is_file()
+    monkeypatch.setattr(keys, "engine", lambda: "another")
+    assert not one._file(jobs(folder).pretrained("columns", "Long", 1)).is_file()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtoolkit.ablation import keys
 from xtoolkit.ablation.detectable import smallest
 from xtoolkit.ablation.jobs import DONE, Job, Jobs
 from xtoolkit.ablation.runner import WAIT, end_of_log
@@ -100,9 +101,9 @@ class Forecast:
         """What is to run, a line a recipe, what the seeds would find, and the sums."""
         stays, passing = self.disk
         memory = sum(sorted((cost.memory for cost in self.costs.values()), reverse=True)[:self.side_by_side])
-        by_recipe: dict[str, list[Job]] = {}
+        by_recipe: dict[Path, list[Job]] = {}
         for job in self.todo:
-            by_recipe.setdefault(job.recipe.key, []).append(job)
+            by_recipe.setdefault(self._file(job), []).append(job)
         lines = ["| job | to run | processor, each | wall, each | memory | disk, each |", "| --- | --- | --- | --- | --- | --- |"]
         for jobs in by_recipe.values():
             cost = self.costs[jobs[0]]
@@ -118,7 +119,7 @@ class Forecast:
         return "\n".join([*(lines if self.todo else ()), "", smallest(self.jobs, seeds, self.samples), "", *said])
 
     def _cost(self, job, weights) -> Cost:
-        found = self.measured[job.recipe.key]
+        found = self.measured[self._file(job)]
         processor, clock = (sum(count * each[place] for count, *each in found["parts"].values()) for place in (0, 1))
         if took := _took(self._same(job)):
             processor, clock = took
@@ -131,11 +132,11 @@ class Forecast:
         return [one for one in self.finished if one.recipe.key == job.recipe.key]
 
     # ---- measurements -----------------------------------------------------------------------------------------------
-    def _measure(self, say) -> dict[str, dict]:
-        """{recipe's key: what ``measure`` found}."""
+    def _measure(self, say) -> dict[Path, dict]:
+        """{a measurement's file: what ``measure`` found}."""
         first = {}
         for job in self.todo:
-            first.setdefault(job.recipe.key, job)
+            first.setdefault(self._file(job), job)
         lacking = [job for job in first.values() if not self._file(job).is_file()]
         if lacking:
             say(f"forecast: a few steps of {len(lacking)} recipes are measured, and kept in {self._folder}")
@@ -146,7 +147,7 @@ class Forecast:
         except BaseException:
             self._stop(running)
             raise
-        return {key: self._read(job) for key, job in first.items()}
+        return {file: self._read(job) for file, job in first.items()}
 
     def _measure_all(self, waiting, running, say):
         while waiting or running:
@@ -180,7 +181,10 @@ class Forecast:
             scratch.cleanup()
 
     def _file(self, job):
-        return self._folder / f"{job.recipe.key[:16]}.json"
+        """Called by all that a measurement depends on: also settings that no figure does, and the engine."""
+        train = job.recipe.checked.train
+        told = [job.recipe.key, train.checkpoint_every, train.log_every, train.workers, train.device, keys.engine()]
+        return self._folder / f"{keys.digest(json.dumps(told, default=str))[:16]}.json"
 
     def _log(self, job):
         return self._file(job).with_suffix(".log")
