@@ -78,3 +78,14 @@ def test_a_table_by_local_processes_and_what_is_finished_is_not_submitted_again(
     assert main([*words, str(folder / "local.yaml")]) == 0
     assert set((folder / "out/slurm").iterdir()) == submitted
     assert {path: path.stat().st_mtime_ns for path in folder.rglob(DONE)} == now
+
+
+def test_a_partition_that_slurm_does_not_know_is_one_line(folder, capsys, monkeypatch):
+    pytest.importorskip("submitit")
+    for name, text in (("srun", "exit 0"), ("sbatch", "echo 'sbatch: error: invalid partition specified: gpuu' >&2; exit 1")):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert tool("ablate").main(["--config", str(folder / "table.yaml"), "--slurm", "gpuu"]) == 2
+    said = capsys.readouterr().err
+    assert "--slurm gpuu: sbatch: error: invalid partition specified: gpuu" in said and "Traceback" not in said

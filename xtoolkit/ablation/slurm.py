@@ -45,17 +45,28 @@ class Cluster:
             self._executor.update_parameters(**({"timeout_min": 24 * 60} | given))
         except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"--slurm {named}: {' '.join(str(error).split())}") from error
+        self._named = named
 
     def submit(self, call, *arguments):
-        """submitit's job of a call."""
-        return self._executor.submit(call, *arguments)
+        """submitit's job of a call. Raises ConfigError where Slurm refuses it."""
+        try:
+            return self._executor.submit(call, *arguments)
+        except RuntimeError as error:  # submitit's own
+            raise self._refused(error) from error
+
+    def _refused(self, error):
+        return ConfigError(f"--slurm {self._named}: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
 
     def machine(self, say) -> list:
         """What ``keys.machine`` is on a node: a short job asks it once, and it is kept."""
         file = self._folder / f"machine-{keys.digest(self._told)[:16]}.json"
         if not file.is_file():
             say("slurm: a short job asks which machine the nodes are, which is part of the jobs' keys")
-            write_json(file, self.submit(keys.machine, self.threads).result())
+            task = self.submit(keys.machine, self.threads)
+            try:
+                write_json(file, task.result())
+            except RuntimeError as error:  # submitit's own
+                raise self._refused(error) from error
         return json.loads(file.read_text(encoding="utf-8"))
 
 
