@@ -147,6 +147,9 @@ def test_an_output_that_cannot_be_is_said_before_anything_runs(folder, capsys):
     table = str(folder / "table.yaml")
     assert tool("ablate").main(["--config", table, "--output", table, "--yes"]) == 2
     assert f"--output: {table} is a file; name a folder" in capsys.readouterr().err
+    assert tool("ablate").main(["--config", table, "--output", "/proc/none", "--yes"]) == 2
+    told = capsys.readouterr().err
+    assert "/proc/none: the table's folder cannot be made" in told or "/proc cannot be written to" in told
 
 
 def test_text_in_angle_brackets_that_is_no_start_stays_as_it_is(folder):

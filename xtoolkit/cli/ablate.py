@@ -79,6 +79,10 @@ def run(table: Table, path: str, args, only=()) -> int:
         for number, job in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {job}: {job.state}")
         return 0
+    try:
+        os.makedirs(table.output, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{table.output}: the table's folder cannot be made: {error.strerror}") from None
 
     def told(job):
         found = {title: job.value(metric) for title, metric in (table.rows[job.row].metrics.items() if job.row else ())}
