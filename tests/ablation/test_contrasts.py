@@ -10,6 +10,7 @@ from latex import columns_of
 from xtoolkit.ablation import contrasts, results
 from xtoolkit.ablation.contrasts import SEEDS
 from xtoolkit.ablation.jobs import Jobs
+from xtoolkit.ablation.runner import Runner
 from xtoolkit.ablation.table import read
 from xtoolkit.metrics.paired import MOST
 from xtoolkit.registry import ConfigError
@@ -196,3 +197,10 @@ def test_a_seed_that_another_column_draws_as_is_refused_when_the_command_line_ad
     assert tool("ablate").main([*words, "51"]) == 2
     assert "--seeds: `Again` would draw as other columns with seed 51: choose an `apart` above 50" in capsys.readouterr().err
     assert tool("ablate").main([*words, "4"]) == 0
+
+
+def test_what_is_asked_is_kept_before_the_first_job(folder, monkeypatch):
+    """Of a column that is a run the first job is a row already, and its figure there when the table is first written after it."""
+    kept = []
+    monkeypatch.setattr(Runner, "run", lambda self: kept.append((folder / "out/asked.json").is_file()) or [])
+    assert tool("ablate").main(["--config", str(folder / "table.yaml"), "--yes"]) == 0 and kept == [True]

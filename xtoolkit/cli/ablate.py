@@ -103,6 +103,7 @@ def run(table: Table, path: str, args, only=()) -> int:
         if args.forecast:
             return 0
         _ask(forecast)
+    results.write(jobs)  # keeps what is asked before there are figures, also where the first job is a row
     how = todo, args.jobs, table.weights == "all", say, told
     failed = (Slurm(cluster, *how) if cluster else Runner(*how)).run()
     print(f"\n{results.write(jobs, page=True)}\n\ntable: {table.output}/table.md, and .json, .csv, .tex, .html")
