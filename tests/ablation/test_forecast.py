@@ -30,7 +30,9 @@ rows:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    """On one core, as ``jobs`` has one thread: the command shares out what cores there are, and threads are in a key."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     toy_table.write(tmp_path)
     (tmp_path / "table.yaml").write_text(TABLE.replace("FOLDER", str(tmp_path)))
     return tmp_path
