@@ -14,6 +14,7 @@ from commands import tool
 from latex import columns_of
 from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
+from xtoolkit.ablation.results import write
 from xtoolkit.ablation.runner import Runner
 from xtoolkit.ablation.table import read
 from xtoolkit.registry import ConfigError
@@ -111,6 +112,32 @@ def test_a_change_makes_stale_what_it_reaches_and_nothing_else(folder, monkeypat
     of = jobs(folder)
     assert {job.column for job in of.all() if job.state == "stale"} == {"Further"}
     assert {job.column for job in of.all() if job.state == "finished"} == {"text", "Plain", "Begun"}
+
+
+def test_a_seed_that_is_whole_stays_on_another_machine_and_half_a_seed_does_not(folder, monkeypatch):
+    of = jobs(folder)
+    here = keys.machine(1)
+    seconds = of.all(seeds=[2])
+    for job in [*of.all(seeds=[1]), *seconds[:-1]]:
+        job.folder.mkdir(parents=True)
+        write_done(job, 1.0)
+    write(of)
+    elsewhere = ["Another Processor", 4, None, here[-1]]
+    monkeypatch.setattr(keys, "machine", lambda threads: elsewhere)
+    there = jobs(folder)
+    assert {job.state for job in there.all(seeds=[1])} == {"finished"} and there.all(seeds=[1])[0].recipe.on == here
+    assert [job.state for job in there.all(seeds=[2])] == ["stale"] * (len(seconds) - 1) + ["missing"]
+    for job in there.all(seeds=[2]):
+        job.folder.mkdir(parents=True)
+        write_done(job, 1.0)
+    told = f"Seeds 1: {here[0]}, 1 thread, torch {here[-1]}.\nSeeds 2: Another Processor, 4 threads, torch {here[-1]}.\n"
+    write(there)
+    assert told in (folder / "out/table.md").read_text() and json.loads((folder / "out/machines.json").read_text()) == {"1": here, "2": elsewhere}
+    monkeypatch.undo()
+    assert {job.state for job in jobs(folder).all()} == {"finished"}
+    # What has changed since is run where it is asked for.
+    (folder / "table.yaml").write_text((folder / "table.yaml").read_text().replace("train.steps=3", "train.steps=4"))
+    assert {job.recipe.on[0] for job in jobs(folder).all()} == {here[0]}
 
 
 def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path):

@@ -16,6 +16,7 @@ from xtoolkit.registry import ConfigError, nearest
 
 DONE = "done.json"  # in a job's folder, when all of it is there
 LOCK = ".lock"  # beside it: held while somebody runs it
+MACHINES = "machines.json"  # in a table's folder: {seed that is whole: the machine that it ran on}
 PLACE = re.compile(r"<(\d+)>")  # in a recipe's lines: which of a job's starts
 FINISHED, OLDER = "finished", "finished by an older engine"  # states of a job
 PRETRAIN, RUN = "pretrain", "run"  # folders of a column, and of a row without a control
@@ -144,18 +145,26 @@ class Job:
 
 
 class Jobs:
-    """All jobs of a table, made as they are asked for: a start that several columns share is one job."""
+    """All jobs of a table, made as they are asked for: a start that several columns share is one job.
+
+    Attributes:
+        whole: {seed, as text: the machine that it was run on}, of seeds that were whole when the table was written last.
+    """
 
     def __init__(self, table: Table, folder: str, threads: int = 1, library: str | None = None, machine: list | None = None):
         """
         Args:
             folder: of the table's file, in which its recipes lie.
             threads: of each job; part of its key.
-            library, machine: see ``Recipe``.
+            library, machine: see ``Recipe``. A seed that is whole on another machine stays, so that a table goes on elsewhere, a
+                seed a machine: pairs never mix two.
         """
         self.table, self._beside, self._threads, self._library, self._machine = table, folder, threads, library, machine
         self._recipes: dict[tuple, Recipe] = {}
         self._made: dict[tuple, Job | There] = {}
+        path = Path(table.output) / MACHINES
+        self.whole: dict[str, list] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self._on: dict[int, list | None] = {}  # {seed: its machine}
 
     def all(self, only=(), controls: bool = True, seeds=None) -> list[Job]:
         """Seed by seed, column by column, each job after those that it starts from: whenever time runs out, the first seeds are
@@ -220,9 +229,9 @@ class Jobs:
         task, how = self.table.rows[row], self.table.controls[control] if control else Control()
         place = Path(self.table.output) / slug(column) / slug(row) / slug(control or RUN) / f"seed_{seed}"
         name, changes = how.recipe or task.recipe, [*task.set, *self.table.columns[column].rows, *how.set]
-        recipe, after = self._recipe(name, ["init=<0>", *changes]), [self.pretrained("columns", column, seed)]
+        recipe, after = self._recipe(name, ["init=<0>", *changes], seed), [self.pretrained("columns", column, seed)]
         if not recipe.begins:
-            recipe, after = self._recipe(name, changes), []
+            recipe, after = self._recipe(name, changes, seed), []
         return self._kept((column, row, control, seed),
                           lambda: Job(column, row, control, seed, recipe, seed + self.table.apart, place, after))
 
@@ -234,7 +243,7 @@ class Jobs:
         place = Path(self.table.output) / (slug(name) if kind == "columns" else f"start-{slug(name)}") / PRETRAIN / f"seed_{seed}"
         begun = self.table.begins_with(column)
         lines = [START.sub(lambda found: f"<{begun.index(found[1])}>", line) for line in self.table.overrides(column)]
-        recipe = self._recipe(column.recipe or self.table.recipe, lines)
+        recipe = self._recipe(column.recipe or self.table.recipe, lines, seed)
         after = [self.pretrained("starts", one, seed) for one in begun]
         return self._kept((kind, name, seed), lambda: Job(name, "", "", seed, recipe, seed + column.apart, place, after))
 
@@ -243,11 +252,21 @@ class Jobs:
             self._made[name] = make()
         return self._made[name]
 
-    def _recipe(self, name, lines) -> Recipe:
-        known = (name, *lines)
+    def _recipe(self, name, lines, seed) -> Recipe:
+        machine = self._machine_of(seed)
+        known = (name, *lines, str(machine))
         if known not in self._recipes:
-            self._recipes[known] = Recipe(os.path.join(self._beside, name), lines, self._threads, self._library, self._machine)
+            self._recipes[known] = Recipe(os.path.join(self._beside, name), lines, self._threads, self._library, machine)
         return self._recipes[known]
+
+    def _machine_of(self, seed) -> list | None:
+        """Where all of a seed is there, as it was run, its machine; else that of the others."""
+        if seed not in self._on:
+            self._on[seed] = self.whole.get(str(seed), self._machine)
+            if self._on[seed] != self._machine and not all(job.complete for job in self.all(seeds=[seed])):
+                self._on[seed] = self._machine
+                self._made = {name: job for name, job in self._made.items() if name[-1] != seed}
+        return self._on[seed]
 
 
 def _chain(job):

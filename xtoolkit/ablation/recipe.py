@@ -46,7 +46,14 @@ class Recipe:
         """See ``keys.key``."""
         from xtoolkit.ablation import keys
 
-        return keys.key(self.checked, self.machine or keys.machine(self.threads))
+        return keys.key(self.checked, self.on)
+
+    @property
+    def on(self) -> list:
+        """The machine, as ``keys.machine`` says."""
+        from xtoolkit.ablation import keys
+
+        return self.machine or keys.machine(self.threads)
 
     def changed(self) -> bool:
         """Whether what its key stands for is another by now, its YAML too: its processes would run with that."""
