@@ -153,6 +153,8 @@ def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path):
     (("[begun, train", "[begin, train"), "`begin` is no `key=value` and no name of `sets`; did you mean `begun`?"),
     (("groups: [words]}\n  Begun", "groups: [word]}\n  Begun"), "no row is of group `word`; did you mean `words`?"),
     (("set: [train.steps=2]", "set: [begun]"), "starts from itself: text <- text"),
+    (("Plain:   {groups: [words]}", "Plain:"), "`columns.Plain` is null, which removes what is inherited, and nothing of that name is; {} is an empty one"),
+    (("seeds: [1, 2]", "sedes: null"), "unknown key `sedes` of Table; did you mean `seeds`?"),
     (("recipe: long.yaml\nstarts", "starts"), "`Plain` has neither recipe nor run, and the table has no recipe"),
     (("seeds: [1, 2]", "seeds: []"), "`seeds` are empty: name at least one"),
     (("seeds: [1, 2]", "seeds: [1, 1]"), "seed 1 comes twice: the same jobs would count twice"),

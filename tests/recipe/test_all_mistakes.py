@@ -97,6 +97,8 @@ def words(lines):
       "`optim.warmup`: 100 steps are more than the run's 40; below 1 it is a share of all steps, e.g. 0.1"]),
     (["optim.lr=-1", "optim.warmup=.inf"],
      ["`optim.warmup` must be a finite number, not inf", "`lr` of Optim must be a number above 0, not -1"]),
+    (["evaluate.ptiches=null"], ["`evaluate.ptiches` is null, which removes what is inherited, and nothing of that name is; did you mean `pitches`?"]),
+    (["hoks=null"], ["unknown key `hoks` of the recipe; did you mean `hooks`?"]),
     (["evaluate.pitches.evry=4"], ["unknown key `evry` of Pitches; did you mean `every`?"]),
     (["losses.fill.feature=listener@mask_sund+mask_sound"], ["unknown view `@mask_sund`; did you mean `mask_sound`?"]),
     (["losses.fill.feature=listener@mask_sund"], ["unknown view `@mask_sund`; did you mean `mask_sound`?"]),

@@ -165,6 +165,20 @@ def test_removing_from_misshapen_bases_is_left_to_the_check(write):
     assert load(write("a.yaml", "_BASE_: base.yaml\nlosses: {x: null}\nstreams: {y: null}\n")).data["schedule"] == {"every_step": "x"}
 
 
+def test_null_that_removes_nothing_is_known_with_its_place(write, tmp_path):
+    write("base.yaml", BASE)
+    write("part.yaml", "losses: {mlm: null, mim: null}\n")
+    found = load(write("a.yaml", "_BASE_: [base.yaml, part.yaml]\nlosses: {itx: null}\nstreems: null\n"), ["streams.image.losses.mmi=null", "losses.itc=null"])
+    assert found.idle() == [f"{tmp_path}/a.yaml:2: `losses.itx` is null, which removes what is inherited, and nothing of that name is; did you mean `itc`?",
+                            "override `streams.image.losses.mmi=null`: `streams.image.losses.mmi` is null, which removes what is inherited, and nothing of "
+                            "that name is; {} is an empty one"]
+    assert [path for path in found.absent if len(path) == 1] == [("streems",)], "of what lies on the first level the check knows what there is"
+    # A part for several bases may take out what some of them have; a file alone has nothing to take out.
+    assert not load(write("b.yaml", "_BASE_: [base.yaml, part.yaml]\n")).absent and load(write("part.yaml", "losses: {mlm: null}\n")).idle()
+    assert not load(str(tmp_path / "base.yaml"), ["streams.*.losses.mim=null"]).absent
+    assert load(str(tmp_path / "base.yaml"), ["streams.*.losses.mmi=null"]).idle()
+
+
 def test_overrides(write):
     path = write("base.yaml", BASE)
     config = load(path, ["streams.*.batch_size=2", "optim.lr_mult.new=0.5", "losses.itc={type: SigLIP, sim: s}", "losses.mim=null"])

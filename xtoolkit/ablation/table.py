@@ -156,7 +156,8 @@ def read(path: str, library: str | None = None) -> Table:
     source = config.load(path, library=library)
     if "train" in source.data:
         raise ConfigError(f"{path}: this is a recipe, not a table of recipes: `xtoolkit train --config {path}`")
-    if problems := check(Table, source.data, source.where(), source.where):
+    given = dict.fromkeys(path[0] for path in source.absent if len(path) == 1) | source.data
+    if problems := check(Table, given, source.where(), source.where) + source.idle():
         raise ConfigError(problems)
     table = Table(**arguments(Table, source.data))
     if problems := [*_seeds(table, source.where), *_recipes(table, path, source.where), *_names(table, source.where),

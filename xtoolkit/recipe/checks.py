@@ -44,7 +44,9 @@ class Checker:
         must = ("encoders", "train", *(("losses", "streams", "optim") if self.trains else ()))
         kinds = {"schedule": ScheduleBlock, "optim": Optim, "train": Train, "init": Init}
         kinds = {key: kind for key, kind in kinds.items() if key in {*must, "schedule"} | self.data.keys()}
-        self.found.problems += unknown_keys(self.data, TOP, self.where, "the recipe", kinds) + not_numbers(self.data, self.where)
+        keys = [*self.data, *(path[0] for path in self.config.absent if len(path) == 1)]
+        self.found.problems += unknown_keys(keys, TOP, self.where, "the recipe", kinds) + self.config.idle()
+        self.found.problems += not_numbers(self.data, self.where)
         self.data |= {key: {} for key in ("losses", "streams") if key not in {*must} | self.data.keys()}
         given = {key: self.data.get(key, {}) for key in ("losses", "streams", "stop_gradient", "evaluate", "hooks", "schedule")}
         given |= {key: self.data.get(key) for key in must}

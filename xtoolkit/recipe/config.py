@@ -1,10 +1,11 @@
 """A resolved configuration: `_BASE_`, null, overrides, the file and line of every key. No torch."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xtoolkit.recipe.nulls import absent, removes, strip
 from xtoolkit.recipe.plain import TEXT, dump, parse, plain
 from xtoolkit.registry import ConfigError, nearest, schema
 
@@ -18,12 +19,15 @@ class Config:
         places: {path of keys: ``file:line``}.
         removed: [(loss, evaluation, its places)]: what was inherited where a loss was removed, which it may read.
         notes: what was removed with what it reads, one line each, for the plan.
+        absent: {path of keys that null was to remove and that were not there: ``nearest`` of what was}. A file without
+            ``_BASE_``, which may be laid on many others, is let be where another one names it.
     """
 
     data: dict
     places: dict = field(default_factory=dict)
     removed: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    absent: dict = field(default_factory=dict)
 
     def where(self, *path) -> str:
         """``file:line`` of a key, or of the nearest key above it."""
@@ -31,6 +35,12 @@ class Config:
             if path[:end] in self.places:
                 return self.places[path[:end]]
         return "configuration"
+
+    def idle(self) -> list[str]:
+        """A problem line for each null below the first level that removes nothing: a misspelt name, most often. What lies on the
+        first level is known or not."""
+        return [f"{self.where(*path)}: `{'.'.join(map(str, path))}` is null, which removes what is inherited, and nothing of "
+                f"that name is{meant or '; {} is an empty one'}" for path, meant in self.absent.items() if len(path) > 1]
 
     def dump(self) -> str:
         """The resolved configuration as YAML that ``load`` reads back to the same values."""
@@ -74,7 +84,7 @@ def read(given: Mapping | str, folder: str = ".", library: str | None = None) ->
 def _whole(config: Config, problems: list) -> Config:
     if problems:
         raise ConfigError(problems)
-    _strip_nulls(config)
+    strip(config)
     return config
 
 
@@ -113,34 +123,25 @@ def _inherited(own: Config, path: str, trail: tuple, problems: list, library: st
             problems.append(f"{own.where('_BASE_')}: `_BASE_` {base}: no such file ({beside}){nearest(base, near)}")
             continue
         _merge(merged, _load_file(found[0], trail, problems, library))
+    if bases or len(trail) < 2:
+        own.absent = absent(merged.data, own.data)
     _merge(merged, own)
     return merged
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------------
-def _structural(path) -> bool:
-    """Whether null at this path removes an entry (elsewhere null is a value, where the key's type allows it)."""
-    match path:
-        case (_,) | ("encoders" | "losses" | "streams" | "evaluate" | "hooks" | "stop_gradient", _):
-            return True
-        case ("encoders", _, "inputs", _) | ("streams", _, "losses", _) | ("optim", "lr_mult" | "layer_decay", _):
-            return True
-        case ("schedule", "every" | "sample", _) | (*_, "sources", _):
-            return True
-    return False
-
-
 def _merge(base: Config, over: Config, path=()) -> None:
     """Lays ``over`` on ``base`` in place: mappings merge, lists replace, a changed type replaces its block, null removes."""
     if not path:
         _drop_names(base, over)
         _write_out(base, over)
         base.removed += over.removed
+        base.absent |= over.absent
         base.places[()] = over.places.get((), base.places.get((), "configuration"))
     target, source = _at(base.data, path), _at(over.data, path)
     for key, value in source.items():
         here = path + (key,)
-        if value is None and _structural(here):
+        if value is None and removes(here):
             target.pop(key, None)
             _forget(base, here)
             target[key] = None
@@ -205,21 +206,6 @@ def _mapping(value) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _strip_nulls(config: Config) -> None:
-    """Removes the entries that a structural null took out, and what they leave empty."""
-    def strip(value, path):
-        for key in list(value):
-            here = path + (key,)
-            if value[key] is None and _structural(here):
-                del value[key]
-            elif isinstance(value[key], dict):
-                strip(value[key], here)
-    strip(config.data, ())
-    stops = config.data.get("stop_gradient")
-    for edge in [e for e, names in _mapping(stops).items() if names == []]:
-        del stops[edge]
-
-
 def _forget(config, prefix):
     for p in [p for p in config.places if p[:len(prefix)] == prefix]:
         del config.places[p]
@@ -270,6 +256,7 @@ def _override(config: Config, text: str, problems: list) -> None:
         targets = reached
     if not targets and "*" in steps:
         problems.append(f"{where}: `*` matches nothing")
+    idle = []
     for path in targets:
         level = _at(config.data, path)
         names = list(level) if steps[-1] == "*" else [steps[-1]]
@@ -277,10 +264,12 @@ def _override(config: Config, text: str, problems: list) -> None:
             layer: dict = {name: value}
             for step in reversed(path):
                 layer = {step: layer}
+            idle.append(absent(config.data, layer))
             _merge(config, Config(layer, {path + (name,): where}))
+    config.absent |= idle[0] if idle and all(idle) else {}  # `*` removes where there is something
 
 
-def unknown_keys(data: dict, known, where, what: str, blocks: Mapping[str, type] = {}) -> list[str]:
+def unknown_keys(data: Iterable[str], known, where, what: str, blocks: Mapping[str, type] = {}) -> list[str]:
     """A problem line for each key of ``data`` that is not in ``known``; ``where(key)`` gives its place.
 
     Args:
