@@ -2,7 +2,7 @@
 
 import pytest
 
-from xtoolkit.cli import evaluate, plan, predict, train
+from xtoolkit.cli import ablate, evaluate, plan, predict, train
 
 RECIPE = "xfm/finetune/tiny/sst2.yaml"
 
@@ -21,6 +21,8 @@ def typed(capsys, main, *arguments) -> str:
     ([RECIPE], f"{RECIPE}: name the recipe with --config {RECIPE}"),
     ([], "--config: name a recipe, a file or one of `xtoolkit list recipes`"),
     (["--config", RECIPE, "--train.steps=3"], "--train.steps=3; a key of the recipe is changed without dashes: train.steps=3"),
+    (["--config", RECIPE, "--confg", "x"], "unrecognized arguments: --confg; did you mean `--config`?; a key of the recipe is changed without dashes"),
+    (["--config", "xfm/ablations/table5_tiny.yaml"], "table5_tiny.yaml:1: a table of recipes: `xtoolkit ablate --config` runs it"),
     (["--config", RECIPE, "--steps", "3"], "a key of the recipe is changed without dashes: train.steps=100"),
 ])
 @pytest.mark.parametrize("command", [plan, train, evaluate])
@@ -43,6 +45,10 @@ def test_a_runs_folder_in_the_place_of_a_recipe_names_the_recipe_in_it(capsys, t
 def test_a_run_that_must_come_first_is_named_with_its_recipe(capsys, tmp_path, monkeypatch, recipe, said):
     monkeypatch.chdir(tmp_path)
     assert typed(capsys, train.main, "--config", recipe).splitlines()[-1] == said
+
+
+def test_an_option_that_is_near_another_is_named(capsys):
+    assert "--sees 1; did you mean `--seeds`?" in typed(capsys, ablate.main, "--config", "xfm/ablations/table5_tiny.yaml", "--sees", "1")
 
 
 def test_run_and_image_in_the_wrong_order(capsys, tmp_path):

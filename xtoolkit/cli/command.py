@@ -7,15 +7,14 @@ import select
 import sys
 
 from xtoolkit.engine.environment import keep_few_shapes, share_processors
-from xtoolkit.registry import ConfigError
+from xtoolkit.registry import ConfigError, nearest
 
 HINT = "xfm/tiny.yaml runs as it is, its data come with the toolkit: xtoolkit train --config xfm/tiny.yaml"
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The parser of ``xtoolkit NAME``."""
-    return argparse.ArgumentParser(prog=f"xtoolkit {name}", description=description,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(prog=f"xtoolkit {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def whole(word: str) -> int:
@@ -41,14 +40,30 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, value)
 
 
-class RecipeParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says of an unknown option which one is near."""
+
+    def parse_args(self, args=None, namespace=None):
+        found, strange = self.parse_known_args(args, namespace)
+        if strange:
+            self.error(self.unknown(strange))
+        return found
+
+    def unknown(self, strange: list[str]) -> str:
+        """What is said of arguments that are none."""
+        known = [name for action in self._actions for name in action.option_strings]
+        near = [nearest(one.partition("=")[0], known) for one in strange if one.startswith("--")]
+        return f"unrecognized arguments: {' '.join(strange)}" + next((one for one in near if "did you mean" in one), "")
+
+
+class RecipeParser(Parser):
     """Says of a recipe without ``--config``, and of a key with dashes, how they are written."""
 
     def parse_intermixed_args(self, args=None, namespace=None):
         found, strange = self.parse_known_intermixed_args(args, namespace)
         if strange:
             key = next((one.lstrip("-") for one in strange if "=" in one), "train.steps=100")
-            self.error(f"unrecognized arguments: {' '.join(strange)}; a key of the recipe is changed without dashes: {key}")
+            self.error(f"{self.unknown(strange)}; a key of the recipe is changed without dashes: {key}")
         if found.config is None:
             from xtoolkit.recipe.folder import CONFIG  # only here: it imports yaml, which --help does without
 

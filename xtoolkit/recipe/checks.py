@@ -55,7 +55,9 @@ class Checker:
             if {*must} <= {*lacks}:  # another kind of file: its keys are no mistakes
                 self.found.problems.clear()
             self.found.problems += [f"{self.where(key)}: `{key}` must be a mapping" for key in shapeless if key not in lacks]
-            if lacks:
+            if lacks and "columns" in self.data:
+                self.say((), "a table of recipes: `xtoolkit ablate --config` runs it")
+            elif lacks:
                 self.say((), f"no whole recipe: it lacks `{'`, `'.join(lacks)}`; a recipe has `{'`, `'.join(must)}`, its own or "
                          "those of its `_BASE_`")
             for key in [key for key in kinds if key not in shapeless]:
