@@ -75,6 +75,21 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     assert not (job.folder / "checkpoints").exists() and list(job.after[0].folder.glob("checkpoints/step_*")), "rows keep no weights"
     assert job.samples("test.accuracy")["1"]["score"] == 1
 
+    # A copy has the same figures and pages without weights, and the table goes on in it.
+    capsys.readouterr()
+    words = ["--config", str(folder / "table.yaml"), "--jobs", "2", "--seeds", "1"]
+    assert main([*words, "--copy", str(folder / "kept")]) == 0 and capsys.readouterr().out.endswith(f"copied: {folder}/kept\n")
+    assert (folder / "kept/table.md").read_bytes() == (folder / "out/table.md").read_bytes() and (folder / "kept/table.html").is_file()
+    files = {path.name for path in (folder / "kept").rglob("*") if path.is_file()}
+    assert files == {"table.md", "table.json", "table.csv", "table.tex", "table.html", "gflops.json", DONE, "config.yaml", "metrics.jsonl", "test.json",
+                     "samples.jsonl.gz"}
+    kept = jobs(folder).elsewhere(str(folder / "kept")).cell("Plain", "Short", "", 1)
+    assert kept.samples("test.accuracy") == job.samples("test.accuracy")
+    assert str(folder / "out") not in (kept.folder / "config.yaml").read_text() and str(job.after[0].key) in (kept.folder / "config.yaml").read_text()
+    assert main([*words, "--only", "Plain", "--output", str(folder / "kept"), "--dry-run"]) == 0
+    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["finished", "finished"]
+    assert main([*words, "--copy", str(folder / "out")]) == 2 and "the table's own folder: name another one" in capsys.readouterr().err
+
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_files_and_runs_nothing_twice(folder):

@@ -5,7 +5,7 @@ import gzip
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -191,6 +191,10 @@ class Jobs:
                 for job in [*alone, *cells]:
                     found += [one for one in (*_chain(job), job) if isinstance(one, Job) and one not in found]
         return found
+
+    def elsewhere(self, output: str) -> "Jobs":
+        """The same table's in another folder."""
+        return Jobs(replace(self.table, output=output), self._beside, self._threads, self._library, self._machine)
 
     def check(self, jobs: list[Job]) -> None:
         """Raises ConfigError with the mistakes of all recipes, each once: a job of hours may stand before the one that has it.

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import sys
 
-from xtoolkit.ablation import results
+from xtoolkit.ablation import copies, results
 from xtoolkit.ablation.apart import alike
 from xtoolkit.ablation.contrasts import SEEDS, decimals
 from xtoolkit.ablation.forecast import HOUR, Forecast, span
@@ -48,6 +48,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the jobs and how far each is, and run none")
     parser.add_argument("--forecast", action="store_true",
                         help="print what the jobs would take, from a few steps of each recipe, and run none")
+    parser.add_argument("--copy", metavar="DIR", action=Once,
+                        help="copy what is finished, without weights, to a folder where the table goes on with other seeds, and "
+                        "run none")
     parser.add_argument("--slurm", metavar="PARTITION", action=Once,
                         help="run the jobs by Slurm, --jobs so many at once, with no forecast: a partition, or a YAML file of "
                         "submitit's parameters")
@@ -94,6 +97,10 @@ def run(table: Table, path: str, args, only=()) -> int:
     def lacking(job):
         return [line for metric in (table.rows[job.row].metrics.values() if job.row else ()) if (line := job.lacks(metric))]
 
+    if args.copy is not None:
+        results.write(jobs)  # says on which machine each seed was run
+        print(f"{results.write(copies.copy(jobs, args.copy), page=True)}\n\ncopied: {args.copy}")
+        return 0
     for job in todo:
         for line in lacking(job) if job.complete else ():
             raise ConfigError(f"{job}: {line}")
