@@ -171,11 +171,12 @@ def test_null_that_removes_nothing_is_known_with_its_place(write, tmp_path):
     found = load(write("a.yaml", "_BASE_: [base.yaml, part.yaml]\nlosses: {itx: null}\nstreems: null\n"), ["streams.image.losses.mmi=null", "losses.itc=null"])
     assert found.idle() == [f"{tmp_path}/a.yaml:2: `losses.itx` is null, which removes what is inherited, and nothing of that name is; did you mean `itc`?",
                             "override `streams.image.losses.mmi=null`: `streams.image.losses.mmi` is null, which removes what is inherited, and nothing of "
-                            "that name is; {} is an empty one"]
+                            "that name is; did you mean `mim`?"]
     assert [path for path in found.absent if len(path) == 1] == [("streems",)], "of what lies on the first level the check knows what there is"
     # A part for several bases may take out what some of them have; a file alone has nothing to take out.
     assert not load(write("b.yaml", "_BASE_: [base.yaml, part.yaml]\n")).absent and load(write("part.yaml", "losses: {mlm: null}\n")).idle()
     assert not load(str(tmp_path / "base.yaml"), ["streams.*.losses.mim=null"]).absent
+    assert not load(str(tmp_path / "base.yaml"), ["losses.mim=null", "streams.image.losses.mim=null", "optim.lr_mult.itc=null"]).absent, "said twice"
     assert load(str(tmp_path / "base.yaml"), ["streams.*.losses.mmi=null"]).idle()
 
 

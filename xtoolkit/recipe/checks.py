@@ -55,7 +55,7 @@ class Checker:
             if {*must} <= {*lacks}:  # another kind of file: its keys are no mistakes
                 self.found.problems.clear()
             self.found.problems += [f"{self.where(key)}: `{key}` must be a mapping" for key in shapeless if key not in lacks]
-            if lacks and "columns" in self.data:
+            if lacks and {"columns", "rows"} <= self.data.keys():
                 self.say((), "a table of recipes: `xtoolkit ablate --config` runs it")
             elif lacks:
                 self.say((), f"no whole recipe: it lacks `{'`, `'.join(lacks)}`; a recipe has `{'`, `'.join(must)}`, its own or "

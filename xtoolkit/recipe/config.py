@@ -189,16 +189,23 @@ def _drop_names(base: Config, over: Config) -> None:
             kept = [[name for name in group if name != stream] for group in groups]
             schedule["every_step"] = [group for group in kept if group]
         for key in ("every", "sample"):
-            _mapping(schedule.get(key)).pop(stream, None)
+            _take_out(_mapping(schedule.get(key)), stream)
     for loss in [k for k, v in _mapping(over.data.get("losses")).items() if v is None]:
         for stream in _mapping(base.data.get("streams")).values():
-            _mapping(_mapping(stream).get("losses")).pop(loss, None)
+            _take_out(_mapping(_mapping(stream).get("losses")), loss)
         for names in _mapping(base.data.get("stop_gradient")).values():
             if isinstance(names, list) and loss in names:
                 names.remove(loss)
-        _mapping(_mapping(base.data.get("optim")).get("lr_mult")).pop(loss, None)
+        _take_out(_mapping(_mapping(base.data.get("optim")).get("lr_mult")), loss)
         for name, block in _mapping(base.data.get("evaluate")).items():
             base.removed.append((loss, name, {key: base.where("evaluate", name, key) for key in _mapping(block)}))
+
+
+def _take_out(block: dict, name) -> None:
+    """Leaves null, so that a later null of that name is none of a name that is not there."""
+    if name in block:
+        del block[name]
+        block[name] = None
 
 
 def _mapping(value) -> dict:
