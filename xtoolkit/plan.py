@@ -125,15 +125,17 @@ def make_plan(recipe: Recipe, length: int | None = None, checkpoint=None) -> Pla
 def origins(recipe: Recipe) -> list[str]:
     """Where the first weights come from, a line each."""
     drawn, blocks = f"drawn from seed {recipe.train.seed}", {name: recipe.config["encoders"][name] for name in recipe.reached}
-    named = [f"{name} from {block['init']}" for name, block in blocks.items() if block.get("init") is not None]
+    named = {name: f"{name} from {block['init']}" for name, block in blocks.items() if block.get("init") is not None}
     if init := recipe.init:
         allowed = [f"{what} {', '.join(patterns)}" for what, patterns in
                    (("may be missing there:", init.allow_missing), ("left out there:", init.allow_unexpected)) if patterns]
         what = "the whole model from" if init.parts == "all" else "all encoders and losses that are in"
-        others = f"if not there, {', '.join(named)}; " if named else ""
+        own = "".join(f", but {said}" for name, said in named.items() if name in init.own)
+        rest = [said for name, said in named.items() if name not in init.own]
+        others = f"if not there, {', '.join(rest)}; " if rest else ""
         drawn = f"; {others}the others {drawn}" if init.parts == "shared" else ""
-        return [f"{what} {init.path}{drawn}" + "".join(f"; {a}" for a in allowed)]
-    return [*named, f"the rest {drawn}" if named else f"all {drawn}"]
+        return [f"{what} {init.path}{own}{drawn}" + "".join(f"; {a}" for a in allowed)]
+    return [*named.values(), f"the rest {drawn}" if named else f"all {drawn}"]
 
 
 def count_parameters(model: Model) -> dict:

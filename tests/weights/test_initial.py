@@ -278,11 +278,11 @@ def test_the_plan_says_where_weights_come_from(tmp_path):
 @pytest.mark.parametrize("value, message", [
     ("nowhere/model.safetensors", "nowhere/model.safetensors: no such file or folder; `init` names a file that"),
     ("EMPTY", "EMPTY: holds neither a finished checkpoint nor weights"),
-    ("{path: EMPTY, allow: [x]}", "unknown key `allow` of Init; choose from: allow_missing, allow_unexpected, parts, path"),
+    ("{path: EMPTY, allow: [x]}", "unknown key `allow` of Init; choose from: allow_missing, allow_unexpected, own, parts, path"),
     ("{allow_missing: [x]}", "missing key `path` of Init (a word or null)"),
     ("{path: EMPTY, parts: some}", "`parts` of Init must be one of all, shared"),
     ("{path: EMPTY, allow_missing: x}", "`allow_missing` of Init must be a list of words"),
-    ("[EMPTY]", "`init` must be a path, or a mapping of: path, parts, allow_missing, allow_unexpected"),
+    ("[EMPTY]", "`init` must be a path, or a mapping of: path, parts, allow_missing, allow_unexpected, own"),
 ])
 def test_mistakes_are_answered_with_their_line_before_anything_loads(tmp_path, value, message):
     (tmp_path / "empty").mkdir()

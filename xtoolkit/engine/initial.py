@@ -3,6 +3,7 @@
 import copy
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from xtoolkit.recipe.folder import FOLDER, RECORD, TOKENIZER, chosen, difference
 from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model
 from xtoolkit.recipe import Recipe
+from xtoolkit.registry import ConfigError
 
 
 def load_initial(model: Model, recipe: Recipe, tokenizer: Tokenizer | None = None) -> None:
@@ -33,11 +35,11 @@ def load_initial(model: Model, recipe: Recipe, tokenizer: Tokenizer | None = Non
         model.load_init()
     else:
         load_model_weights(model, init.path, init.allow_missing, init.allow_unexpected, init.parts == "shared",
-                           trained=bool(recipe.streams), tokenizer=tokenizer)
+                           trained=bool(recipe.streams), tokenizer=tokenizer, own=init.own)
 
 
 def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=(), shared: bool = False,
-                       trained: bool = True, tokenizer: Tokenizer | None = None) -> None:
+                       trained: bool = True, tokenizer: Tokenizer | None = None, own=()) -> None:
     """Fills a model, heads of its losses included, strictly; what depends on the size of pictures is resized by its encoder.
 
     A part of which the weights have nothing starts as without them: an encoder with an ``init`` of its own from that; one that
@@ -50,33 +52,43 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
         shared: parts that only one of the two has are allowed, see ``Init.parts``; which they are is said on stderr.
         tokenizer: see ``load_initial``.
         trained: False: no part may be left as drawn, since nothing will train it.
+        own: encoders that start by their own ``init``, as if the weights had nothing of them.
 
     Raises:
         WeightsError: every missing, unexpected and mis-shaped name, or that no encoder is shared; nothing has been changed then.
     """
     read, origin = read_model_weights(path)
-    state = model.fit(read)
-    _check_words(model, state, origin, tokenizer)
+    apart = tuple(f"encoders.{name}." for name in own)
+    state = model.fit({name: tensor for name, tensor in read.items() if not name.startswith(apart)})
+    if apart and not any(name.startswith("encoders.") for name in state):
+        raise WeightsError(f"{origin} has no encoder beside those of `init.own`: nothing would come from it; start without it "
+                           "(`init.path: null`)")
+    _check_words(model, state, origin, tokenizer, own)
     resized = {".".join(n.split(".")[:2]): None for n in state if n in read and state[n].shape != read[n].shape}
     lacks = lambda prefix: not any(name.startswith(prefix) for name in state)
     alone = {p: e for name, e in model.encoders.items() if lacks(p := f"encoders.{name}.")}
     copies = [p for p, e in alone.items() if type(e).REFERS]
-    own = {p: init for p in alone if (init := _init(model, p)) is not None}
+    inits = {p: init for p in alone if (init := _init(model, p)) is not None}
     heads = [loss for name, loss in model.losses.items() if lacks(f"losses.{name}.")]
-    left, drawn = _unshared(model, state, origin, allow_missing) if shared else ([], [])
+    swapped = [f"{p}*" for p in alone if p in apart]
+    left, drawn = _unshared(model, state, origin, [*allow_missing, *swapped]) if shared else ([], [])
     copied = {*copies, *(f"losses.{name}." for name, loss in model.losses.items() if _copies(loss))}
-    if lacking := [p.removesuffix(".*") for p in drawn if p.removesuffix("*") not in {*copied, *own} and not trained]:
+    if lacking := [p.removesuffix(".*") for p in drawn if p.removesuffix("*") not in {*copied, *inits} and not trained]:
         raise WeightsError(f"{origin} has no {', '.join(lacking)}: a recipe without streams does not train it; name weights that "
                            "have it, or leave out the evaluations that read it")
     load_strictly(model, state, origin, ignore=[*allow_unexpected, *left],
-                  may_miss=[*allow_missing, *drawn, *(f"{p}*" for p in copies)],
-                  mend=_other_encoders(model, origin) + "use the recipe that these weights were made with, or allow what may "
-                  f"differ: `init: {{path: {path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`")
+                  may_miss=[*allow_missing, *drawn, *swapped, *(f"{p}*" for p in copies)],
+                  mend=_other_encoders(model, origin, own) + "use the recipe that these weights were made with, or allow what "
+                  f"may differ: `init: {{path: {path}, allow_missing: [losses.X.*], allow_unexpected: [losses.Y.*]}}`; with "
+                  "`own: [X]` there encoder `X` starts by its own `init`")
     if os.environ.get("RANK", "0") == "0":
         for what, patterns in (("resized to this model's `image_size`", resized),
                                ("left there, as this model has no place for it", left),
-                               ("drawn, as it has none", [p for p in drawn if p.removesuffix("*") not in {*copied, *own}]),
-                               ("by its own `init`, as it has none", [f"{p[:-1]} from {init}" for p, init in own.items()]),
+                               ("drawn, as it has none", [p for p in drawn if p.removesuffix("*") not in {*copied, *inits}]),
+                               ("by its own `init`, as it has none",
+                                [f"{p[:-1]} from {init}" for p, init in inits.items() if p not in apart]),
+                               ("by its own `init`, as `init.own` says",
+                                [f"{p[:-1]} from {init}" for p, init in inits.items() if p in apart]),
                                ("copied from the encoders, as it has none", [p for p in drawn if p.removesuffix("*") in copied])):
             if patterns:
                 print(f"init {origin}: {what}: {', '.join(p.removesuffix('.*') for p in patterns)}", file=sys.stderr)
@@ -84,30 +96,39 @@ def load_model_weights(model: Model, path, allow_missing=(), allow_unexpected=()
         part.load_init()
 
 
-def _check_words(model: Model, state: dict[str, Tensor], origin: str, tokenizer: Tokenizer | None) -> None:
-    """Raises WeightsError where embeddings of tokens are of a run whose tokenizer gave these other ids. Whose files hold no
-    tokenizer cannot be asked."""
+def _check_words(model: Model, state: dict[str, Tensor], origin: str, tokenizer: Tokenizer | None, own) -> None:
+    """Raises WeightsError where embeddings of tokens are of a run, or by an encoder's own ``init`` of a folder or a hub's model,
+    whose tokenizer gave these other ids. Whose files hold no tokenizer cannot be asked."""
+    words = {part: encoder.vocab_size for part, encoder in model.encoders.items() if encoder.vocab_size is not None}
+    given = model.state_dict()
+    fits = lambda name, rows: name in given and given[name].shape == state[name].shape and state[name].shape[:1] == (rows,)
+    read = [part for part, rows in words.items() if any(n.startswith(f"encoders.{part}.") and fits(n, rows) for n in state)]
     folder = Path(origin).parent.parent / TOKENIZER
-    if tokenizer is None or Path(origin).parent.name != FOLDER or not folder.is_dir():
-        return
-    own = model.state_dict()
-    fits = lambda name, rows: name in own and own[name].shape == state[name].shape and state[name].shape[:1] == (rows,)
-    read = [part for part, encoder in model.encoders.items() if encoder.vocab_size is not None
-            and any(name.startswith(f"encoders.{part}.") and fits(name, encoder.vocab_size) for name in state)]
-    theirs, ours = (load_tokenizer(str(folder)) if read else tokenizer).vocabulary, tokenizer.vocabulary
+    if tokenizer is not None and read and Path(origin).parent.name == FOLDER and folder.is_dir():
+        _same_words(origin, read[0], str(folder), tokenizer)
+    inits = {part: _init(model, f"encoders.{part}.") for part in words if part in own and tokenizer is not None}
+    for part, init in inits.items():
+        if init != tokenizer.name and not Path(init).expanduser().is_file():
+            with suppress(ConfigError):
+                _same_words(init, part, init, tokenizer)
+
+
+def _same_words(origin: str, part: str, name: str, tokenizer: Tokenizer) -> None:
+    theirs, ours = load_tokenizer(name).vocabulary, tokenizer.vocabulary
     if strange := [token for token, number in theirs.items() if ours.get(token) != number]:
-        raise WeightsError(f"{origin}: encoder `{read[0]}` was trained with another tokenizer: of its {len(theirs):,} tokens "
-                           f"{len(strange):,} have another id in `{tokenizer.name}`, or none; set tokenizer={folder}")
+        raise WeightsError(f"{origin}: encoder `{part}` was trained with another tokenizer: of its {len(theirs):,} tokens "
+                           f"{len(strange):,} have another id in `{tokenizer.name}`, or none; set tokenizer={name}")
 
 
-def _other_encoders(model: Model, origin: str) -> str:
-    """How the encoders of the run that weights are of differ from the model's, as the begin of a last line; else empty."""
+def _other_encoders(model: Model, origin: str, own) -> str:
+    """How the encoders of the run that weights are of differ from the model's, but for those of ``own``, as the begin of a last
+    line; else empty."""
     if not (Path(origin) / RECORD).is_file():
         return ""
     then, now = checkpoint.read_record(Path(origin))["config"], model.recipe.config["encoders"]
     then = then["encoders"] if "encoders" in then else {}
     found = []
-    for name in (n for n in model.encoders if n in then):
+    for name in (n for n in model.encoders if n in then and n not in own):
         lines = differences({"encoders": {name: then[name]}}, {"encoders": {name: now[name]}})
         kind = [line for line in lines if line.startswith(f"encoders.{name}.type:")]
         found += kind or [line for line in lines if line.split(":")[0].rpartition(".")[2] not in ("init", "image_size")]

@@ -7,7 +7,9 @@ from xtoolkit.recipe.config import Config, unknown_keys
 from xtoolkit.recipe.files import Files
 from xtoolkit.recipe.problems import Problems
 from xtoolkit.recipe.recipe import Purpose, Recipe, Stream, reached
-from xtoolkit.recipe.settings import Init, Optim, ScheduleBlock, Train, best_by, best_problem, optim_problems, schedule_problems
+from xtoolkit.recipe.settings import (
+    Init, Optim, ScheduleBlock, Train, best_by, best_problem, init_problems, optim_problems, schedule_problems,
+)
 from xtoolkit.recipe.wiring import Wiring, misread
 from xtoolkit.registry import (
     DATASET_REGISTRY, HOOK_REGISTRY, LOSS_REGISTRY, TASK_REGISTRY, ConfigError, arguments, check, fits, nearest,
@@ -76,6 +78,8 @@ class Checker:
         if self.trains:
             self._schedule(blocks["schedule"])
             self._rates()
+        for path, message in init_problems(blocks["init"], self.data["encoders"]) if blocks.get("init") else ():
+            self.say(("init", *path), message)
         by = blocks["train"] and blocks["train"].keep_best
         if by and best_by(by)[0] not in self.unknown and (wrong := best_problem(by, given["evaluate"])):
             self.say(("train", "keep_best"), wrong)

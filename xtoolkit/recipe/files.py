@@ -35,7 +35,8 @@ class Files:
         path = init.get("path") if isinstance(init, dict) else init
         if starts and isinstance(path, str) and (problem := missing_model(path)):
             self.found.say(("init", "path") if isinstance(init, dict) else ("init",), problem)
-        for name in encoders if starts and path is None else ():
+        own = init.get("own") if isinstance(init, dict) else None
+        for name in [n for n in encoders if starts and (path is None or isinstance(own, list) and n in own)]:
             block = self.data["encoders"][name]
             if isinstance(block, dict) and isinstance(block.get("init"), str):
                 owner = ENCODER_REGISTRY.get(block["type"]).HUB if block.get("type") in ENCODER_REGISTRY else ""

@@ -35,7 +35,8 @@ class Recipe:
         task_needs: {evaluation: what it reads}.
         streams: {name: Stream}, those with an active loss.
         idle: streams that were left out because no loss of theirs is active.
-        init: a whole model's weights to start from; an encoder's own `init:` then counts where those lack it.
+        init: a whole model's weights to start from; an encoder's own `init:` then counts where those lack
+            it, or `own` names it.
         optim: None where nothing is trained.
         plugins: what the recipe's `plugins:` list named.
     """

@@ -94,12 +94,14 @@ class Init:
             must fit, except an encoder's output layer that only one of them has built.
         allow_missing: patterns of the model's names that the file may lack: they start as without it. `losses.bbp.*`.
         allow_unexpected: patterns of the file's names that are left out if the model does not have them, or not in that shape.
+        own: encoders that start by their own `init:` whatever the weights have of them: a text encoder swapped for another's.
     """
 
     path: str | None
     parts: Literal["all", "shared"] = "all"
     allow_missing: list[str] = field(default_factory=list)
     allow_unexpected: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,17 @@ def optim_problems(optim: Optim, encoders, losses, steps: int | None = None) -> 
         found.append((("warmup",), f"`optim.warmup`: {optim.warmup:g} steps are more than the run's {steps}; "
                                    "below 1 it is a share of all steps, e.g. 0.1"))
     return found
+
+
+def init_problems(init: Init, encoders: dict) -> list[tuple[tuple, str]]:
+    """What is wrong with an `init` block against the blocks of the encoders: (keys below `init`, what is wrong)."""
+    said = [f"no encoder: `{name}`{nearest(name, encoders)}" for name in init.own if name not in encoders]
+    for name, block in [(name, encoders[name]) for name in init.own if isinstance(encoders.get(name), dict)]:
+        if "shares" in block:
+            said.append(f"encoder `{name}`, which shares the module of `{block['shares']}`: name that")
+        elif block.get("init") is None:
+            said.append(f"encoder `{name}`, which has no `init` of its own: set `encoders.{name}.init`, or leave it out")
+    return [(("own",), f"`own` names {what}") for what in said]
 
 
 def best_by(keep_best: str) -> tuple[str, str, int]:
