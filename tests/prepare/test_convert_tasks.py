@@ -149,6 +149,19 @@ def test_what_does_not_fit_together_in_vqa_is_one_error(tmp_path, change, said):
     assert said in str(error.value) and not list((tmp_path / "out").glob("*.jsonl"))
 
 
+@pytest.mark.parametrize("split", ["train2014", "test2015"])
+def test_the_first_version_of_vqa_is_told_though_its_files_agree(tmp_path, split):
+    """Both files of train, and test's, whose questions stand alone; the list of answers too."""
+    first = lambda asked, answered: [said.update(info={**said["info"], "version": "1.0", "year": 2015}) for said in (asked, answered)]
+    questions, annotations, _ = vqa(tmp_path, split, first)
+    told = "`info.version` is 1.0: this is VQA v1, and what is read here VQA v2, .*; give the files whose names begin with v2_"
+    with pytest.raises(BadFile, match=f"^v2_OpenEnded_mscoco_{split}_questions.json: {told}"):
+        vqa_converter.convert(questions, annotations if split == "train2014" else None, Options(tmp_path / "out"))
+    with pytest.raises(BadFile, match=f"^v2_mscoco_{split}_annotations.json: {told}"):
+        vqa_converter.convert_answers([annotations], Options(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 # ---- NLVR2, SNLI-VE, Hateful Memes ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("layout", ["images/train", "train", "."])
 def test_nlvr2_finds_both_pictures_in_either_layout(tmp_path, layout):

@@ -12,6 +12,7 @@ from xtoolkit.prepare.writer import ListPart, Options, RowPart
 
 LEAST = 9  # questions that an answer must be the first of, to be a candidate
 SAME = (("info", "version"), ("info", "year"), ("data_type",), ("data_subtype",))  # what both files of a split say
+FIRST = ("0.9", "1.0")  # what VQA v1 says of its version
 
 
 def convert(questions: Path, annotations: Path | None, options: Options, prefix: str = "train",
@@ -28,7 +29,7 @@ def convert(questions: Path, annotations: Path | None, options: Options, prefix:
         folder: of the pictures, ``val2014`` say; None: that of the split.
 
     Raises:
-        BadFile: the two are not of one version, year or split; they have no ``data_subtype``.
+        BadFile: the two are not of one version, year or split; they are VQA v1's; they have no ``data_subtype``.
     """
     files = [Path(path) for path in (questions, annotations) if path is not None]
     said = [header(path) for path in files]
@@ -37,12 +38,19 @@ def convert(questions: Path, annotations: Path | None, options: Options, prefix:
         if len(set(found)) > 1:
             raise BadFile(f"{files[0].name} and {files[1].name} are not of one release: `{'.'.join(keys)}` is {found[0]} in the "
                           f"first and {found[1]} in the second; give the questions and annotations of one split and version")
+    _refuse_first(files[0], said[0])
     split = _said(said[0], ("data_subtype",))
     if not isinstance(split, str):
         raise BadFile(f"{files[0].name}: no `data_subtype`, which says whose pictures are asked about: is it a file of VQA v2?")
     where = folder or split.replace("test-dev", "test")
     payload = [Span.whole(path) for path in files], f"{where}/COCO_{where}_{{:012d}}.jpg"
     return run(f"vqa-{prefix}", [Job(prefix, RowPart, write_questions, payload)], options, Report(options.skip_bad), 1)
+
+
+def _refuse_first(path: Path, said: dict):
+    if str(version := _said(said, ("info", "version"))) in FIRST:
+        raise BadFile(f"{path.name}: `info.version` is {version}: this is VQA v1, and what is read here VQA v2, with other "
+                      "pairs of question and picture; give the files whose names begin with v2_")
 
 
 def _said(found, keys):
@@ -93,8 +101,13 @@ def convert_answers(annotations: list, options: Options, prefix: str = "answers"
     as the release has them, so that their number may differ a little: where all annotators agree the evaluation normalises
     nothing, and ``t shirt`` would be wrong for ``t-shirt``.
 
+    Raises:
+        BadFile: annotations of VQA v1.
+
     Source: the release of bottom-up attention (Anderson et al. 2018), ``tools/compute_softscore.py``.
     """
+    for path in map(Path, annotations):
+        _refuse_first(path, header(path))
     payload = [Span.whole(path) for path in annotations], least
     return run(f"vqa-{prefix}", [Job(prefix, ListPart, write_answers, payload)], options, Report(options.skip_bad), 1)
 
