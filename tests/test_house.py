@@ -136,6 +136,19 @@ def test_the_core_names_no_plugin_and_no_project():
     assert not found, "\n".join(found)
 
 
+def test_a_plugin_imports_another_only_where_its_readme_says_so():
+    """As "imports [`../siglip.py`](../siglip.py)": each can be taken elsewhere with what it names there."""
+    found, said = {}, set()
+    for path in (ROOT / "plugins").rglob("*.py"):
+        own = path.relative_to(ROOT / "plugins").parts[0].removesuffix(".py")
+        for name, node in imports(path):
+            for other in re.findall(r"^(?:xtoolkit\.)?plugins\.(\w+)", "\n".join(f"{name}.{alias.name}" for alias in node.names), re.M):
+                found |= {(own, other): place(path, node)} if other != own else {}
+    for path in (ROOT / "plugins").glob("*/README.md"):
+        said |= {(path.parent.name, other) for other in re.findall(r"imports \[`\.\./(\w+)", path.read_text(encoding="utf-8"))}
+    assert found.keys() == said, found
+
+
 @cache
 def registered() -> dict[str, str]:
     """{name: what it is} of every field, mark, task and ability of the package and of the plugins beside it."""
