@@ -1,6 +1,8 @@
-"""Every small system, shrunk: a few steps on the sample pack, gone on with after an interruption, and asked what it can."""
+"""Every system: what its recipes plan, and each small one, shrunk: a few steps on the sample pack, gone on with after an interruption, and
+asked what it can."""
 
 import json
+import os
 import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,10 +16,14 @@ from xtoolkit import recipe as recipes
 from xtoolkit.batch import Batch
 from xtoolkit.engine import checkpoint
 from xtoolkit.engine.run import Run
+from xtoolkit.plan import make_plan
 from xtoolkit.recipe.folder import latest
 from xtoolkit.tasks.base import evaluating
 
-BASELINES = Path(__file__).resolve().parents[2] / "projects/xfm/baselines/tiny"
+BASELINES = Path(__file__).resolve().parents[2] / "projects/xfm/baselines"
+# All but `NAME_model.yaml`, which trains nothing alone, and of fine-tuning VL-BEiT's, which wires one encoder in ways of its own.
+PLANNED = sorted(path.relative_to(BASELINES).with_suffix("").as_posix() for pattern in ("*.yaml", "tiny/*.yaml", "**/vlbeit_*.yaml")
+                 for path in BASELINES.glob(pattern) if not path.stem.endswith("_model"))
 MEASURED = ("*_s", "*seconds*", "data_share", "cpu_share", "memory_*")  # numbers of a log line that are no function of the step
 STEPS, CUT = 5, 2
 ALL = ["streams.*.batch_size=8", "evaluate=null", f"train.steps={STEPS}", "train.log_every=1", "train.checkpoint_every=1",
@@ -55,8 +61,18 @@ SYSTEMS = {
 }
 
 
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_plan_is_the_one_on_record(name):
+    """After a change that is meant: PLANS=write python -m pytest tests/plugins, and read the difference."""
+    found = str(make_plan(recipes.load(str(BASELINES / f"{name}.yaml"), missing_files=False))) + "\n"
+    file = Path(__file__).parent / "plans" / f"{name.replace('/', '_')}.plan.txt"
+    if os.environ.get("PLANS") == "write":
+        file.write_text(found)
+    assert found == file.read_text()
+
+
 def recipe(name, output, *overrides):
-    return recipes.load(str(BASELINES / f"{name}.yaml"), [*ALL, *SYSTEMS[name][0], *overrides, f"train.output={output}"])
+    return recipes.load(str(BASELINES / f"tiny/{name}.yaml"), [*ALL, *SYSTEMS[name][0], *overrides, f"train.output={output}"])
 
 
 @pytest.fixture(scope="module")

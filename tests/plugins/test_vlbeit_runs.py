@@ -1,7 +1,6 @@
-"""VL-BEiT from its recipes: plans, one output layer for all losses, steps on the sample pack, fine-tuned."""
+"""VL-BEiT from its recipes: one output layer for all losses, steps on the sample pack, fine-tuned."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,10 @@ from xtoolkit import recipe as recipes
 from xtoolkit.cli.train import main as train
 from xtoolkit.engine import checkpoint
 from xtoolkit.model import Model
-from xtoolkit.plan import make_plan
 from xtoolkit.recipe.folder import latest
 
 BASELINES = Path(__file__).resolve().parents[2] / "projects/xfm/baselines"
 FINETUNE = ("vlbeit_retrieval", "vlbeit_vqa", "vlbeit_nlvr2")
-NAMES = ("vlbeit", "tiny/vlbeit", "finetune/vlbeit_retrieval_coco", "finetune/vlbeit_retrieval_flickr30k", "finetune/vlbeit_vqa",
-         "finetune/vlbeit_nlvr2", *(f"tiny/finetune/{name}" for name in FINETUNE))
 SMALL = ["encoders.backbone.width=32", "encoders.backbone.layers=2", "encoders.backbone.heads=2", "encoders.backbone.stem=[8, 8, 8]",
          "streams.*.batch_size=8", "train.workers=0", "train.log_every=1", "train.checkpoint_every=1", "train.keep=9",
          "train.device=cpu"]
@@ -27,15 +23,6 @@ TOKENS = ["encoders.tokens={width: 32, layers: 1, heads: 2, stem: [8, 8, 8], ini
 
 def recipe(name, *overrides):
     return recipes.load(str(BASELINES / f"{name}.yaml"), overrides, missing_files=False)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_plan_is_the_one_on_record(name):
-    """After a change that is meant: PLANS=write python -m pytest tests/plugins, and read the difference."""
-    file, found = Path(__file__).parent / "plans" / f"{name.replace('/', '_')}.plan.txt", str(make_plan(recipe(name))) + "\n"
-    if os.environ.get("PLANS") == "write":
-        file.write_text(found)
-    assert found == file.read_text()
 
 
 def run(name, output, *overrides):
