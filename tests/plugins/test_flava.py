@@ -42,7 +42,8 @@ def theirs():
     torch.manual_seed(0)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 4 * WIDTH}
     config = FlavaConfig(image_config=sizes | {"image_size": 32, "patch_size": 8, "vocab_size": CODES},
-                         text_config=sizes | {"vocab_size": WORDS, "max_position_embeddings": 12}, multimodal_config=sizes,
+                         text_config=sizes | {"vocab_size": WORDS, "max_position_embeddings": 12},
+                         multimodal_config=sizes | {"output_hidden_states": True},  # which the whole model asks of the other two alone
                          image_codebook_config={"num_groups": 4, "num_blocks_per_group": 1, "hidden_size": 8, "vocab_size": CODES},
                          hidden_size=WIDTH, projection_dim=WIDTH)
     model = FlavaForPreTraining(config).double().eval()
@@ -118,6 +119,25 @@ def test_every_loss_state_and_gradient_of_pairs_is_transformers(theirs, ours, pa
     for name, parameter in ours.named_parameters():
         if parameter.requires_grad:
             close(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad, wanted[name].view_as(parameter))
+
+
+@pytest.mark.parametrize("padded", (False, True))
+def test_every_hidden_state_is_transformers(theirs, ours, padded):
+    """What each encoder's first block reads, what each block gives, and the last norm; of whole and of masked inputs."""
+    made, hidden = batch(padded, False)
+    told, f = ask(theirs, ours, made, hidden), ours.features(made)
+    for name, ref, of in (("image_layers", "vision", told.image_output), ("image_layers", "vision@mask_image", told.image_masked_output),
+                          ("text_layers", "text", told.text_output), ("text_layers", "text@mask_text", told.text_masked_output),
+                          ("fusion", "fusion@mask_text+mask_image", told.multimodal_masked_output)):
+        blocks, found = ours.encoders[name].blocks, []
+        hooks = [blocks[0].register_forward_pre_hook(lambda _, given: found.append(given[0]))]
+        hooks += [block.register_forward_hook(lambda _, given, gives: found.append(gives)) for block in blocks]
+        last = f[ref]
+        for hook in hooks:
+            hook.remove()
+        assert len(found) == len(of.hidden_states) == 1 + len(blocks) == 3
+        for one, other in zip([*found, last.tokens], [*of.hidden_states, of.last_hidden_state], strict=True):
+            torch.testing.assert_close(one[last.mask], other[last.mask], atol=1e-10, rtol=0)
 
 
 def test_losses_of_one_modality_are_transformers(theirs, ours):
