@@ -15,6 +15,8 @@ from test_release_losses import SIZES, SMALL, TIED, Pair, error, pictures, texts
 from xtoolkit import recipe as recipes
 from xtoolkit.batch import Batch
 from xtoolkit.fields import LabelField
+from xtoolkit.losses import classification
+from xtoolkit.losses.mixing import Mix
 from xtoolkit.model import Model
 
 BASE = Path(__file__).resolve().parents[2] / "projects/xfm/model_base.yaml"
@@ -29,15 +31,21 @@ losses:
   stsb: {{type: Regression, features: text, head: mlp}}
   nlvr: {{type: Classification, features: [fusion, fusion_second], classes: 2, head: mlp}}
   imagenet: {{type: Classification, features: vision, classes: 5, head: release5, smoothing: 0.1}}
+  probe: {{type: Classification, features: vision, classes: 5, head: release5, smoothing: 0.1, frozen: true}}
+  mixed: {{type: Classification, features: vision, classes: 5, head: release5, smoothing: 0.1, mixup: 0.8, cutmix: 1.0}}
 streams:
   texts: {{batch_size: 4, losses: {{glue: 1, linear: 1}}, data: {{type: LabelledText, path: none.jsonl, classes: 3}}}}
   numbers: {{batch_size: 4, losses: {{stsb: 1}}, data: {{type: LabelledText, path: none.jsonl}}}}
   pairs: {{batch_size: 4, losses: {{nlvr: 1}}, data: {{type: LabelledTwoImages, path: none.jsonl, classes: 2}}}}
-  images: {{batch_size: 4, losses: {{imagenet: 1}}, data: {{type: LabelledImages, path: none.jsonl, classes: 5}}}}
+  images: {{batch_size: 4, losses: {{imagenet: 1, probe: 1, mixed: 1}}, data: {{type: LabelledImages, path: none.jsonl, classes: 5}}}}
 optim: {{lr: 1e-4}}
 train: {{steps: 1, output: outputs/none, precision: fp32, workers: 0, device: cpu}}
 """
-STREAMS = {"glue": "texts", "linear": "texts", "stsb": "numbers", "nlvr": "pairs", "imagenet": "images"}
+STREAMS = {"glue": "texts", "linear": "texts", "stsb": "numbers", "nlvr": "pairs", **dict.fromkeys(("imagenet", "probe", "mixed"), "images")}
+# Mixup, and CutMix of a box of 13 x 9 pixels of 32 x 32 that reaches the right side: what both are given as drawn.
+MIXED = [Mix(0.3), Mix(1 - 13 * 9 / 32**2, (5, 18, 23, 32))]
+CASES = [*((loss, None) for loss in STREAMS if loss != "mixed"), *(("mixed", drawn) for drawn in MIXED)]
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # of float32 its rounding
 
 
 class Heads:
@@ -74,7 +82,7 @@ class Heads:
                  "images": dict(image=image)}[STREAMS[loss]]
         return Batch(**batch, label=LabelField(label)), given | shown | {"second": other["image"], "label": label}
 
-    def theirs(self, loss, given):
+    def theirs(self, loss, given, drawn):
         r, label = self.release, given["label"]
         if loss == "nlvr":
             text, mask = r.encode_text(given["ids"]), given["ids"] != 1
@@ -83,16 +91,26 @@ class Heads:
                 image = r.encode_image(image)
                 fused.append(r.fuse(text, mask, image, torch.ones(image.shape[:2], dtype=torch.bool))[:, 0])
             return cross_entropy(r.head("nlvr.head", torch.cat(fused, 1)), label)
-        if loss == "imagenet":
-            image = r.encode_image(given["image"])
+        if STREAMS[loss] == "images":
+            picture, own = given["image"].clone(), drawn.own if drawn else 1
+            for row, other in enumerate(reversed(given["image"].unbind())):
+                if drawn and drawn.box:
+                    top, bottom, left, right = drawn.box
+                    picture[row, :, top:bottom, left:right] = other[:, top:bottom, left:right]
+                else:
+                    picture[row] = own * picture[row] + (1 - own) * other
+            image = r.encode_image(picture)
+            if loss == "probe":
+                image = image.detach()
             x = torch.cat([image[:, 0], image[:, 1:].mean(1)], 1)
             for place in (0, 3, 6, 9):
-                x = gelu(r.norm(f"imagenet.head.{place + 1}", r.linear(f"imagenet.head.{place}", x), 1e-5))
-            x = r.linear("imagenet.head.12", x)
+                x = gelu(r.norm(f"{loss}.head.{place + 1}", r.linear(f"{loss}.head.{place}", x), 1e-5))
+            x = r.linear(f"{loss}.head.12", x)
             told = x - torch.log(torch.exp(x).sum(1, keepdim=True))
             target = torch.full_like(x, 0.1 / 5)
-            for row, one in enumerate(label.tolist()):
-                target[row, one] += 0.9
+            for row, (one, other) in enumerate(zip(label.tolist(), reversed(label.tolist()))):
+                target[row, one] += 0.9 * own
+                target[row, other] += 0.9 * (1 - own)
             return -(target * told).sum(1).mean()
         cls = r.encode_text(given["ids"])[:, 0]
         if loss == "stsb":
@@ -100,9 +118,17 @@ class Heads:
         return cross_entropy(r.head("glue.head", cls) if loss == "glue" else r.linear("linear.head", cls), label)
 
 
-def check(heads, loss, tolerance):
-    batch, given = heads.batch(loss)
-    ours, theirs = heads.model(STREAMS[loss], batch)[loss], heads.theirs(loss, given)
+@pytest.fixture(scope="module", params=TOLERANCE, ids=str)
+def heads(request, tmp_path_factory):
+    return Heads(tmp_path_factory.mktemp("tasks"), request.param)
+
+
+@pytest.mark.parametrize("loss, drawn", CASES)
+def test_every_loss_and_every_gradient_is_the_release_s(heads, loss, drawn, monkeypatch):
+    """Of frozen features only the head has a gradient, in both."""
+    monkeypatch.setattr(classification, "draw", lambda *given: drawn or Mix())
+    tolerance, (batch, given) = TOLERANCE[heads.dtype], heads.batch(loss)
+    ours, theirs = heads.model(STREAMS[loss], batch)[loss], heads.theirs(loss, given, drawn)
     assert ours.item() == pytest.approx(theirs.item(), rel=tolerance)
     named = dict(heads.model.named_parameters())
     found = torch.autograd.grad(ours, list(named.values()), allow_unused=True)
@@ -118,21 +144,6 @@ def check(heads, loss, tolerance):
     errors = {n: error(got[n], wanted[n], most if n.endswith("key.bias") else 1e-3 * most) for n in wanted}
     worst = max(errors, key=errors.get)
     assert errors[worst] < tolerance, (worst, errors[worst])
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory):
-    return Heads(tmp_path_factory.mktemp("tasks"))
-
-
-@pytest.mark.parametrize("loss", STREAMS)
-def test_every_loss_and_every_gradient_is_the_release_s(exact, loss):
-    check(exact, loss, 1e-9)
-
-
-@pytest.mark.parametrize("loss", STREAMS)
-def test_and_in_float32_within_its_rounding(tmp_path, loss):
-    check(Heads(tmp_path, torch.float32), loss, 1e-5)
 
 
 def test_the_shapes_of_the_release_s_heads():
