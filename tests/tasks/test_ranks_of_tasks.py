@@ -22,6 +22,8 @@ def recipe(size: int) -> dict:
     glue = {"type": "LabelledText", "path": f"{PACK}/glue-stsb-dev", "sentences": 2, "max_tokens": 64}
     asked = {"type": "Questions", "path": f"{PACK}/vqa-val", "candidates": ANSWERS, "max_tokens": 24}
     said, shown = {"type": "Pairs", "path": f"{PACK}/pairs-val", "max_tokens": 40}, {"type": "Regions", "path": f"{PACK}/refcoco+-val"}
+    two = {"type": "LabelledTwoImages", "path": f"{PACK}/nlvr2-dev", "classes": ["False", "True"], "max_tokens": 40}
+    looked = {"type": "Regions", "sources": {split: {"path": f"{PACK}/refcoco+-{split}"} for split in ("val", "testA")}}
     folders = {"type": "ImageFolder", "sources": {part: {"path": f"{PACK}/imagenet-{part}"} for part in ("train", "val")}}
     generates = {"left_to_right": {"prob": 0.6, "max": 18, "prompt": "a picture of"}}
     stream = lambda data, *losses: {"batch_size": 8, "losses": dict.fromkeys(losses, 1), "data": data}
@@ -32,21 +34,26 @@ def recipe(size: int) -> dict:
              "captions": {"type": "CaptionScores", "loss": "imlm", "max_length": 8, "data": said, "limit": 9},
              "retrieval": {"type": "Retrieval", "sim": "sim", "match": "itm", "k": 4, "pairs_per_pass": 3 * size, "data": said},
              "boxes": {"type": "BoxAccuracy", "loss": "bbp", "threshold": 0.1, "data": shown},
+             "both": {"type": "Accuracy", "loss": "compare", "consistency": "identifier", "data": two},
+             "looks": {"type": "PointingGame", "pairs_per_pass": 2 * size, "data": looked, "limit": 6},
              "probe": {"type": "LinearProbe", "feature": "vision", "c": 0.01, "bank": "val", "data": folders}}
     return {
         "_BASE_": str(MODEL),
         "encoders": {name: {key.split(".")[1]: value for key, value in SIDES.items() if key.startswith(name)} |
                      ({"width": 32, "init_std": 0.3} if name != "fusion" else {}) for name in ("vision", "text", "fusion")} |
-        {"vision_proj": {"dim": 32}, "text_proj": {"dim": 32}},
+        {"vision_proj": {"dim": 32}, "text_proj": {"dim": 32}, "second": {"shares": "vision", "inputs": {"image": "$second"}},
+         "fusion_second": {"shares": "fusion", "inputs": {"text": "text", "image": "second"}}},
         "losses": {"classify": {"type": "Classification", "features": "fusion", "classes": 3},
+                   "compare": {"type": "Classification", "features": ["fusion", "fusion_second"], "classes": 2},
                    "regress": {"type": "Regression", "features": "text"},
                    "answer": {"type": "AnswerGeneration", "fusion": "fusion", "words": "text"},
                    "choose": {"type": "AnswerClassification", "feature": "fusion", "classes": 320},
                    "imlm": {"type": "Captioning", "feature": "fusion@left_to_right"},
                    "itc": {"type": "ITC", "sim": "sim"}, "itm": {"type": "ITM", "fusion": "fusion", "negatives": "sim"},
                    "bbp": {"type": "BBP", "feature": "fusion@whole"}},
-        "streams": {"ve": stream(entailment, "classify"), "glue": stream(glue, "regress"), "vqa": stream(asked, "answer", "choose"),
-                    "pairs": stream(said, "itc", "itm"), "captions": stream(said | generates, "imlm"), "boxes": stream(shown, "bbp")},
+        "streams": {"ve": stream(entailment, "classify"), "two": stream(two, "compare"), "glue": stream(glue, "regress"),
+                    "vqa": stream(asked, "answer", "choose"), "pairs": stream(said, "itc", "itm"),
+                    "captions": stream(said | generates, "imlm"), "boxes": stream(shown, "bbp")},
         "evaluate": {name: {"batch_size": size, "every": None, "limit": 20} | task for name, task in tasks.items()},
         "optim": {"lr": 1e-4},
         "train": {"steps": 1, "workers": 0, "precision": "fp32", "device": "cpu", "output": "none", "seed": 5}}
@@ -94,7 +101,7 @@ def alone():
 def test_every_task_says_something_of_every_sample(alone):
     rows = {name: len(one["rows"]) for name, one in alone.items()}
     assert rows["captions"] == 9 and rows["retrieval"] == 100 and rows["boxes"] >= 20  # 5 captions a picture
-    assert {rows[name] for name in ("accuracy", "correlation", "generated", "chosen", "probe")} == {20}
+    assert {rows[name] for name in ("accuracy", "both", "correlation", "generated", "chosen", "probe")} == {20} and rows["looks"] >= 12
     for name, one in alone.items():
         assert len({row["id"] for row in one["rows"]}) == rows[name], f"{name}: two rows are called alike"
         assert len({row["score"] for row in one["rows"]}) > 1 or name in ("generated", "chosen", "captions", "probe"), name
