@@ -15,8 +15,9 @@ from latex import columns_of
 from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
 from xtoolkit.ablation.results import write
-from xtoolkit.ablation.runner import Runner
+from xtoolkit.ablation.runner import Runner, _engines, lock
 from xtoolkit.ablation.table import read
+from xtoolkit.cli.ablate import _cell
 from xtoolkit.registry import ConfigError
 
 TABLE = '''
@@ -81,7 +82,7 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     assert main([*words, "--copy", str(folder / "kept")]) == 0 and capsys.readouterr().out.endswith(f"copied: {folder}/kept\n")
     assert (folder / "kept/table.md").read_bytes() == (folder / "out/table.md").read_bytes() and (folder / "kept/table.html").is_file()
     files = {path.name for path in (folder / "kept").rglob("*") if path.is_file()}
-    assert files == {"table.md", "table.json", "table.csv", "table.tex", "table.html", "gflops.json", DONE, "config.yaml", "metrics.jsonl", "test.json",
+    assert files - {".lock"} == {"table.md", "table.json", "table.csv", "table.tex", "table.html", "gflops.json", DONE, "config.yaml", "metrics.jsonl", "test.json",
                      "samples.jsonl.gz"}
     kept = jobs(folder).elsewhere(str(folder / "kept")).cell("Plain", "Short", "", 1)
     assert kept.samples("test.accuracy") == job.samples("test.accuracy")
@@ -130,14 +131,12 @@ def test_a_change_makes_stale_what_it_reaches_and_nothing_else(folder, monkeypat
 
 
 def test_a_seed_that_is_whole_stays_on_another_machine_and_half_a_seed_does_not(folder, monkeypatch):
-    of = jobs(folder)
-    here = keys.machine(1)
+    of, here = jobs(folder), keys.machine(1)
     seconds = of.all(seeds=[2])
     for job in [*of.all(seeds=[1]), *seconds[:-1]]:
         job.folder.mkdir(parents=True)
         write_done(job, 1.0)
-    write(of)
-    elsewhere = ["Another Processor", 4, None, here[-1]]
+    elsewhere = ["Another Processor", 4, None, "torch 9"]
     monkeypatch.setattr(keys, "machine", lambda threads: elsewhere)
     there = jobs(folder)
     assert {job.state for job in there.all(seeds=[1])} == {"finished"} and there.all(seeds=[1])[0].recipe.on == here
@@ -145,14 +144,56 @@ def test_a_seed_that_is_whole_stays_on_another_machine_and_half_a_seed_does_not(
     for job in there.all(seeds=[2]):
         job.folder.mkdir(parents=True)
         write_done(job, 1.0)
-    told = f"Seeds 1: {here[0]}, 1 thread, torch {here[-1]}.\nSeeds 2: Another Processor, 4 threads, torch {here[-1]}.\n"
     write(there)
-    assert told in (folder / "out/table.md").read_text() and json.loads((folder / "out/machines.json").read_text()) == {"1": here, "2": elsewhere}
+    assert f"Seed 1: {here[0]}, 1 thread, {', '.join(here[3:])}.\nSeed 2: Another Processor, 4 threads, torch 9.\n" in (folder / "out/table.md").read_text()
     monkeypatch.undo()
     assert {job.state for job in jobs(folder).all()} == {"finished"}
     # What has changed since is run where it is asked for.
     (folder / "table.yaml").write_text((folder / "table.yaml").read_text().replace("train.steps=3", "train.steps=4"))
     assert {job.recipe.on[0] for job in jobs(folder).all()} == {here[0]}
+
+
+def test_a_copy_brings_its_seeds_to_a_folder_that_has_others(folder, monkeypatch, capsys):
+    """Seed 1 was run elsewhere and copied; seed 2 here, into a folder of its own, is copied to it."""
+    words, machine = ["--config", str(folder / "table.yaml")], keys.machine
+    for seed, output in ((1, "first"), (2, "second")):
+        monkeypatch.setattr(keys, "machine", lambda threads: ["Another", 1, None, "torch 9"] if seed == 1 else machine(1))
+        for job in jobs(folder).elsewhere(str(folder / output)).all(seeds=[seed]):
+            toy_table.saved(job)
+            (job.folder / "config.yaml").write_text("train: {}\n")
+            write_done(job, 1.0)
+        assert tool("ablate").main([*words, "--jobs", "2", "--output", str(folder / output), "--copy", str(folder / "kept")]) == 0
+    assert "Seed 1: Another, 1 thread, torch 9.\n" in (folder / "kept/table.md").read_text()
+    there = jobs(folder).elsewhere(str(folder / "kept"))
+    assert {job.state for job in there.all()} == {"finished"}
+    assert [there.all(seeds=[seed])[0].recipe.on for seed in (1, 2)] == [["Another", 1, None, "torch 9"], machine(1)]
+    # A seed that only the folder knows stays in the table, and a row that needs weights which a copy has not is refused.
+    (folder / "table.yaml").write_text((folder / "table.yaml").read_text().replace("seeds: [1, 2]", "seeds: [2]"))
+    assert tool("ablate").main([*words, "--output", str(folder / "kept"), "--dry-run"]) == 0
+    assert "[8/8] Further, Long, seed 2: finished" in capsys.readouterr().out
+    (folder / "table.yaml").write_text((folder / "table.yaml").read_text().replace("tokens=13", "tokens=12"))
+    assert tool("ablate").main([*words, "--jobs", "2", "--output", str(folder / "kept"), "--yes"]) == 2
+    assert "Further, seed 2: finished, and its weights are not here, as in a copy: " in capsys.readouterr().err
+    assert json.loads((folder / "kept/table.json").read_text())["seeds"] == 2
+
+
+def test_a_job_that_went_on_with_another_engine_is_of_an_older_one(folder, monkeypatch):
+    job = jobs(folder).pretrained("columns", "Plain", 1)
+    held = lock(job)
+    for engine in ("one", "two", "two"):
+        monkeypatch.setattr(keys, "engine", lambda: engine)
+        found = _engines(held)
+    os.close(held)
+    assert found == "one+two"
+    job.folder.mkdir(parents=True)
+    write_done(job, 1.0, None, found)
+    assert job.state == "finished by an older engine"
+
+
+def test_only_names_columns_with_a_comma_too():
+    columns = ["A", "A, B", "C"]
+    assert [_cell(one, columns) for one in ("A", "A,R", "A, B", "A, B,R", "C,R, S", ",R", "D,R")] == [
+        ("A", ""), ("A", "R"), ("A, B", ""), ("A, B", "R"), ("C", "R, S"), ("", "R"), ("D", "R")]
 
 
 def test_comments_docstrings_and_layout_are_no_change_of_code(tmp_path):

@@ -189,7 +189,22 @@ def test_what_is_asked_when_figures_are_there_is_called_so(folder):
     changed = TABLE.replace("FOLDER", str(folder)).replace("both:  {groups: [words, sentences]", "both:  {groups: [sentences]")
     (folder / "table.yaml").write_text(changed + "  new:   {groups: [words], better: Further, than: Begun}\n")
     text = results.write(Jobs(read(str(folder / "table.yaml")), str(folder)))
-    assert [line.split(" | ")[0] for line in text.splitlines() if "asked when figures were there" in line] == ["| both", "| new"]
+    assert [line.split(" | ")[0] for line in text.splitlines() if "; asked, or its rows or seeds, when figures were there" in line] == ["| both", "| new"]
+
+
+@pytest.mark.parametrize("change", [("[1, 2, 3]", "[1, 2, 3, 4]"), ("group: words}", "group: words, counts: mean}")])
+def test_rows_and_seeds_that_come_later_than_figures_are_called_so_even_when_the_figures_are_stale(folder, change):
+    made(folder, CELLS)
+    table = (folder / "table.yaml").read_text()
+    assert change[0] in table
+    (folder / "long.yaml").write_text((folder / "long.yaml").read_text().replace("lr: 1e-3", "lr: 2e-3"))
+    for text in (table.replace(*change), table.replace(*change)):  # the first look, without any figure, must not be kept as what was asked
+        (folder / "table.yaml").write_text(text)
+        results.write(Jobs(read(str(folder / "table.yaml")), str(folder)))
+    assert all(one["late"] for one in json.loads((folder / "out/table.json").read_text())["contrasts"] if "words" in one["groups"])
+    (folder / "table.yaml").write_text(table)
+    results.write(Jobs(read(str(folder / "table.yaml")), str(folder)))
+    assert not any(one["late"] for one in json.loads((folder / "out/table.json").read_text())["contrasts"])
 
 
 def test_a_seed_that_another_column_draws_as_is_refused_when_the_command_line_adds_it(folder, capsys):

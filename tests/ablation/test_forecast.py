@@ -86,7 +86,7 @@ def test_it_sums_over_jobs_and_finished_seeds_say_what_they_took(folder, capsys)
     # What is pretrained keeps two checkpoints; one more is there while one is written, and a row's until it ends.
     assert one.disk == (12 * 10**6 + 6 * 6 * 10**6, 9 * 10**6)
     first = jobs(folder).pretrained("columns", "Short", 1)
-    first.folder.mkdir(parents=True)
+    toy_table.saved(first)
     write_done(first, 7.0, 5.0)
     after = Forecast(jobs(folder), jobs(folder).all(), 1, say=None)
     assert after.processor == pytest.approx(2 * 5 + 3 * (50 + 2 * 30)) and after.clock == pytest.approx(2 * 7 + 9 * 22)

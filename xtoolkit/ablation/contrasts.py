@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-from xtoolkit.ablation.jobs import OLDER, Jobs
+from xtoolkit.ablation.jobs import DONE, OLDER, Jobs
+from xtoolkit.ablation.machines import seeds
 from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Contrast, Table
 from xtoolkit.engine.records import write_json
@@ -31,10 +32,14 @@ def means(table: Table, lines: list[dict], group: str | None, column: str) -> di
     return {seed: fmean(fmean(of[seed] for of in several) for several in found) for seed in seeds}
 
 
-def late(table: Table, lines: list[dict]) -> set[str]:
-    """The contrasts that were added or changed when figures were there already; what was asked before them is kept."""
-    path, now = Path(table.output) / ASKED, {name: dataclasses.asdict(one) for name, one in table.contrasts.items()}
-    if not any(cell["values"] for line in lines for cell in line["columns"].values()):
+def late(table: Table) -> set[str]:
+    """The contrasts that were added or changed when figures were there already, or whose rows or seeds were; what was asked
+    before them is kept."""
+    path = Path(table.output) / ASKED
+    now = {name: {"contrast": dataclasses.asdict(one), "seeds": table.seeds,
+                  "rows": {row: [of.group, of.metrics, of.counts] for row, of in table.rows.items() if of.group in one.groups}}
+           for name, one in table.contrasts.items()}
+    if not seeds(table.output, DONE):
         write_json(path, now)
         return set()
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -53,7 +58,7 @@ def asked(table: Table, lines: list[dict]) -> list[dict]:
         return []
     from xtoolkit.metrics.paired import detectable, t_interval, verdicts  # only here: a mistake is answered without NumPy
 
-    after = late(table, lines)
+    after = late(table)
     apart = {name: _apart(table, contrast, lines) for name, contrast in table.contrasts.items()}
     whole = {name: [*several.values()] if len(several) == len(table.seeds) else [] for name, several in apart.items()}
     primary = {name: whole[name] for name, contrast in table.contrasts.items() if contrast.role == "primary"}
@@ -187,7 +192,8 @@ def _verdict(one) -> str:
     if one["verdict"] is None:
         return "none is given" if one["role"] == "secondary" else "when all seeds are there"
     needs = f"; {one['needed']} seeds could decide" if one["needed"] is not None else ""
-    older = ("; partly of an older engine" if one["older"] else "") + ("; asked when figures were there" if one["late"] else "")
+    older = "; partly of an older engine" if one["older"] else ""
+    older += "; asked, or its rows or seeds, when figures were there" if one["late"] else ""
     wanted = EXPECTED.get(one["role"], one["verdict"])
     as_wanted = ", as it must be" if one["role"] in EXPECTED else ""
     if one["verdict"] != wanted:

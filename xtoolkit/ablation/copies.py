@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from xtoolkit.ablation.contrasts import ASKED
-from xtoolkit.ablation.jobs import DONE, MACHINES, Jobs
+from xtoolkit.ablation.jobs import DONE, Jobs
 from xtoolkit.recipe.folder import CONFIG, EVALUATIONS, METRICS
 from xtoolkit.registry import ConfigError
 
@@ -30,8 +30,8 @@ def copy(jobs: Jobs, into: str) -> Jobs:
         (to / CONFIG).write_text(config.replace(f"{output}/", f"{into}/"), encoding="utf-8")  # what it starts from lies there
         for name in {metric.partition(".")[0] for metric in table.rows[job.row].metrics.values()} if job.row else ():
             _packed(job.folder / EVALUATIONS / name, to / EVALUATIONS / name)
-    for name in (ASKED, MACHINES):
-        _copied(output / name, Path(into) / name)
+    if not (Path(into) / ASKED).exists():  # else what was asked there first counts
+        _copied(output / ASKED, Path(into) / ASKED)
     return jobs.elsewhere(into)
 
 

@@ -115,14 +115,15 @@ class Forecast:
         said = [f"forecast: {len(self.todo)} jobs to run: {span(self.processor)} of processors, {span(self.clock)} with --jobs "
                 f"{self.side_by_side}; {amount(stays)} of disk stay, {amount(passing)} more while it runs; "
                 f"{amount(memory)} of memory"]
-        said += [f"finished: {len(self.finished)} jobs, {span(took[0])} of processors"] if took else []
+        if took:
+            said.append(f"finished: {len(self.finished)} jobs; {took[2]} of them in one go, {span(took[0])} of processors")
         return "\n".join([*(lines if self.todo else ()), "", smallest(self.jobs, seeds, self.samples), "", *said])
 
     def _cost(self, job, weights) -> Cost:
         found = self.measured[self._file(job)]
         processor, clock = (sum(count * each[place] for count, *each in found["parts"].values()) for place in (0, 1))
         if took := _took(self._same(job)):
-            processor, clock = took
+            processor, clock, _ = took
         saved = found["checkpoint"] * found["checkpoints"]
         stays = saved if weights or not job.row else 0
         return Cost(processor, clock, found["memory"], found["outputs"] + stays, saved - stays + found["checkpoint"])
@@ -193,11 +194,12 @@ class Forecast:
         return json.loads(self._file(job).read_text(encoding="utf-8"))
 
 
-def _took(jobs, of=statistics.fmean) -> tuple[float, float] | None:
-    """Processor seconds and seconds of finished jobs that told them, their mean or ``of`` them; None: none did."""
+def _took(jobs, of=statistics.fmean) -> tuple[float, float, int] | None:
+    """Processor seconds and seconds of finished jobs, their mean or ``of`` them, and of how many jobs: those that no kill has cut
+    in two; None: of none."""
     told = [json.loads((job.folder / DONE).read_text(encoding="utf-8")) for job in jobs]
     told = [(one["processor_seconds"], one["seconds"]) for one in told if one.get("processor_seconds") is not None]
-    return tuple(of(column) for column in zip(*told)) if told else None
+    return (*map(of, zip(*told)), len(told)) if told else None
 
 
 def span(seconds: float) -> str:

@@ -9,34 +9,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from xtoolkit.ablation.recipe import Recipe
+from xtoolkit.ablation.machines import machines
+from xtoolkit.ablation.recipe import Recipe, There
 from xtoolkit.ablation.table import START, Column, Control, Table, slug
-from xtoolkit.recipe.folder import EVALUATIONS, evaluated
+from xtoolkit.recipe.folder import EVALUATIONS, evaluated, latest
 from xtoolkit.registry import ConfigError, nearest
 
 DONE = "done.json"  # in a job's folder, when all of it is there
 LOCK = ".lock"  # beside it: held while somebody runs it
-MACHINES = "machines.json"  # in a table's folder: {seed that is whole: the machine that it ran on}
 PLACE = re.compile(r"<(\d+)>")  # in a recipe's lines: which of a job's starts
 FINISHED, OLDER = "finished", "finished by an older engine"  # states of a job
 PRETRAIN, RUN = "pretrain", "run"  # folders of a column, and of a row without a control
-
-
-@dataclass(frozen=True)
-class There:
-    """A run or file of weights that is there, which jobs start from as from a job."""
-
-    folder: Path
-    complete = True
-
-    @cached_property
-    def key(self) -> str:
-        """See ``keys.weights``."""
-        from xtoolkit.ablation import keys
-
-        if not self.folder.exists():
-            raise ConfigError(f"{self.folder}: no such run or file of weights")
-        return keys.weights(str(self.folder))
 
 
 @dataclass(eq=False)
@@ -145,11 +128,7 @@ class Job:
 
 
 class Jobs:
-    """All jobs of a table, made as they are asked for: a start that several columns share is one job.
-
-    Attributes:
-        whole: {seed, as text: the machine that it was run on}, of seeds that were whole when the table was written last.
-    """
+    """All jobs of a table, made as they are asked for: a start that several columns share is one job."""
 
     def __init__(self, table: Table, folder: str, threads: int = 1, library: str | None = None, machine: list | None = None):
         """
@@ -162,8 +141,6 @@ class Jobs:
         self.table, self._beside, self._threads, self._library, self._machine = table, folder, threads, library, machine
         self._recipes: dict[tuple, Recipe] = {}
         self._made: dict[tuple, Job | There] = {}
-        path = Path(table.output) / MACHINES
-        self.whole: dict[str, list] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self._on: dict[int, list | None] = {}  # {seed: its machine}
 
     def all(self, only=(), controls: bool = True, seeds=None) -> list[Job]:
@@ -210,6 +187,11 @@ class Jobs:
                 found |= dict.fromkeys(error.problems)
         if found:
             raise ConfigError(list(found))
+        for job in jobs:
+            for start in job.after if not job.complete else ():
+                if isinstance(start, Job) and start.complete and latest(start.folder) is None:
+                    found[f"{start}: finished, and its weights are not here, as in a copy: go on where they are, ask for other "
+                          f"seeds, or remove {start.folder} to train it again"] = None
         for job in {id(job.recipe): job for job in jobs if not job.complete}.values():
             there = all(isinstance(start, There) for start in job.after)
             lines = job.begun if there else job.recipe.lines
@@ -263,14 +245,24 @@ class Jobs:
             self._recipes[known] = Recipe(os.path.join(self._beside, name), lines, self._threads, self._library, machine)
         return self._recipes[known]
 
+    def machines(self) -> dict[str, list]:
+        """{seed, as text: its machine}, of the seeds that are whole."""
+        return {str(seed): of[0].recipe.on for seed in self.table.seeds if (of := self._whole(seed))}
+
     def _machine_of(self, seed) -> list | None:
-        """Where all of a seed is there, as it was run, its machine; else that of the others."""
+        """Another one where all of a seed was run there, else that of all others."""
         if seed not in self._on:
-            self._on[seed] = self.whole.get(str(seed), self._machine)
-            if self._on[seed] != self._machine and not all(job.complete for job in self.all(seeds=[seed])):
-                self._on[seed] = self._machine
+            for machine in [*machines(self.table.output, seed, DONE), None]:
+                self._on[seed] = machine or self._machine
                 self._made = {name: job for name, job in self._made.items() if name[-1] != seed}
+                if machine is None or self._whole(seed):
+                    break
         return self._on[seed]
+
+    def _whole(self, seed) -> list[Job]:
+        """The jobs of a seed, without controls, if all of them are finished."""
+        found = self.all(controls=False, seeds=[seed])
+        return found if all(job.complete for job in found) else []
 
 
 def _chain(job):
@@ -278,15 +270,17 @@ def _chain(job):
     return [one for start in getattr(job, "after", ()) for one in (*_chain(start), start)]
 
 
-def write_done(job: Job, seconds: float, processor: float | None = None) -> None:
-    """Says that all of a job is there, with which engine it ran, and how long.
+def write_done(job: Job, seconds: float, processor: float | None = None, engine: str | None = None) -> None:
+    """Says that all of a job is there, with which engine it ran, where, and how long.
 
     Args:
+        seconds: of the call that has ended it.
         processor: seconds that all processors together spent on it; None: not known, as it was begun by a call that was killed.
+        engine: that it ran with, or those; None: this one.
     """
     from xtoolkit.ablation import keys
     from xtoolkit.engine.records import write_json
 
     spent = None if processor is None else round(processor, 1)
-    write_json(job.folder / DONE, {"job": str(job), "key": job.key, "engine": keys.engine(), "seconds": round(seconds, 1),
-                                   "processor_seconds": spent})
+    write_json(job.folder / DONE, {"job": str(job), "key": job.key, "engine": engine or keys.engine(), "machine": job.recipe.on,
+                                   "seconds": round(seconds, 1), "processor_seconds": spent})

@@ -224,9 +224,14 @@ def _ends(path: Path) -> str:
 
 @cache
 def machine(threads: int) -> list:
-    """Of this machine what changes the bits of a figure: processor, threads, GPU, and torch."""
+    """Of this machine what changes the bits of a figure: processor, threads, GPU; then a text each: instruction set, kernels,
+    packages."""
     import torch
 
-    from xtoolkit.engine.environment import processor
+    from xtoolkit.engine.environment import processor, versions
+    from xtoolkit.kernels.choice import VARIABLE
 
-    return [processor(), threads, torch.cuda.get_device_name() if torch.cuda.is_available() else None, torch.__version__]
+    cuda = torch.cuda.is_available()
+    packages = [f"{name} {version}" for name, version in versions().items() if version and name not in ("python", "xtoolkit")]
+    return [processor(), threads, torch.cuda.get_device_name() if cuda else None, torch.backends.cpu.get_cpu_capability(),
+            f"kernels {os.environ.get(VARIABLE, 'auto')}", *packages]

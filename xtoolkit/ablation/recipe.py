@@ -1,8 +1,9 @@
-"""A recipe of a table with its overrides, read once for all seeds."""
+"""What the jobs of a table are made of: a recipe with its overrides, read once for all seeds, and runs that are there."""
 
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from xtoolkit.recipe import config
 from xtoolkit.registry import ConfigError
@@ -64,3 +65,20 @@ class Recipe:
             return replace(self).key != self.key
         except ConfigError:
             return True
+
+
+@dataclass(frozen=True)
+class There:
+    """A run or file of weights that is there, which jobs start from as from a job."""
+
+    folder: Path
+    complete = True
+
+    @cached_property
+    def key(self) -> str:
+        """See ``keys.weights``."""
+        from xtoolkit.ablation import keys
+
+        if not self.folder.exists():
+            raise ConfigError(f"{self.folder}: no such run or file of weights")
+        return keys.weights(str(self.folder))

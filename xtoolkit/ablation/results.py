@@ -1,12 +1,13 @@
 """A table from what its jobs have left in their folders: at every moment, of what is there."""
 
 import dataclasses
+import fcntl
 import statistics
 from pathlib import Path
 
-from xtoolkit.ablation import contrasts, pages, published
+from xtoolkit.ablation import contrasts, machines, pages, published
 from xtoolkit.ablation.contrasts import decimals
-from xtoolkit.ablation.jobs import FINISHED, MACHINES, OLDER, Job, Jobs
+from xtoolkit.ablation.jobs import FINISHED, LOCK, OLDER, Job, Jobs
 from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Table
 from xtoolkit.engine.records import write_json, write_text
@@ -32,20 +33,27 @@ def write(jobs: Jobs, page: bool = False) -> str:
     Args:
         page: write ``table.html`` too, which plans every column, and draw samples for all differences between columns.
     """
-    table, folder = jobs.table, Path(jobs.table.output)
+    folder = Path(jobs.table.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w", encoding="utf-8") as held:  # another call may be at the same table
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return _write(jobs, folder, page)
+
+
+def _write(jobs, folder, page):
+    table = jobs.table
     lines = [line for name in table.rows for line in _lines(jobs, name)]
     alone = len(table.columns) == 1
     groups = [] if alone else contrasts.compare(jobs, lines, samples=page)
-    machines = _machines(jobs)
     told = {"columns": {name: column.run for name, column in table.columns.items()},
-            "seeds": len(table.seeds), "machines": machines,
+            "seeds": len(table.seeds), "machines": (on := jobs.machines()),
             "contrasts": contrasts.asked(table, lines), "rows": lines, "groups": groups}
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
     shown = [*contrasts.tables(told), ("Values: means over seeds, their standard deviation", heading, rows)]
     text = "\n\n".join(f"## {title}\n\n{_markdown(head, several)}" for title, head, several in shown)
     write_json(folder / "table.json", told)
     others = published.read(table.published) if table.published else None
-    note = NOTE + _told_of(machines) + ("" if alone else DIFFERENCES) + (CONTRASTS if table.contrasts else "")
+    note = NOTE + machines.lines(on) + ("" if alone else DIFFERENCES) + (CONTRASTS if table.contrasts else "")
     write_text(folder / "table.md", f"{text}\n\n{note}{_others(others) if others else ''}")
     write_text(folder / "table.csv", pages.as_csv(lines))
     write_text(folder / "table.tex", pages.as_tex([*shown, *(others.tables() if others else ())]))
@@ -75,27 +83,6 @@ def _lines(jobs: Jobs, name: str) -> list[dict]:
         floor = next(iter(_known(own, metric, "floor").values()), None)
         found.append({"task": name, "group": row.group, "metric": title, "floor": floor, "columns": cells})
     return found
-
-
-def _machines(jobs: Jobs) -> dict[str, list]:
-    """{seed, as text: the machine that all of it was run on}, kept for a call on another one."""
-    of = {str(seed): jobs.all(seeds=[seed]) for seed in jobs.table.seeds}
-    found = {seed: own[0].recipe.on for seed, own in of.items() if own and all(job.complete for job in own)}
-    kept = {seed: machine for seed, machine in jobs.whole.items() if seed not in of} | found
-    if kept != jobs.whole:
-        jobs.whole = kept
-        write_json(Path(jobs.table.output) / MACHINES, kept)
-    return found
-
-
-def _told_of(machines: dict[str, list]) -> str:
-    """A line for each machine, with its seeds."""
-    seeds: dict[tuple, list[str]] = {}
-    for seed, machine in machines.items():
-        seeds.setdefault(tuple(machine), []).append(seed)
-    lines = [f"Seeds {', '.join(of)}: {gpu or cpu}, {threads} thread{'s' * (threads > 1)}, torch {torch}."
-             for (cpu, threads, gpu, torch), of in seeds.items()]
-    return "".join(f"\n{line}" for line in lines) + "\n" * bool(lines)
 
 
 def _states(jobs: list[Job]) -> dict[int, str]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import LOCK, Job, write_done
 from xtoolkit.recipe.folder import FOLDER
 
@@ -115,6 +116,7 @@ class Process:
             self._wrong = CHANGED
             return
         self._begun, self._started = job.folder.exists(), time.perf_counter()
+        self._engine = _engines(held)
         self._process = _start(job, held)
 
     def ended(self) -> str | None:
@@ -143,7 +145,7 @@ class Process:
             return f"exit code {code}, see {job.folder}.log, which ends with:\n{end_of_log(job.folder)}"
         if job.recipe.changed():
             return CHANGED
-        write_done(job, self.seconds, None if self._begun else spent)
+        write_done(job, self.seconds, None if self._begun else spent, self._engine)
         return ""
 
 
@@ -157,6 +159,16 @@ def lock(job) -> int | None:
         os.close(held)
         return None
     return held
+
+
+def _engines(held) -> str:
+    """The engine, and before it those of earlier calls that were killed, as the lock's file keeps them."""
+    with open(os.dup(held), "r+", encoding="utf-8") as file:
+        file.seek(0)
+        found = "+".join(dict.fromkeys([*filter(None, file.read().split("+")), keys.engine()]))
+        file.seek(0)
+        file.write(found)
+    return found
 
 
 def _start(job, held):

@@ -12,11 +12,11 @@ import dataclasses
 import os
 import sys
 
-from xtoolkit.ablation import copies, results
+from xtoolkit.ablation import copies, machines, results
 from xtoolkit.ablation.apart import alike
 from xtoolkit.ablation.contrasts import SEEDS, decimals
 from xtoolkit.ablation.forecast import HOUR, Forecast, span
-from xtoolkit.ablation.jobs import Jobs
+from xtoolkit.ablation.jobs import DONE, Jobs
 from xtoolkit.ablation.runner import Runner
 from xtoolkit.ablation.slurm import Cluster, Slurm
 from xtoolkit.ablation.table import Table, read
@@ -35,7 +35,14 @@ def main(argv=None) -> int:
     add_arguments(parser)
     args = parser.parse_args(argv)
     path = recipes.find(args.config)
-    return run(read(path, str(recipes.folder())), path, args, [one.partition(",")[::2] for one in args.only])
+    table = read(path, str(recipes.folder()))
+    return run(table, path, args, [_cell(one, table.columns) for one in args.only])
+
+
+def _cell(one, columns) -> tuple[str, str]:
+    """COLUMN,ROW as two names; a column's may have a comma."""
+    column = max((name for name in columns if f"{one},".startswith(f"{name},")), key=len, default=one.partition(",")[0])
+    return column, one[len(column) + 1:]
 
 
 def add_arguments(parser) -> None:
@@ -63,7 +70,8 @@ def run(table: Table, path: str, args, only=()) -> int:
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds: one of {seeds} comes twice: the same job would count twice")
     # What is there of other seeds stays in the table.
-    table = dataclasses.replace(table, output=args.output or table.output, seeds=sorted({*table.seeds, *seeds}))
+    output = args.output or table.output
+    table = dataclasses.replace(table, output=output, seeds=sorted({*table.seeds, *seeds, *machines.seeds(output, DONE)}))
     if table.contrasts and len(table.seeds) > SEEDS:
         raise ConfigError(f"{len(table.seeds)} seeds: a table with contrasts has {SEEDS} at most, whose signs are all flipped")
     check_writable(table.output, "--output" if args.output else f"{path}: output")
@@ -98,7 +106,6 @@ def run(table: Table, path: str, args, only=()) -> int:
         return [line for metric in (table.rows[job.row].metrics.values() if job.row else ()) if (line := job.lacks(metric))]
 
     if args.copy is not None:
-        results.write(jobs)  # says on which machine each seed was run
         print(f"{results.write(copies.copy(jobs, args.copy), page=True)}\n\ncopied: {args.copy}")
         return 0
     for job in todo:
