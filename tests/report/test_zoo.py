@@ -49,6 +49,15 @@ def test_a_step_is_what_its_streams_cost_by_how_often_they_take_part():
     assert f"| `xfm/tiny.yaml` | **a step** |  |  |  | **{wanted:,.0f}** |" in (ROOT / "MODEL_ZOO.md").read_text()
 
 
+def test_what_a_run_took_is_told_beside_what_its_rows_cost():
+    """X2-VLM†'s log counts 7,680 texts, 15,360 and 12,960 pairs and 69,120 regions, in 388 s of the processor."""
+    rows, streams = {"text": 7680, "pairs": 15360, "match": 12960, "region": 69120}, COUNTS["xfm/baselines/tiny/x2vlm.yaml"]["streams"]
+    work = sum(rows[s["name"]] * s["gflops"] for s in streams) / sum(rows.values())
+    page = (ROOT / "MODEL_ZOO.md").read_text()
+    assert f"| 480 | 42 | 403 s | 388 | {sum(rows.values()) / 388:.0f} | {work:.2f} |" in page
+    assert re.search(r"^\| from nothing, an hour .* \| – \| – \| – \| one of 2 CPU cores", page, re.M), "of which no log is kept"
+
+
 # ---- a copy that is changed -----------------------------------------------------------------------------------------------
 @pytest.fixture
 def copy(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xtoolkit.recipe import config
-from xtoolkit.registry import ConfigError, arguments, check, nearest, not_numbers
+from xtoolkit.registry import ConfigError, Count, arguments, check, nearest, not_numbers
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Run:
         time: how long it took.
         figures: {EVALUATION.METRIC or STREAM.LOSS: Figure}.
         at: the steps of which figures are listed.
+        processor: seconds of the processor that training took, evaluations apart; null where it was not kept.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Run:
     time: str
     figures: dict[str, Figure]
     at: list[int] | None = None
+    processor: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,17 @@ class Tables:
     # ---- recorded results -------------------------------------------------------------------------------------------------
     def _runs(self, name, link):
         rows = [[run.title, self._recipe(run.recipe, link), f"{run.steps:,}", ", ".join(map(str, run.seeds)), run.time,
-                 run.machine, run.date, f"`{run.command}`"] for run in self._of(name)]
-        return markdown(["run", "recipe", "steps", "seeds", "time", "machine", "date", "command"], rows)
+                 *self._cost(run), run.machine, run.date, f"`{run.command}`"] for run in self._of(name)]
+        return markdown(["run", "recipe", "steps", "seeds", "time", "processor seconds", "rows in one of them", "GFLOPs a row",
+                         "machine", "date", "command"], rows)
+
+    def _cost(self, run) -> list[str]:
+        """What was recorded of a run's processor; by its recipe's schedule the rows in a second of it, and what a row costs."""
+        if run.processor is None or run.recipe not in self.counted:
+            return [NONE] * 3
+        counted = self.counted[run.recipe]
+        rows, work = sum(s["batch_size"] * s["share"] for s in counted["streams"]), a_step(counted)
+        return [f"{run.processor:,}", f"{rows * run.steps / run.processor:,.0f}", NONE if work is None else f"{work / rows:.2f}"]
 
     def _of(self, name) -> list[Run]:
         return [self.recorded.runs[run] for run in self.zoo.tables[name].runs]
