@@ -36,6 +36,19 @@ def test_every_command_is_one():
     assert ours <= seen, "each small recipe has its command on the page"
 
 
+def test_what_the_recipes_read_is_what_the_page_prepares():
+    """Pictures lie in the folders that the page lists, also for its commands; all else is what a command writes."""
+    given = lambda option: {line[line.index(option) + 1] for line in LINES if option in line}
+    listed = set(re.findall(r"^\| `(data/\w+)` \|", PAGE, re.M))
+    assert given("--images") <= listed | {"data/coco/train2014"}
+    for path in FOLDER.glob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"images: (data/[\w+]+)", text)) <= listed, path
+        if path.stem not in ("probe", "refcoco", "refcocog"):  # as the page's one of each kind
+            folders = re.findall(r"(?:path|candidates): (data/[\w+]+)/", text)
+            assert set(folders) <= given("--out") | {"data/imagenet", "data/hateful_memes"}, path
+
+
 def test_the_table_has_a_row_for_each_small_recipe():
     table = read(str(FOLDER / "tiny/all.yaml"))
     used = {row.recipe for row in table.rows.values()} | {c.recipe for c in table.controls.values() if c.recipe}

@@ -81,8 +81,8 @@ def folder(tmp_path_factory):
     shutil.copytree(pictures, data / "flickr30k")
     prepare("snli-ve", "--input", *files, "--images", pictures, "--out", data / "snli_ve")
     memes = hateful_memes(data)
-    for official in ("dev_seen", "test_seen"):  # both have labels since the challenge is over
-        shutil.copy(memes / "dev.jsonl", memes / f"{official}.jsonl")
+    for split in ("dev", "test"):  # as they are called since there are others, unseen; test without labels
+        shutil.copy(memes / f"{split}.jsonl", memes / f"{split}_seen.jsonl")
     for name, split in (("train", "train2014"), ("val", "val2014"), ("test", "test2015")):
         questions, annotations, pictures = vqa(data, split)
         told = () if name == "test" else ("--annotations", annotations)
