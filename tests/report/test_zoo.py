@@ -58,6 +58,13 @@ def test_what_a_run_took_is_told_beside_what_its_rows_cost():
     assert re.search(r"^\| from nothing, an hour .* \| – \| – \| – \| one of 2 CPU cores", page, re.M), "of which no log is kept"
 
 
+@pytest.mark.parametrize("page, repeated", [("docs/benchmarks/train.md", ["pairs", "region"]), ("plugins/x2vlm/README.md", ["pairs"])])
+def test_figures_that_other_pages_repeat_are_those_that_are_counted(page, repeated):
+    text = (ROOT / page).read_text()
+    costs = [s["gflops"] for name in ("xfm/baselines/x2vlm.yaml", "xfm/base.yaml") for s in COUNTS[name]["streams"] if s["name"] in repeated]
+    assert len(costs) == 2 * len(repeated) and all(f" {cost:.2f}" in text for cost in costs)
+
+
 # ---- a copy that is changed -----------------------------------------------------------------------------------------------
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
