@@ -31,6 +31,15 @@ for kind, block in json.load(sys.stdin):
     else:
         exec(compile(block, "docs/plugins.md", "exec"), names)
         assert names["model"]._texts.max_tokens == 16  # as its evaluation says
+
+import timm, torch
+from xtoolkit.registry import ENCODER_REGISTRY
+
+theirs = timm.create_model("vit_tiny_patch16_224")
+torch.save(theirs.state_dict(), "vit_tiny.pth")
+tower = ENCODER_REGISTRY.get("TimmViT")(init="vit_tiny.pth")
+tower.load_init()
+assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in tower.vit.state_dict().items())
 """
 
 
