@@ -72,6 +72,12 @@ def test_what_is_missing_of_a_cell_is_small():
     assert r"61.2 $\pm$ 0.8 {\scriptsize (2 of 3: missing)} \\" in pages.as_tex([("a", ["task", "x"], [["y", "61.2 ± 0.8 (2 of 3: missing)"]])])
 
 
+def test_columns_of_figures_run_right_and_all_others_left():
+    rows = [["[a] x", "R@1", "primary", "+1.2 (-0.5 to +2.9)", "3 of 3", "9.77e-04", "undecided", "–"], ["20 news", "5-way", "", "–", "2 of 3", "", "–", "0.31"]]
+    tex = pages.as_tex([("a", [*"abcdefgh"], rows), ("none yet", ["task", "x"], [])])
+    assert "\\begin{tabular}{lllrrrlr}\n" in tex and "\\begin{tabular}{lr}\n" in tex and columns_of(tex) == [8, 8, 8, 2]
+
+
 # ---- the page -------------------------------------------------------------------------------------------------------------
 def pretrain(job, steps, rows=4):
     """Leaves what pretraining would: so many logged steps of a falling loss."""

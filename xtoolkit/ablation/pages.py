@@ -10,6 +10,7 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciit
            ">": r"\textgreater{}", "[": "{[}", "*": "{*}",  # after \\ these two would be arguments
            "|": r"\textbar{}", '"': r"\textquotedbl{}"} | {one: f"\\{one}" for one in "&%$#_"}
 BOLD = re.compile(r"\*\*(.*)\*\*")
+FIGURE = re.compile(r"([-+−]?\d[\d.,e+-]*( .*)?|–)?", re.S)  # a column of such cells runs right
 PART = re.compile(r"(.*\S) (\([^()]*\))")  # a figure, and in brackets what is missing of it
 
 
@@ -42,7 +43,8 @@ def as_tex(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
 
 
 def _tabular(heading, rows):
-    shape = "l" * (1 + (heading[1] == "metric")) + "r" * (len(heading) - 1 - (heading[1] == "metric"))
+    several = list(zip(*rows)) or [()] * len(heading)
+    shape = "l" + "".join("r" if all(map(FIGURE.fullmatch, cells)) else "l" for cells in several[1:])
     lines, ruled = [f"\\begin{{tabular}}{{{shape}}}", "\\toprule", _line(heading), "\\midrule"], True
     for number, row in enumerate(rows):
         bold = BOLD.fullmatch(row[0])
