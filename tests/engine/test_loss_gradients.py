@@ -17,6 +17,8 @@ from xtoolkit.hooks import Hook, LossGradients
 from xtoolkit.hooks.by_loss import cosines, gradients_by_loss, norms
 from xtoolkit.recipe.settings import ScheduleBlock
 from xtoolkit.report import write_report
+from xtoolkit.report.gradients import heat_maps
+from xtoolkit.report.record import Run as Record
 
 WEIGHTS = {"itc": 1.0, "itm": 2.0, "imlm": 0.5, "mim": 1.0}
 STREAM = "streams.match.losses="
@@ -166,6 +168,26 @@ def folder(tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "xfm"
     small(f"train.output={output}", "train.steps=2", "hooks.audit={type: LossGradients, every: 1}").train(say=lambda line: None)
     return output
+
+
+def test_the_report_draws_cosines_over_training():
+    """Of 40 audits twelve columns, the first and the last among them; a pair that was not met at one has no cell there."""
+    lines = [{"step": step, "audit.norm.a.one.body": 1.0, "audit.cosine.body.a.two.a.one": step / 40 - 0.5} for step in range(1, 41)]
+    lines[-1] |= {"audit.cosine.body.b.one.a.one": -0.25}
+    run = read_back(lines)
+    newest, over = [one for one in heat_maps(run) if "cosine" in one["title"]]
+    assert newest["rows"][0][1] == ("+0.500", 35.0, False) and over["title"] == "audit: cosine in body over training, step by step"
+    assert over["heading"][:3] == ["losses", "1", "5"] and over["heading"][-1] == "40" and len(over["heading"]) == 13
+    first, second = over["rows"]
+    assert [cell[0] for cell in first[:2]] == ["a.one, a.two", "-0.475"] and first[1][2] and first[-1] == ("+0.500", 35.0, False)
+    assert second[1] == ("", 0, False) and second[-1] == ("-0.250", 17.5, True)
+    assert all(len(map_["heading"]) == len(row) for map_ in (newest, over) for row in map_["rows"])
+    assert [one["title"] for one in heat_maps(read_back(lines[:1]))] == ["audit: gradient norm, coloured within each encoder", "audit: cosine in body"]
+
+
+def read_back(lines):
+    config = {"streams": {"a": {"losses": {"one": 1, "two": 1}}, "b": {"losses": {"one": 1}}}, "encoders": {"body": {}}, "hooks": {"audit": {}}}
+    return Record(config, "", lines, {}, {}, {}, {})
 
 
 def test_the_report_draws_the_newest_audit_and_the_command_the_newest_checkpoint(folder, tmp_path, capsys):
