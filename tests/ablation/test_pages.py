@@ -68,6 +68,23 @@ def test_rows_that_do_not_apply_to_a_single_column_are_left_out(jobs, tmp_path):
     assert "| {Long} |" in shown and "| Alone |" not in shown
 
 
+def test_notes_stand_with_the_table_and_change_no_key(jobs, tmp_path):
+    keys = [job.key for job in jobs().all()]
+    text = (tmp_path / "table.yaml").read_text()
+    noted = text.replace('{set: [train.steps=2]}', '{set: [train.steps=2], note: "nothing is stopped: 100 %"}')
+    (tmp_path / "table.yaml").write_text(f"note: |\n  †: on the\n  same data\n{noted}")
+    of = jobs()
+    said = results.write(of, page=True)
+    assert [job.key for job in of.all()] == keys
+    lines = ["†: on the same data", "[1] *both*: nothing is stopped: 100 %"]
+    assert said.endswith("|\n\n" + "\n".join(f"- {line}" for line in lines)) and said in (tmp_path / "out/table.md").read_text()
+    assert json.loads((tmp_path / "out/table.json").read_text())["notes"] == lines
+    tex = (tmp_path / "out/table.tex").read_text()
+    assert tex.endswith(r"\par\noindent{\footnotesize {[}1] {*}both{*}: nothing is stopped: 100 \%\par}" + "\n") and columns_of(tex)
+    html = (tmp_path / "out/table.html").read_text()
+    assert all(f'<li class="lead">{line}</li>' in html for line in lines)
+
+
 def test_what_is_missing_of_a_cell_is_small():
     assert r"61.2 $\pm$ 0.8 {\scriptsize (2 of 3: missing)} \\" in pages.as_tex([("a", ["task", "x"], [["y", "61.2 ± 0.8 (2 of 3: missing)"]])])
 

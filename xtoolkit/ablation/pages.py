@@ -1,8 +1,10 @@
-"""A table as CSV and LaTeX, beside ``table.md``: written from what ``table.json`` holds, after each job."""
+"""A table as CSV and LaTeX, beside ``table.md``, and its notes: written from what ``table.json`` holds, after each job."""
 
 import csv
 import io
 import re
+
+from xtoolkit.ablation.table import Table
 
 FIELDS = ["column", "row", "metric", "control", "seed", "value", "state"]
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -32,14 +34,21 @@ def as_csv(lines: list[dict]) -> str:
     return text.getvalue()
 
 
-def as_tex(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
-    """A ``tabular`` of the package booktabs each, to be taken in with ``\\input``.
+def notes(table: Table) -> list[str]:
+    """What a table's YAML says of it, then of its columns and starts, a line each."""
+    named = [f"{name}: {one.note}" for name, one in [*table.columns.items(), *table.starts.items()] if one.note]
+    return [_one_line(note) for note in [*([table.note] if table.note else []), *named]]
+
+
+def as_tex(tables: list[tuple[str, list[str], list[list[str]]]], notes: list[str] = ()) -> str:
+    """A ``tabular`` of the package booktabs each, and the notes below them, to be taken in with ``\\input``.
 
     Args:
         tables: (what it is, heading, rows), cells as in ``table.md``. A rule stands above and below a row in bold.
     """
-    return "% \\usepackage{booktabs}\n" + "\n".join(f"% {_one_line(title)}\n{_tabular(heading, rows)}" for title, heading, rows
-                                                    in tables)
+    found = [f"% {_one_line(title)}\n{_tabular(heading, rows)}" for title, heading, rows in tables]
+    found += [f"\\par\\noindent{{\\footnotesize {escaped(note)}\\par}}\n" for note in notes]
+    return "% \\usepackage{booktabs}\n" + "\n".join(found)
 
 
 def _tabular(heading, rows):

@@ -38,7 +38,7 @@ def write(jobs: Jobs, told: dict, heading: list[str], rows: list[list[str]], oth
     pairs = _pairs(told)
     return write_page(Path(table.output) / NAME, render(
         "ablation.html", name=Path(table.output).resolve().name, seeds=table.seeds, finished=sum(map(_finished, states)),
-        cells=len(states), columns=[[name, column.run or column.recipe or table.recipe, "\n".join(table.overrides(column))]
+        cells=len(states), notes=told["notes"], columns=[[name, column.run or column.recipe or table.recipe, "\n".join(table.overrides(column))]
                                     for name, column in table.columns.items()],
         differences=[(title, head, _bold(several)) for title, head, several in contrasts.tables(told)],
         values=_values(lines, heading, rows), lines=len(lines),

@@ -47,16 +47,18 @@ def _write(jobs, folder, page):
     groups = [] if alone else contrasts.compare(jobs, lines, samples=page)
     told = {"columns": {name: column.run for name, column in table.columns.items()},
             "seeds": len(table.seeds), "machines": (on := jobs.machines()),
-            "contrasts": contrasts.asked(table, lines), "rows": lines, "groups": groups}
+            "contrasts": contrasts.asked(table, lines), "rows": lines, "groups": groups,
+            "notes": pages.notes(table)}
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
     shown = [*contrasts.tables(told), ("Values: means over seeds, their standard deviation", heading, rows)]
     text = "\n\n".join(f"## {title}\n\n{_markdown(head, several)}" for title, head, several in shown)
+    text = "\n".join([text, *([""] if told["notes"] else []), *(f"- {note}" for note in told["notes"])])
     write_json(folder / "table.json", told)
     others = published.read(table.published) if table.published else None
     note = NOTE + machines.lines(on) + ("" if alone else DIFFERENCES) + (CONTRASTS if table.contrasts else "")
     write_text(folder / "table.md", f"{text}\n\n{note}{_others(others) if others else ''}")
     write_text(folder / "table.csv", pages.as_csv(lines))
-    write_text(folder / "table.tex", pages.as_tex([*shown, *(others.tables() if others else ())]))
+    write_text(folder / "table.tex", pages.as_tex([*shown, *(others.tables() if others else ())], told["notes"]))
     if page:
         from xtoolkit.ablation import pages_html  # only here: a job's end waits for no template
 

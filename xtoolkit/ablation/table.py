@@ -27,6 +27,7 @@ class Column:
         run: a pretrained run or file of weights, instead of a recipe.
         rows: overrides of its rows' recipes: where it has another encoder, fine-tuning must build that one too.
         apart: added to a seed where it is pretrained, not to its starts': what then differs from the same recipe is chance.
+        note: printed with the table: what its name does not say. No figure depends on it.
     """
 
     recipe: str | None = None
@@ -35,6 +36,7 @@ class Column:
     run: str | None = None
     rows: list[str] = field(default_factory=list)
     apart: Whole = 0
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Table:
         published: a file, beside the table, of figures that others have published of these columns; see ``Published``.
         reference: the column that the others are held against, with intervals; null: the last one.
         contrasts: {name: Contrast}.
+        note: printed with the table.
     """
 
     columns: dict[str, Column]
@@ -130,6 +133,7 @@ class Table:
     published: str | None = None
     reference: str | None = None
     contrasts: dict[str, Contrast] = field(default_factory=dict)
+    note: str | None = None
 
     def overrides(self, column: Column) -> list[str]:
         """A column's overrides, with those that it takes by name."""
