@@ -11,7 +11,7 @@ from html_page import Page
 from latex import columns_of
 from toy_table import fill
 from xtoolkit import plan
-from xtoolkit.ablation import pages, pages_html, results
+from xtoolkit.ablation import pages, pages_html, results, work
 from xtoolkit.ablation.jobs import Jobs, write_done
 from xtoolkit.ablation.table import read
 
@@ -127,7 +127,8 @@ def test_the_page(jobs, monkeypatch):
         fill(of.cell(first, "[a] Short", "", seed), a, [1, 1, 0])
         fill(of.cell(second, "[a] Short", "", seed), b, [0, 1, 1])
     pretrain(of.pretrained("columns", first, 1), 3)
-    pretrain(of.pretrained("columns", second, 2), 2000)
+    pretrain(of.pretrained("columns", second, 1), 2000)
+    pretrain(of.pretrained("columns", second, 2), 7)  # of the first column there is no such seed: curves are of the other
     of = jobs()
     results.write(of, page=True)
     text = open(page).read()
@@ -145,15 +146,55 @@ def test_the_page(jobs, monkeypatch):
     assert seeds.count("<svg") == 2 and seeds.count("<circle") == 8 and "<title>seed 2: 62.0</title>" in seeds
     for part in ("Curves at equal steps", "Curves at equal work"):
         assert section(text, part).count('<polyline class="line') == 2
+        assert "with seed 1, from" in section(text, part) or "of seed 1, over" in section(text, part)
     samples = rows_of(section(text, "Samples that differ most"))
     assert samples == [["sample", "score of RoBERTa†", "of [1] *both*", "both", "RoBERTa†", "[1] *both*"],
                        ["s0", "1", "0", "told word 0", "", ""], ["s2", "0", "1", "told word 2", "", ""]]
     # Work is the plan's GFLOPs a row times the rows seen; a plan that is known is not made again.
     gflops = plan.make_plan(of.pretrained("columns", first, 1).recipe.checked).streams[0].gflops
     monkeypatch.setattr(plan, "make_plan", None)
-    _, work, unit = pages_html._work(of, pages_html._runs(of))
-    assert unit == "GFLOPs" and work[first] == {step: pytest.approx(4 * step * gflops) for step in (1, 2, 3)}
-    assert len(work[second]) == 2000
+    seed, runs = pages_html._runs(of)
+    _, steps, unit = pages_html._work(of, runs)
+    assert unit == "GFLOPs" and steps[first] == {step: pytest.approx(4 * step * gflops) for step in (1, 2, 3)}
+    assert len(steps[second]) == 2000 and seed == 1
+    told = json.loads(open(of.table.output + "/table.json").read())
+    assert told["work"] == {first: {"its own": pytest.approx(4 * 3 * gflops / 1000)}, second: {"its own": pytest.approx(4 * 2000 * gflops / 1000)}}
+    # What makes the page too large is left off, samples first, and it says so.
+    monkeypatch.setattr(pages_html, "MOST", len(text.encode()) - 1)
+    results.write(of, page=True)
+    smaller = open(page).read()
+    assert len(smaller.encode()) < len(text.encode()) and "<h2>Samples" not in smaller and "<h2>Curves at equal work" in smaller
+    assert "MB: 1 of 1 pairs of columns with their samples.</p>" in smaller
+    monkeypatch.setattr(pages_html, "MOST", 0)
+    results.write(of, page=True)
+    least = open(page).read()
+    assert "1 of 1 kinds of curves at equal steps; 2 of 2 figures seed by seed.</p>" in least and "<svg" not in least and "<h2>Values" in least
+
+
+def test_what_training_took_counts_what_a_column_starts_from_by_name(tmp_path, monkeypatch):
+    """A column from a start that has one itself, and from weights that were there."""
+    toy_table.write(tmp_path)
+    (tmp_path / "table.yaml").write_text(f'''
+output: {tmp_path}/out
+seeds: [1, 2]
+recipe: long.yaml
+starts: {{first: {{}}, then: {{set: ["init=<first>"]}}}}
+columns: {{alone: {{}}, begun: {{set: ["init=<then>"]}}, there: {{run: {tmp_path}/long.yaml}}}}
+rows: {{Short: {{recipe: long.yaml, metrics: {{told: test.accuracy}}}}}}
+''')
+    monkeypatch.setattr(work, "_planned", lambda job: {"train": 500.0})
+    make = lambda: Jobs(read(str(tmp_path / "table.yaml")), str(tmp_path), threads=1)
+    of = make()
+    for steps, job in enumerate([of.pretrained("starts", "first", 2), of.pretrained("starts", "then", 2), of.pretrained("columns", "begun", 2)], 1):
+        pretrain(job, steps)
+    pretrain(of.pretrained("columns", "alone", 1), 5)
+    assert work.of_columns(make(), plan=False) == {"alone": {"its own": None}, "begun": {"its own": None, "start: then": None, "start: first": None}}
+    found = work.of_columns(make(), plan=True)  # so many steps of four rows
+    assert found == {"alone": {"its own": 10.0}, "begun": {"its own": 6.0, "start: then": 4.0, "start: first": 2.0}} == work.of_columns(make(), plan=False)
+    (_, heading, rows), = work.tables({"work": found})
+    assert heading == ["training", "alone", "begun"]
+    assert rows == [["with all starts", "10.0", "12.0"], ["its own", "10.0", "6.00"], ["start: then", "", "4.00"], ["start: first", "", "2.00"]]
+    assert work.tables({"work": {"begun": {"its own": 6.0, "start: then": None}}})[0][2][0] == ["with all starts", "–"] and not work.tables({"work": {}})
 
 
 def test_a_single_column_beside_its_controls(tmp_path):

@@ -1,18 +1,16 @@
 """A table on one self-contained page: differences first, then values, seeds, curves by column, samples that differ."""
 
-import json
 from pathlib import Path
 
 from markupsafe import Markup
 
-from xtoolkit.ablation import contrasts
-from xtoolkit.ablation.jobs import Job, Jobs, There
+from xtoolkit.ablation import contrasts, work
+from xtoolkit.ablation.jobs import Job, Jobs
 from xtoolkit.ablation.pages import BOLD
 from xtoolkit.ablation.pages_samples import differing
 from xtoolkit.ablation.published import Published
-from xtoolkit.engine.records import write_json
+from xtoolkit.ablation.recipe import There
 from xtoolkit.recipe.folder import CONFIG, METRICS
-from xtoolkit.registry import ConfigError
 from xtoolkit.report.charts import Chart, Curve, laid_out, thinned
 from xtoolkit.report.figures import COLOURS
 from xtoolkit.report.record import Run, read_run
@@ -20,7 +18,9 @@ from xtoolkit.report.rendering import render, write as write_page
 from xtoolkit.report.strips import layout as strip
 
 NAME = "table.html"
-COUNTS = "gflops.json"  # beside it: {key of what was pretrained: {stream: GFLOPs a row}}
+MOST = 10**7  # bytes of it
+LEFT_OFF = {"samples": "pairs of columns with their samples", "work": "kinds of curves at equal work",
+            "curves": "kinds of curves at equal steps", "strips": "figures seed by seed"}  # in this order, where it is larger
 UNITS = ["GFLOPs", "TFLOPs", "PFLOPs", "EFLOPs", "ZFLOPs"]
 
 
@@ -33,17 +33,37 @@ def write(jobs: Jobs, told: dict, heading: list[str], rows: list[list[str]], oth
         others: what others have published.
     """
     table, lines = jobs.table, told["rows"]
-    runs, known = _runs(jobs), others and [(title, head, _bold(several)) for title, head, several in others.tables()]
+    (seed, runs), known = _runs(jobs), others and [(title, head, _bold(several)) for title, head, several in others.tables()]
     states = [state for line in lines for cell in line["columns"].values() for state in cell["states"].values()]
-    pairs = _pairs(told)
-    return write_page(Path(table.output) / NAME, render(
+    parts = {"samples": _samples(jobs, _pairs(told)), "work": _curves(table, *_work(jobs, runs)),
+             "curves": _curves(table, runs), "strips": _strips(table, lines)}
+    page = lambda left: render(
         "ablation.html", name=Path(table.output).resolve().name, seeds=table.seeds, finished=sum(map(_finished, states)),
-        cells=len(states), notes=told["notes"], columns=[[name, column.run or column.recipe or table.recipe, "\n".join(table.overrides(column))]
-                                    for name, column in table.columns.items()],
+        cells=len(states), notes=told["notes"], left=left, most=f"{MOST / 10**6:g} MB", seed=seed, source=METRICS,
+        columns=[[name, column.run or column.recipe or table.recipe, "\n".join(table.overrides(column))]
+                 for name, column in table.columns.items()],
         differences=[(title, head, _bold(several)) for title, head, several in contrasts.tables(told)],
-        values=_values(lines, heading, rows), lines=len(lines),
-        strips=_strips(table, lines), colours=COLOURS, curves=_curves(table, runs), work=_curves(table, *_work(jobs, runs)),
-        source=METRICS, samples=_samples(jobs, pairs), others=others, known=known))
+        values=[*_values(lines, heading, rows), *work.tables(told)], lines=len(lines), colours=COLOURS,
+        others=others, known=known, **parts)
+    return write_page(Path(table.output) / NAME, _small(page, parts))
+
+
+def _small(page, parts) -> str:
+    """The page, with as many of its large parts as it has room for; it says what is left off.
+
+    Args:
+        page: renders it with ``parts`` as they then are, and with lines of what they lack.
+        parts: {name: several}.
+    """
+    counts = {name: len(several) for name, several in parts.items()}
+    while True:
+        left = [f"{counts[name] - len(parts[name])} of {counts[name]} {what}" for name, what in LEFT_OFF.items()
+                if len(parts[name]) < counts[name]]
+        text = page(left)
+        large = next((name for name in LEFT_OFF if parts[name]), None)
+        if large is None or len(text.encode()) <= MOST:
+            return text
+        parts[large] = parts[large][:len(parts[large]) // 2]
 
 
 def _bold(rows):
@@ -90,16 +110,15 @@ def _strips(table, lines) -> list[dict]:
 
 
 # ---- curves ---------------------------------------------------------------------------------------------------------------
-def _runs(jobs: Jobs) -> dict[str, tuple[Job | There, Run]]:
-    """{column: what was pretrained for it, and what is known of that} of the first seed that has logged anything."""
-    found = {}
-    for column in jobs.table.columns:
-        for seed in jobs.table.seeds:
-            job = jobs.pretrained("columns", column, seed)
-            if (job.folder / CONFIG).is_file() and (run := read_run(job.folder)).lines:
-                found[column] = job, run
-                break
-    return found
+def _runs(jobs: Jobs) -> tuple[int, dict[str, tuple[Job | There, Run]]]:
+    """The seed of which most columns are finished, or else have begun, the first of several; and {column: what was pretrained for
+    it with that seed, and what is known of that}."""
+    trained = lambda seed: {name: jobs.pretrained("columns", name, seed) for name in jobs.table.columns}
+    begun = lambda job: all((job.folder / name).is_file() for name in (CONFIG, METRICS))
+    seed = max(jobs.table.seeds, key=lambda seed: (sum(job.complete and begun(job) for job in trained(seed).values()),
+                                                   sum(map(begun, trained(seed).values()))))
+    found = {name: (job, read_run(job.folder)) for name, job in trained(seed).items() if begun(job)}
+    return seed, {name: (job, run) for name, (job, run) in found.items() if run.lines}
 
 
 def _curves(table, runs, across=None, unit="") -> list[tuple[str, list]]:
@@ -128,33 +147,16 @@ def _curves(table, runs, across=None, unit="") -> list[tuple[str, list]]:
 
 
 def _work(jobs, runs):
-    """Runs again, {column: {step: operations up to it}}, and their unit. What a plan says is kept: it takes seconds."""
-    path, found = Path(jobs.table.output) / COUNTS, {}
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Runs again, {column: {step: operations up to it}}, and their unit."""
+    found, known = {}, work.gflops(jobs, [job for job, _ in runs.values() if isinstance(job, Job)], plan=True)
     for column, (job, run) in runs.items():
-        rows = known[job.key] if job.key in known else _gflops(job)
-        known[job.key] = rows
+        rows = known[job.key] if isinstance(job, Job) else None
         if rows and all(f"samples.{stream}" in run.lines[-1] for stream in rows):
-            found[column] = {line["step"]: sum(gflops * line.get(f"samples.{stream}", 0) for stream, gflops in rows.items())
-                             for line in run.lines}
-    write_json(path, known)
+            found[column] = {line["step"]: work.spent(line, rows) for line in run.lines}
     most = max((value for steps in found.values() for value in steps.values()), default=0)
     power = next((n for n in range(len(UNITS)) if most < 1e4 * 1000 ** n), len(UNITS) - 1)
     scaled = {column: {step: value / 1000 ** power for step, value in steps.items()} for column, steps in found.items()}
     return runs, scaled, UNITS[power]
-
-
-def _gflops(job) -> dict[str, float] | None:
-    """{stream: GFLOPs that training on a row of it takes}, from the plan; None where they are unknown."""
-    from xtoolkit.plan import make_plan
-
-    if not isinstance(job, Job):
-        return None
-    try:
-        streams = make_plan(job.recipe.checked).streams
-    except ConfigError:
-        return None
-    return None if any(stream.gflops is None for stream in streams) else {stream.name: stream.gflops for stream in streams}
 
 
 # ---- samples --------------------------------------------------------------------------------------------------------------

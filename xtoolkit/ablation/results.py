@@ -5,7 +5,7 @@ import fcntl
 import statistics
 from pathlib import Path
 
-from xtoolkit.ablation import contrasts, machines, pages, published
+from xtoolkit.ablation import contrasts, machines, pages, published, work
 from xtoolkit.ablation.contrasts import decimals
 from xtoolkit.ablation.jobs import FINISHED, LOCK, OLDER, Job, Jobs
 from xtoolkit.ablation.outputs import bootstrap
@@ -48,9 +48,10 @@ def _write(jobs, folder, page):
     told = {"columns": {name: column.run for name, column in table.columns.items()},
             "seeds": len(table.seeds), "machines": (on := jobs.machines()),
             "contrasts": contrasts.asked(table, lines), "rows": lines, "groups": groups,
-            "notes": pages.notes(table)}
+            "work": work.of_columns(jobs, plan=page), "notes": pages.notes(table)}
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
-    shown = [*contrasts.tables(told), ("Values: means over seeds, their standard deviation", heading, rows)]
+    shown = [*contrasts.tables(told), ("Values: means over seeds, their standard deviation", heading, rows),
+             *work.tables(told)]
     text = "\n\n".join(f"## {title}\n\n{_markdown(head, several)}" for title, head, several in shown)
     text = "\n".join([text, *([""] if told["notes"] else []), *(f"- {note}" for note in told["notes"])])
     write_json(folder / "table.json", told)

@@ -51,9 +51,9 @@ def _over_training(found) -> list[list[str]]:
     steps = sorted({step for points in found.values() for step, _ in points})
     shown = min(MOMENTS, len(steps))
     steps = [steps[round(n * (len(steps) - 1) / max(1, shown - 1))] for n in range(shown)]
-    known = {two: dict(points) for two, points in found.items()}
+    known = {", ".join(two): dict(points) for two, points in found.items()}
     return [["losses", *map(str, steps)],
-            *([f"{one}, {other}", *(f"{of[step]:+.3f}" if step in of else "" for step in steps)] for (one, other), of in known.items())]
+            *([name, *(f"{of[step]:+.3f}" if step in of else "" for step in steps)] for name, of in known.items())]
 
 
 def norm_charts(run) -> list[Chart]:
