@@ -1,5 +1,5 @@
 """Every system: what its recipes plan, and each small one, shrunk: a few steps on the sample pack, gone on with after an interruption, and
-asked what it can."""
+asked what it can. The pack has no videos: those of x2vlm_video.yaml are made here."""
 
 import json
 import os
@@ -42,11 +42,12 @@ FROZEN = {"tokens": (*BLOCKS, STEM, INIT)}
 CONTRAST = ["encode_image", "encode_text", "similarity", "temperature"]
 COMPARES = "Retrieval gives it, where a recipe has a Similarity encoder and `losses.itc: {type: ITC, sim: sim}`"
 MATCHES = "Retrieval gives it, where a recipe has a loss that matches"
+X2VLM = (small(**VISION, **TEXT, **PROJECTIONS, fusion=BLOCKS) + ["schedule.every=null"], ["attend", *CONTRAST, "ground", "match"],
+         ("caption", "CaptionScores gives it, where a recipe has a loss that generates"))
 # {recipe: (how it is shrunk, what a model of it can, what it lacks and what is said to give it)}
 SYSTEMS = {
-    "x2vlm": (small(**VISION, **TEXT, **PROJECTIONS, fusion=BLOCKS) + ["schedule.every=null"],
-              ["attend", *CONTRAST, "ground", "match"],
-              ("caption", "CaptionScores gives it, where a recipe has a loss that generates")),
+    "x2vlm": X2VLM,
+    "x2vlm_video": (X2VLM[0] + ["init=null"], *X2VLM[1:]),
     "flava": (small(image_layers=(*BLOCKS, STEM), text_layers=BLOCKS, fusion=("layers=1", "heads=2"), **PROJECTIONS, **FROZEN)
               + ["train.seed=21"],  # which draws every stream after the interruption
               [*CONTRAST, "match", "picture_codes"],
@@ -59,6 +60,16 @@ SYSTEMS = {
              ("classify", "Accuracy gives it, where a recipe has a classification head")),
     "contrast": (small(**VISION, **TEXT, **PROJECTIONS), CONTRAST, ("match", MATCHES)),
 }
+
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "x2vlm_video" else name for name in SYSTEMS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def working_folder(tmp_path_factory):
+    """Where paths of recipes begin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("data"))
+        yield
 
 
 @pytest.mark.parametrize("name", PLANNED)
@@ -82,6 +93,10 @@ def trained(tmp_path_factory):
 
     def run(name):
         if name not in done:
+            if name == "x2vlm_video":
+                from made_videos import write_videos
+
+                write_videos(Path("data/videos"))
             Run(recipe(name, folder / name)).train(say=lambda line: None)
             done.add(name)
         return folder / name
@@ -94,7 +109,7 @@ def logged(output) -> list[dict]:
     return [{k: v for k, v in line.items() if not any(fnmatchcase(k, p) for p in MEASURED)} for line in lines]
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_run_ends_with_the_same_bits(trained, tmp_path, name):
     """Interrupted after step 5, whose numbers are in the log, with step 2's as the newest whole checkpoint."""
     whole, cut = trained(name), tmp_path / "run"
@@ -121,7 +136,7 @@ def alone(model, picture, text) -> Batch:
     return Batch(image=image, text=words)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_loaded_model_answers_what_it_can_and_says_what_it_lacks(trained, name):
     _, abilities, (lacks, said) = SYSTEMS[name]
     model = xtoolkit.load(trained(name), precision="fp32")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_videos import write_videos
 
 from xtoolkit import build
 from xtoolkit import recipe as recipes
@@ -16,40 +17,17 @@ from xtoolkit.plan import make_plan
 from xtoolkit.recipe import config
 from xtoolkit.recipe.plugins import PACKAGE, import_components
 
-av = pytest.importorskip("av", reason="needs the extra `video`")
 import_components()
 RECIPE = Path(__file__).resolve().parents[2] / "projects/xfm/baselines/tiny/x2vlm_video.yaml"
 SMALL = [f"encoders.{e}.{k}" for e in ("vision", "text", "fusion") for k in ("layers=1", "heads=2")] + [
     *(f"encoders.{e}.width=32" for e in ("vision", "text")), "encoders.vision.stem=[8, 8, 8]", "encoders.vision_proj.dim=32",
     "encoders.text_proj.dim=32", "streams.*.batch_size=4", "evaluate=null", "init=null", "train.log_every=1", "train.device=cpu",
     "train.precision=fp32"]
-CAPTIONS = ["a red square", "a green square moves", "something blue", "a grey evening", "white snow", "a yellow bird"]
-COLOURS = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (120, 120, 120), (250, 250, 250), (230, 230, 20)]
-
-
-def write_video(path, colour, length, rate=4):
-    """A video whose brightness says the second: second s is ``colour`` scaled by (s + 1) / (length + 1)."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
-        stream.width = stream.height = 64
-        stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
-        for n in range(length * rate):
-            shade = np.array(colour) * (n // rate + 1) / (length + 1)
-            frame = av.VideoFrame.from_ndarray(np.broadcast_to(shade.astype(np.uint8), (64, 64, 3)).copy(), format="rgb24")
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    for n, colour in enumerate(COLOURS):
-        write_video(folder / f"{n}.mp4", colour, 5)
-    lines = [{"video": f"{n}.mp4", "captions": [caption, caption + " again"]} for n, caption in enumerate(CAPTIONS)]
-    (folder / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    return folder
+    return write_videos(tmp_path_factory.mktemp("videos"))
 
 
 def module():
@@ -63,7 +41,7 @@ def bad(why):
 
 
 def keys_of(videos, *overrides):
-    return [*SMALL, f"streams.video.data.path={videos / 'videos.jsonl'}", *overrides]
+    return [*SMALL, f"streams.video.data.path={videos / 'train.jsonl'}", *overrides]
 
 
 def built(videos, *overrides):
@@ -155,7 +133,7 @@ def test_the_plan_counts_every_frame(videos):
 
 
 def test_mixed_batches_of_pictures_regions_and_videos_train(videos, tmp_path):
-    keys = ["--config", str(RECIPE), *SMALL, f"streams.video.data.path={videos / 'videos.jsonl'}", "train.steps=3", "train.workers=0",
+    keys = ["--config", str(RECIPE), *SMALL, f"streams.video.data.path={videos / 'train.jsonl'}", "train.steps=3", "train.workers=0",
             "schedule.every=null", f"train.output={tmp_path / 'run'}"]
     assert train(keys) == 0
     logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
