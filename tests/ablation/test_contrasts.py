@@ -100,17 +100,27 @@ def test_contrasts_are_of_groups_seed_by_seed(folder):
     assert said["more"]["seeds"] == {"1": 5 - 1, "2": 2 - 3, "3": -1 - 2} and said["more"]["verdict"] is None is said["more"]["p"]
     # Of three seeds that agree p is 2 / 2^3, by Holm of the two primaries twice that; t of two degrees of freedom is 4.303.
     assert (said["words"]["p"], said["words"]["adjusted"], said["words"]["verdict"], said["words"]["needed"]) == (0.25, 0.5, "undecided", 7)
+    assert said["more"]["needed"] is None
     assert said["words"]["low"] == pytest.approx(3.5 - 4.302653 * 0.5 / 3 ** 0.5, abs=1e-5)
-    assert said["words"]["smallest"] is None, "three seeds find nothing, however large"
+    # Three seeds find nothing by sign flips, however large; by a t-interval 3.26 deviations, of 0.5 (scipy: nct.sf(t.ppf(0.975, 2), 2,
+    # 3.26 * 3**0.5) is 0.80).
+    assert (said["words"]["smallest"], said["words"]["found_by"]) == (pytest.approx(3.26 * 0.5, abs=0.005), "t-interval")
+    assert "| 3 of 3 | 7 | 0.25 | 0.5 | undecided; too few seeds to decide | 1.63 by t-interval |" in text
     # A control has its own verdict, without the primaries' correction: six seeds could decide.
     assert (said["same"]["adjusted"], said["same"]["needed"], said["sure"]["p"]) == (1.0, 6, 0.25)
-    assert "| same | negative control | +0.17" in text and "undecided, as it must be; 6 seeds could decide |" in text and "undecided; 7 seeds could decide |" in text
-    assert "| sure | positive control | +2.00" in text and "undecided; 6 seeds could decide |" in text
+    assert "| same | negative control | +0.17" in text and "undecided, as it must be; too few seeds to decide |" in text
+    assert "| sure | positive control | +2.00" in text and "| 6 | 0.25 | 0.25 | undecided; too few seeds to decide |" in text
     # Differences from the reference, and of a group the means of its rows.
-    begun = told["rows"][0]["columns"]["Begun"]["difference"]
-    assert (begun["to"], begun["seeds"], begun["mean"]) == ("Further", 3, pytest.approx(-5 / 3)) and "difference" not in told["rows"][0]["columns"]["Further"]
+    short = told["rows"][0]
+    begun = short["differences"]["Begun"]["Further"]
+    assert short["reference"] == "Further" and (begun["seeds"], begun["mean"]) == (3, pytest.approx(-5 / 3)) and "Further" not in short["differences"]
+    # Every two columns have one, each pair once: Begun - Again is 51 - 52, 53 - 55, 53 - 54; t of two degrees of freedom is 4.303.
+    assert {one: sorted(of) for one, of in short["differences"].items()} == {"Plain": ["Again", "Begun", "Further"], "Begun": ["Again", "Further"], "Again": ["Further"]}
+    again = short["differences"]["Begun"]["Again"]
+    assert (again["mean"], again["high"]) == (pytest.approx(-4 / 3), pytest.approx(-4 / 3 + 4.302653 / 3)) and again["samples"] is None
     words, = told["groups"]
-    assert words["columns"]["Plain"]["values"] == {"1": 55.0, "2": 55.5, "3": 56.0} and words["columns"]["Plain"]["difference"]["mean"] == -3.5
+    assert words["columns"]["Plain"]["values"] == {"1": 55.0, "2": 55.5, "3": 56.0} and words["differences"]["Plain"]["Further"]["mean"] == -3.5
+    assert words["differences"]["Begun"]["Again"]["seeds"] == 3 and words["differences"]["Plain"]["Begun"]["mean"] == pytest.approx(55.5 - 57)
     assert "## words: differences from Further" in text and "| **words, mean** |  | -3.5 (-4.7 to -2.3) |" in text
 
 
@@ -122,6 +132,7 @@ def test_eight_seeds_that_agree_have_verdicts_and_contrasts_without_seeds_count_
     said, _, text = made(folder, figures, eight)
     assert (said["words"]["verdict"], said["words"]["p"], said["words"]["adjusted"]) == ("better", 2 / 256, 4 / 256)
     assert said["both"]["seeds"] == {} and said["both"]["mean"] is said["both"]["p"] is said["both"]["verdict"] is None
+    assert said["words"]["found_by"] == "sign flips" and f"{said['words']['smallest']:.2f} by sign flips |" in text
     assert said["sure"]["verdict"] == "better" and "better, as it must be |" in text and 0 < said["words"]["smallest"] < 2
 
 
@@ -145,7 +156,7 @@ def test_a_verdict_waits_for_all_seeds_and_a_figure_that_is_none_is_missed(folde
     figures["Plain", "Short"][1] = None  # what a record says of NaN
     said, told, text = made(folder, figures)
     assert set(said["words"]["seeds"]) == {"1", "3"} and said["words"]["verdict"] is said["words"]["p"] is None
-    assert "| 2 of 3 |  |  | when all seeds are there |" in text and "51.0 ± 1.4 (2 of 3: no finite figure)" in text
+    assert "| 2 of 3 | 7 |  |  | when all seeds are there |" in text and "51.0 ± 1.4 (2 of 3: no finite figure)" in text
 
 
 @pytest.mark.parametrize("counts, found", [("first", 50.0), ("mean", 35.0), ("each", 100 / 3)])
@@ -153,9 +164,41 @@ def test_what_a_row_of_several_metrics_counts_for(folder, counts, found):
     (folder / "table.yaml").write_text(TABLE.replace("FOLDER", str(folder)).replace("group: words}\n  Longer", f"group: words, counts: {counts}}}\n  Longer"))
     table = read(str(folder / "table.yaml"))
     cell = lambda value: {"Plain": {"values": {1: value}, "states": {}}}
-    lines = [{"task": "Short", "group": "words", "columns": cell(60.0)}, {"task": "Short", "group": "words", "columns": cell(0.0)},
-             {"task": "Longer", "group": "words", "columns": cell(40.0)}, {"task": "Long", "group": "sentences", "columns": cell(7.0)}]
+    lines = [{"task": "Short", "metric": "told", "columns": cell(60.0)}, {"task": "Short", "metric": "other", "columns": cell(0.0)},
+             {"task": "Longer", "metric": "told", "columns": cell(40.0)}, {"task": "Long", "metric": "told", "columns": cell(7.0)}]
     assert contrasts.means(table, lines, "words", "Plain") == {1: pytest.approx(found)}
+
+
+def test_equal_seeds_have_no_interval(folder):
+    """Two seeds with the same difference would have one of width 0, as though it were certain."""
+    said, told, text = made(folder, {key: values[:1] * 2 for key, values in CELLS.items()}, (1, 2))
+    assert (said["words"]["mean"], said["words"]["low"], said["words"]["equal"], said["words"]["smallest"]) == (3.0, None, True, None)
+    assert "| words | primary | +3.00 (no interval: equal in all seeds) | 2 of 2 | 7 |" in text and "too few seeds to decide | – |" in text
+    one = told["rows"][0]["differences"]["Begun"]["Further"]
+    assert (one["mean"], one["low"], one["high"]) == (-2, None, None) and "| Short | told | -3.0 (no interval: equal in all seeds) | -2.0 (no" in text
+    assert contrasts.over_seeds([3.0]) == {"mean": 3.0, "low": None, "high": None, "equal": False}
+
+
+def test_contrasts_are_drawn_by_samples_and_seeds_too(folder):
+    """In Short Further is right where Plain is wrong, in Longer they answer alike."""
+    of = Jobs(read(str(folder / "table.yaml")), str(folder))
+    answers = {"Plain": ([1, 0, 0, 0], [1, 1, 0, 0]), "Further": ([1, 1, 1, 0], [1, 1, 0, 0]), "Begun": ([1, 0, 0, 0], [1, 0, 1, 0]), "Again": ([1, 1, 0, 0], [1, 1, 0, 0])}
+    for column, rows in answers.items():
+        for row, scores in zip(("Short", "Longer"), rows):
+            for seed in (1, 2, 3):
+                toy_table.fill(of.cell(column, row, "", seed), 25.0 * sum(scores) + seed * (column == "Further"), scores)
+    lines = [line for name in of.table.rows for line in results._lines(of, name)]
+    group, = contrasts.compare(of, lines, samples=True)
+    words = next(one for one in contrasts.asked(of, lines, samples=True) if one["name"] == "words")
+    # Half of what Short says: its four samples differ by 0, 1, 1, 0, so their mean of four draws has the error 50 / 4^0.5.
+    assert words["samples"]["value"] == 25.0 and words["samples"]["error"] == pytest.approx(25 / 2, rel=0.06)
+    mean = group["differences"]["Plain"]["Further"]["samples"]
+    assert [mean[key] for key in ("value", "error", "low", "high")] == pytest.approx(
+        [-words["samples"]["value"], words["samples"]["error"], -words["samples"]["high"], -words["samples"]["low"]])
+    assert lines[0]["differences"]["Plain"]["Further"]["samples"]["value"] == -50 and lines[0]["differences"]["Plain"]["Begun"]["samples"] is None
+    told = {"contrasts": [words], "rows": [], "groups": [], "seeds": 3}
+    (_, heading, (row,)), = contrasts.tables(told)
+    assert heading[2:4] == ["difference", "by samples and seeds"] and row[3].startswith("+25.00 (+")
 
 
 def test_any_cells_may_be_there(folder):
@@ -165,7 +208,7 @@ def test_any_cells_may_be_there(folder):
     for number, (column, row, seed) in enumerate(keys):
         of = Jobs(read(str(folder / "table.yaml")), str(folder))
         if not number:
-            assert "| words | primary | – | 0 of 3 |  |  | when all seeds are there | – |" in results.write(of)
+            assert "| words | primary | – | 0 of 3 | 7 |  |  | when all seeds are there | – |" in results.write(of)
         toy_table.fill(of.cell(column, row, "", seed), CELLS[column, row][seed - 1])
         if number % 5 == 0 or number == len(keys) - 1:
             results.write(Jobs(of.table, str(folder)))

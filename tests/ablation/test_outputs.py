@@ -12,7 +12,7 @@ from scipy import stats
 
 import xtoolkit.tasks  # noqa: F401  registers them, as reading a recipe does
 from xtoolkit.ablation.jobs import DONE, Job
-from xtoolkit.ablation.outputs import bootstrap
+from xtoolkit.ablation.outputs import _counts, _seeds, bootstrap, combined, figures
 
 
 @pytest.fixture
@@ -106,7 +106,6 @@ def test_of_one_seed_and_single_rows_it_is_scipys(cell):
 
 def test_where_it_is_a_mean_all_draws_at_once_are_those_one_by_one(cell):
     """Questions of one type, retrieval's two directions: rows that a figure does not count."""
-    from xtoolkit.metrics.bootstrap import crossed_difference
     from xtoolkit.metrics.mean import means
 
     rng = np.random.default_rng(3)
@@ -117,13 +116,51 @@ def test_where_it_is_a_mean_all_draws_at_once_are_those_one_by_one(cell):
     found = bootstrap(*jobs, "test.other.accuracy", draws=300)
     values = [[[np.nan if row["score"] is None or row["type"] != "other" else 100 * row["score"] for row in rows] for rows in side]
               for side in sides]
-    slow = crossed_difference(*values, [n // 3 for n in range(80)], metric=lambda drawn: float(np.nanmean(drawn)), draws=300)
-    assert [found.value, found.error, found.low, found.high] == pytest.approx([slow.value, slow.error, slow.low, slow.high], abs=1e-9)
-    both = rng.random((2, 1, 80, 2))
-    both[:, :, ::3, 1] = np.nan
-    fast, slow = (crossed_difference(*both, range(80), metric=metric, draws=50) for metric in (means, lambda drawn: means(drawn)))
-    assert [fast.value, fast.error] == pytest.approx([slow.value, slow.error])
-    assert fast.value == pytest.approx(np.nanmean(both[0, 0], 0).mean() - np.nanmean(both[1, 0], 0).mean())
+    of = np.unique([f"p{n // 3}" for n in range(80)], return_inverse=True)[1]
+    slow = []
+    for often, times in zip(_counts("Row, test", 27, 300)[1:].astype(int), _seeds(2, 300)):
+        rows = [row for row in range(80) for _ in range(often[of[row]])]
+        value = lambda run: np.nanmean([run[row] for row in rows])
+        slow.append(sum(times[k] * (value(values[0][k]) - value(values[1][k])) for k in (0, 1)) / 2)
+    assert found.value == pytest.approx(np.mean([np.nanmean(a) - np.nanmean(b) for a, b in zip(*values)]))
+    assert [found.error, found.low, found.high] == pytest.approx([np.std(slow, ddof=1), *np.quantile(slow, [0.025, 0.975])], abs=1e-9)
+    both = rng.random((80, 2))
+    both[::3, 1] = np.nan
+    counts = _counts("Row, test", 27, 50)
+    assert figures(both, means, of, counts) == pytest.approx(figures(both, lambda drawn: means(drawn), of, counts))
+
+
+def test_a_contrast_draws_samples_of_each_row_apart_and_seeds_of_all_together(cell):
+    """Means over two rows, one of them of two metrics: against a slow loop, and an interaction against its two differences."""
+    rng = np.random.default_rng(8)
+    labels, groups = [rng.integers(0, 2, n) for n in (60, 90)], [np.arange(60) // 2, np.arange(90) // 3]
+    sides = {name: [[told(rng, label, sure + k, of) for k in range(3)] for label, of in zip(labels, groups)]
+             for name, sure in (("better", 1.0), ("than", 0.6), ("a", 0.8), ("b", 0.5))}
+    jobs = {}
+    for name, rows in sides.items():
+        for number, seeds in enumerate(rows):
+            jobs[name, number] = cell(f"{name} {number}", seeds)
+            for job in jobs[name, number]:
+                job.row = f"Row {number}"
+    of = lambda name, sign: [(sign / 2, jobs[name, 0], "test.matthews"), (sign / 4, jobs[name, 1], "test.accuracy"), (sign / 4, jobs[name, 1], "test.matthews")]
+    found = combined([*of("better", 1), *of("than", -1)], draws=1000)
+    accuracy = lambda rows: 100 * np.mean([row["score"] for row in rows])
+    figure = lambda first, second: matthews(first) / 2 + accuracy(second) / 4 + matthews(second) / 4
+    difference = lambda k, rows: (lambda side: figure([sides[side][0][k][n] for n in rows[0]], [sides[side][1][k][n] for n in rows[1]]))("better") - \
+        figure([sides["than"][0][k][n] for n in rows[0]], [sides["than"][1][k][n] for n in rows[1]])
+    assert found.value == pytest.approx(np.mean([difference(k, (range(60), range(90))) for k in range(3)]))
+    slow = []
+    for _ in range(600):
+        rows = [[n for group in rng.integers(of.max() + 1, size=of.max() + 1) for n in np.flatnonzero(of == group)] for of in groups]
+        slow.append(np.mean([difference(k, rows) for k in rng.integers(3, size=3)]))
+    assert found.error == pytest.approx(np.std(slow, ddof=1), rel=0.12)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.4 * found.error)
+    beyond = combined([*of("better", 1), *of("than", -1), *of("a", -1), *of("b", 1)], draws=1000)
+    second = combined([*of("a", 1), *of("b", -1)], draws=1000)
+    assert beyond.value == pytest.approx(found.value - second.value) and beyond.error < found.error + second.error
+    assert bootstrap(jobs["a", 0], jobs["a", 0], "test.accuracy", 50).error is None, "equal answers have no interval of width 0"
+    pictures = [[row | {"image_id": "one"} for row in rows] for rows in sides["a"][0]]
+    assert combined([(1, cell("one", pictures), "test.accuracy"), (-1, jobs["b", 1], "test.accuracy")], 50).low is None
 
 
 def test_sentences_are_drawn_with_all_their_pictures(cell):

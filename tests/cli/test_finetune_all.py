@@ -149,7 +149,7 @@ def test_the_first_seed_of_every_row_comes_first_and_rows_can_be_chosen(folder):
         jobs.all([("", "Lenghts")])
 
 
-def test_shares_have_three_decimals_and_one_picture_has_no_error():
+def test_shares_have_three_decimals_and_draws_that_do_not_vary_have_no_error():
     assert [f"{value:.{decimals([value])}f}" for value in (0.4321, 61.25, -0.5)] == ["0.432", "61.2", "-0.500"]
     assert _gain({"value": 0.2, "error": 0.1}, decimals([61.2])) == "+0.2 ± 0.1"
-    assert _gain({"value": 0.02, "error": None}, decimals([0.432])) == "+0.020 no error: all of one picture"
+    assert _gain({"value": 0.02, "error": None}, decimals([0.432])) == "+0.020 no error: its draws do not vary"

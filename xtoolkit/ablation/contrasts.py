@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
 from xtoolkit.ablation.jobs import DONE, OLDER, Jobs
 from xtoolkit.ablation.machines import seeds
-from xtoolkit.ablation.outputs import bootstrap
+from xtoolkit.ablation.outputs import bootstrap, combined
 from xtoolkit.ablation.table import Contrast, Table
 from xtoolkit.engine.records import write_json
 
@@ -17,17 +18,25 @@ EXPECTED = {"negative control": "undecided", "positive control": "better"}
 
 
 # ---- what is computed ------------------------------------------------------------------------------------------------------
+def counted(table: Table, group: str | None, column: str) -> list[list[tuple[str, str]]]:
+    """The figures that a column's mean over the rows of a group is made of, as they count: each is a mean itself, of a (row,
+    metric's title) or several."""
+    found = []
+    for name, row in table.rows.items():
+        if row.group == group and table.applies(row, table.columns[column]):
+            parts = [(name, title) for title in row.metrics]
+            found += {"first": [parts[:1]], "mean": [parts], "each": [[one] for one in parts]}[row.counts]
+    return found
+
+
 def means(table: Table, lines: list[dict], group: str | None, column: str) -> dict[int, float]:
     """{seed: a column's mean over the rows of a group, as they count}, of the seeds in which all of these are there.
 
     Args:
         lines: the ``rows`` of ``table.json``.
     """
-    found = []  # for each figure that counts the values it is the mean of
-    for name, row in table.rows.items():
-        values = [line["columns"][column]["values"] for line in lines
-                  if line["task"] == name and line["group"] == group and column in line["columns"]]
-        found += {"first": [values[:1]], "mean": [values], "each": [[one] for one in values]}[row.counts] if values else []
+    held = {(line["task"], line["metric"]): line["columns"][column]["values"] for line in lines if column in line["columns"]}
+    found = [[held[part] for part in parts] for parts in counted(table, group, column)]
     seeds = sorted(set.intersection(*(set(of) for several in found for of in several))) if found else []
     return {seed: fmean(fmean(of[seed] for of in several) for several in found) for seed in seeds}
 
@@ -46,17 +55,21 @@ def late(table: Table) -> set[str]:
     return {name for name, one in now.items() if before.get(name) != one}
 
 
-def asked(table: Table, lines: list[dict]) -> list[dict]:
-    """What each contrast says, in the order of the table's YAML: ``name`` and its keys; ``seeds`` {seed: difference}, their
-    ``mean`` and 95 % t-interval ``low``, ``high``; ``p`` of the exact sign-flip test, ``adjusted`` by Holm's correction over all
-    primaries, ``verdict``, ``needed``: how many seeds could decide where these cannot; ``smallest``, the true difference that all
-    seeds of the table find in 80 of 100 times; ``older``, whether an older engine has finished a part of it, and ``late``,
-    whether it was written down when figures were there. None where there is no such thing: a verdict is given when all seeds are
-    there, and only then, or it would be given at every look and taken back.
+def asked(jobs: Jobs, lines: list[dict], samples: bool) -> list[dict]:
+    """What each contrast says, in the order of the table's YAML: ``name`` and its keys; ``seeds`` {seed: difference} and what
+    ``over_seeds`` and ``combined`` say of it; ``p`` of the exact sign-flip test, ``adjusted`` by Holm's correction over all
+    primaries, ``verdict``, ``needed``: with how many seeds each of its kind could have one; ``smallest``, the true difference
+    that all seeds of the table find in 80 of 100 times, and ``found_by`` which test; ``older``, whether an older engine has
+    finished a part of it, and ``late``, whether it was written down when figures were there. None where there is no such thing: a
+    verdict is given when all seeds are there, and only then, or it would be given at every look and taken back.
+
+    Args:
+        samples: draw them; else None.
     """
+    table = jobs.table
     if not table.contrasts:
         return []
-    from xtoolkit.metrics.paired import detectable, t_interval, verdicts  # only here: a mistake is answered without NumPy
+    from xtoolkit.metrics.paired import seeds_needed, verdicts  # only here: a mistake is answered without NumPy
 
     after = late(table)
     apart = {name: _apart(table, contrast, lines) for name, contrast in table.contrasts.items()}
@@ -68,74 +81,104 @@ def asked(table: Table, lines: list[dict]) -> list[dict]:
             given |= verdicts({name: whole[name]})
     found = []
     for name, contrast in table.contrasts.items():
-        several, verdict = [*apart[name].values()], given[name] if whole[name] and name in given else None
-        interval = t_interval(several) if several else None
+        verdict = given[name] if whole[name] and name in given else None
         family = len(primary) if contrast.role == "primary" else 1 if contrast.role in EXPECTED else None
+        also = combined(_terms(jobs, contrast.groups, contrast.columns)) if samples else None
         found.append({
             "name": name, "late": name in after, **dataclasses.asdict(contrast), "seeds": apart[name],
-            "mean": interval and interval.value,
-            "low": interval and interval.low, "high": interval and interval.high, "p": verdict and verdict.p,
-            "adjusted": verdict and verdict.adjusted, "verdict": verdict and verdict.verdict,
-            "needed": verdict and verdict.needed,
-            "smallest": detectable(several, len(table.seeds), primaries=family) if len(several) > 1 else None,
+            **(interval := over_seeds([*apart[name].values()])), "samples": also and dataclasses.asdict(also),
+            "p": verdict and verdict.p, "adjusted": verdict and verdict.adjusted, "verdict": verdict and verdict.verdict,
+            "needed": family and seeds_needed(family),
+            **_smallest([] if interval["equal"] else [*apart[name].values()], len(table.seeds), family),
             "older": any(state == OLDER for line in lines if line["group"] in contrast.groups for name in contrast.columns
                          for state in line["columns"].get(name, {"states": {}})["states"].values())})
     return found
 
 
-def compare(jobs: Jobs, lines: list[dict], samples: bool) -> list[dict]:
-    """Adds ``difference`` to the cells of lines, against the reference, and returns likewise the means of groups of several rows.
+def over_seeds(apart: list[float]) -> dict:
+    """``mean`` of differences over seeds, and their 95 % t-interval ``low``, ``high``; None where there is none: of one seed, and
+    of several with ``equal`` differences, whose interval would be a point and promise what so few seeds cannot know."""
+    from xtoolkit.metrics.paired import t_interval
 
-    A difference is ``to`` that column: ``seeds``, how many, ``mean`` and 95 % t-interval ``low``, ``high`` over them, and
-    ``samples``: the same by drawing samples and seeds.
+    found = t_interval(apart) if apart else None
+    equal = found is not None and found.error is not None and found.error < 1e-9
+    low, high = (None, None) if found is None or equal else (found.low, found.high)
+    return {"mean": found and found.value, "low": low, "high": high, "equal": equal}
+
+
+def _smallest(apart, seeds, family) -> dict:
+    """What so many seeds find in 80 of 100 times by sign flips; by a t-interval where no verdict is given, or could be, however
+    large the difference."""
+    from xtoolkit.metrics.paired import detectable
+
+    ways = {"sign flips": family, "t-interval": None} if family else {"t-interval": None}
+    found = {way: detectable(apart, seeds, primaries=count) for way, count in ways.items()} if len(apart) > 1 else {}
+    way = next((way for way, value in found.items() if value is not None), None)
+    return {"smallest": way and found[way], "found_by": way}
+
+
+def compare(jobs: Jobs, lines: list[dict], samples: bool) -> list[dict]:
+    """Adds to each line ``reference``, the column that the others are held against, and the ``differences`` of every two columns,
+    and returns likewise the means of groups of several rows.
+
+    Differences are {one: {other: what one - other is}}, each pair once, the reference second: ``seeds``, how many, what
+    ``over_seeds`` says, and ``samples``: the same by drawing samples and seeds.
 
     Args:
-        samples: draw them, for the first metric of each row; else None.
+        samples: draw them, for what is held against the reference by the first metric of each row or a group's mean; else None.
 
     Returns:
-        [{``group``, ``columns``: {column: {``values``, ``difference``}}}].
+        [{``group``, ``columns``: {column: {``values``}}, ``reference``, ``differences``}].
     """
-    table = jobs.table
+    table, found = jobs.table, []
     for line in lines:
         metric = table.rows[line["task"]].metrics[line["metric"]]
         first = samples and metric == next(iter(table.rows[line["task"]].metrics.values()))
         cells = lambda column: [jobs.cell(column, line["task"], "", seed) for seed in table.seeds]
-        _against(table, line["columns"], (lambda one, other: bootstrap(cells(one), cells(other), metric)) if first else None)
-    found = []
+        _compare(table, line, (lambda one, other: bootstrap(cells(one), cells(other), metric)) if first else None)
     for group in dict.fromkeys(line["group"] for line in lines if line["group"] is not None):
         own = [line for line in lines if line["group"] == group]
         if len({line["task"] for line in own}) > 1:
             columns = {name: {"values": means(table, lines, group, name)} for name in table.columns
                        if any(name in line["columns"] for line in own)}
-            _against(table, columns, None)
             found.append({"group": group, "columns": columns})
+            _compare(table, found[-1], (lambda *two: combined(_terms(jobs, [group], two))) if samples else None)
     return found
 
 
-def _against(table, columns, drawn):
-    """Adds what each column differs by from the reference."""
-    other = table.reference or next(reversed(columns), None)
-    for name, cell in columns.items():
-        if name == other or other not in columns:
-            continue
+def _compare(table, line, drawn):
+    """Adds what every two columns differ by."""
+    columns = line["columns"]
+    reference = table.reference or next(reversed(columns), None)
+    line |= {"reference": reference if reference in columns else None, "differences": {}}
+    for one, other in combinations(columns, 2):
+        one, other = (other, one) if one == reference else (one, other)
         held = columns[other]["values"]
-        apart = [value - held[seed] for seed, value in cell["values"].items() if seed in held]
-        difference = {"to": other, "seeds": len(apart), "mean": None, "low": None, "high": None, "samples": None}
-        if apart:
-            from xtoolkit.metrics.paired import t_interval
+        apart = [value - held[seed] for seed, value in columns[one]["values"].items() if seed in held]
+        also = drawn(one, other) if drawn and apart and other == reference else None
+        line["differences"].setdefault(one, {})[other] = {
+            "seeds": len(apart), **over_seeds(apart), "samples": also and dataclasses.asdict(also)}
 
-            found, also = t_interval(apart), drawn(name, other) if drawn else None
-            difference |= {"mean": found.value, "low": found.low, "high": found.high}
-            difference["samples"] = also and dataclasses.asdict(also)
-        cell["difference"] = difference
+
+SIGNS = 1, -1, -1, 1  # of a contrast's columns: (better - than) - (A - B)
 
 
 def _apart(table, contrast: Contrast, lines) -> dict[int, float]:
     """{seed: difference} of the seeds that all of its columns have in all of its groups."""
     figures = [[means(table, lines, group, column) for group in contrast.groups] for column in contrast.columns]
     seeds = sorted(set.intersection(*(set(of) for several in figures for of in several)))
-    signs = (1, -1, -1, 1)
-    return {seed: sum(sign * fmean(of[seed] for of in several) for sign, several in zip(signs, figures)) for seed in seeds}
+    return {seed: sum(sign * fmean(of[seed] for of in several) for sign, several in zip(SIGNS, figures)) for seed in seeds}
+
+
+def _terms(jobs, groups, columns) -> list[tuple[float, list, str]]:
+    """The same difference, of two columns or four, as ``combined`` takes it."""
+    table, found = jobs.table, []
+    for sign, column in zip(SIGNS, columns):
+        for group in groups:
+            several = counted(table, group, column)
+            found += [(sign / len(groups) / len(several) / len(parts), [jobs.cell(column, row, "", seed) for seed in table.seeds],
+                       table.rows[row].metrics[title]) for parts in several for row, title in parts]
+    return found
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------------
@@ -145,42 +188,48 @@ def tables(told: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     Args:
         told: what ``table.json`` holds.
     """
-    found = []
+    found, drawn = [], any(one["samples"] for one in told["contrasts"])
     if told["contrasts"]:
-        found.append(("Contrasts", [
-            "contrast", "role", "difference", "seeds", "p", "p, Holm", "verdict", "smallest found"],
-            [[one["name"], one["role"], _interval(one, 2), f"{len(one['seeds'])} of {told['seeds']}", _p(one["p"]),
-              _p(one["adjusted"]), _verdict(one), "–" if one["smallest"] is None else f"{one['smallest']:.2f}"]
-             for one in told["contrasts"]]))
+        heading = ["contrast", "role", "difference", *(["by samples and seeds"] if drawn else []), "seeds", "seeds needed", "p",
+                   "p, Holm", "verdict", "smallest found"]
+        found.append(("Contrasts", heading, [
+            [one["name"], one["role"], _interval(one, 2), *([_interval(_drawn(one), 2)] if drawn else []),
+             f"{len(one['seeds'])} of {told['seeds']}", str(one["needed"] or ""), _p(one["p"]), _p(one["adjusted"]),
+             _verdict(one), "–" if one["smallest"] is None else f"{one['smallest']:.2f} by {one['found_by']}"]
+            for one in told["contrasts"]]))
     for group in dict.fromkeys(line["group"] for line in told["rows"]):
-        own = [line for line in told["rows"] if line["group"] == group]
-        several = [(line["task"], line["metric"], line["columns"]) for line in own]
-        several += [(f"**{one['group']}, mean**", "", one["columns"]) for one in told["groups"] if one["group"] == group]
-        columns = list(dict.fromkeys(name for *_, cells in several for name, cell in cells.items() if "difference" in cell))
+        several = [(line["task"], line["metric"], line) for line in told["rows"] if line["group"] == group]
+        to = several[0][2]["reference"]
+        several += [(f"**{one['group']}, mean**", "", one) for one in told["groups"] if one["group"] == group]
+        columns = [name for name in several[0][2]["columns"] if to is not None and name != to]
         if columns:
-            to = next(cell["difference"]["to"] for *_, cells in several for cell in cells.values() if "difference" in cell)
             rows = [row for line in several for row in _rows(*line, columns)]
             found.append((f"{group or 'Rows'}: differences from {to}", ["task", "metric", *columns], rows))
     return found
 
 
-def _rows(task, metric, cells, columns):
+def _rows(task, metric, line, columns):
     """A row of intervals over seeds, and one of samples and seeds where these were drawn."""
-    places = decimals(value for cell in cells.values() for value in cell["values"].values())
-    every = [cells.get(name, {}).get("difference") for name in columns]
-    shown = [[task, metric, *("" if one is None else _interval(one, places) for one in every)]]
-    if any(one and one["samples"] for one in every):
-        shown.append([task, "by samples and seeds", *(_interval(one["samples"] | {"mean": one["samples"]["value"]}, places)
-                                                      if one and one["samples"] else "" for one in every)])
+    places = decimals(value for cell in line["columns"].values() for value in cell["values"].values())
+    every = [line["differences"][name][line["reference"]] for name in columns]
+    shown = [[task, metric, *(_interval(one, places) for one in every)]]
+    if any(one["samples"] for one in every):
+        shown.append([task, "by samples and seeds", *(_interval(_drawn(one), places) for one in every)])
     return shown
 
 
+def _drawn(one) -> dict:
+    """What drawing samples and seeds says, as ``over_seeds`` says it."""
+    return one["samples"] | {"mean": one["samples"]["value"], "equal": False} if one["samples"] else {"mean": None}
+
+
 def _interval(one, places) -> str:
-    """`+1.2 (-0.5 to +2.9)`; without an interval the mean alone; a dash of nothing."""
+    """`+1.2 (-0.5 to +2.9)`; without an interval the mean alone, and why where seeds are equal; a dash of nothing."""
     if one["mean"] is None:
         return "–"
     signed = lambda value: f"{round(value, places) + 0.:+.{places}f}"
-    return signed(one["mean"]) + ("" if one["low"] is None else f" ({signed(one['low'])} to {signed(one['high'])})")
+    alone = " (no interval: equal in all seeds)" if one["equal"] else ""
+    return signed(one["mean"]) + (alone if one["low"] is None else f" ({signed(one['low'])} to {signed(one['high'])})")
 
 
 def _p(value) -> str:
@@ -191,7 +240,7 @@ def _verdict(one) -> str:
     """Of a control also whether it is what it must be."""
     if one["verdict"] is None:
         return "none is given" if one["role"] == "secondary" else "when all seeds are there"
-    needs = f"; {one['needed']} seeds could decide" if one["needed"] is not None else ""
+    needs = "; too few seeds to decide" if len(one["seeds"]) < one["needed"] else ""
     older = "; partly of an older engine" if one["older"] else ""
     older += "; asked, or its rows or seeds, when figures were there" if one["late"] else ""
     wanted = EXPECTED.get(one["role"], one["verdict"])

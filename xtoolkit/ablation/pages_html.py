@@ -78,8 +78,8 @@ def _finished(state: str) -> bool:
 # ---- values ---------------------------------------------------------------------------------------------------------------
 def _pairs(told: dict) -> dict[str | None, list[tuple[str, str]]]:
     """{group: pairs of columns}: all others against the one that they are held against."""
-    return {line["group"]: [(name, cell["difference"]["to"]) for name, cell in line["columns"].items() if "difference" in cell]
-            for line in told["rows"]}
+    return {line["group"]: [(name, line["reference"]) for name in line["columns"] if name != line["reference"]]
+            for line in told["rows"] if line["reference"] is not None}
 
 
 def _values(lines, heading, rows) -> list[tuple[str, list, list]]:

@@ -22,8 +22,9 @@ samples and seeds, which few seeds make too narrow. No difference has a verdict 
 """
 CONTRASTS = """
 A contrast is of means over all rows of its groups, and has a verdict when all seeds of the table are there. p is that of the
-exact sign-flip test over paired seeds, with Holm's correction over all primaries: below 0.05 it decides. Smallest found is the
-true difference that all these seeds find in 80 of 100 times.
+exact sign-flip test over paired seeds, with Holm's correction over all primaries: below 0.05 it decides, and with fewer seeds
+than needed it cannot. Smallest found is the true difference that all these seeds find in 80 of 100 times, by that test, or, where
+it cannot decide, by a t-interval of 95 % that leaves out 0, which gives no verdict.
 """
 
 
@@ -47,7 +48,7 @@ def _write(jobs, folder, page):
     groups = [] if alone else contrasts.compare(jobs, lines, samples=page)
     told = {"columns": {name: column.run for name, column in table.columns.items()},
             "seeds": len(table.seeds), "machines": (on := jobs.machines()),
-            "contrasts": contrasts.asked(table, lines), "rows": lines, "groups": groups,
+            "contrasts": contrasts.asked(jobs, lines, samples=page), "rows": lines, "groups": groups,
             "work": work.of_columns(jobs, plan=page), "notes": pages.notes(table)}
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
     shown = [*contrasts.tables(told), ("Values: means over seeds, their standard deviation", heading, rows),
@@ -84,7 +85,8 @@ def _lines(jobs: Jobs, name: str) -> list[dict]:
                 cells[column]["controls"][control] = held
         own = [jobs.cell(column, name, "", seed) for column in columns for seed in table.seeds]
         floor = next(iter(_known(own, metric, "floor").values()), None)
-        found.append({"task": name, "group": row.group, "metric": title, "floor": floor, "columns": cells})
+        found.append({"task": name, "group": row.group, "metric": title, "floor": floor, "columns": cells, "reference": None,
+                      "differences": {}})
     return found
 
 
@@ -167,5 +169,5 @@ def _gain(gain: dict | None, places: int) -> str:
     """`+2.0 ± 1.0`; a dash where there is none (yet)."""
     if gain is None:
         return "–"
-    told = "no error: all of one picture" if gain["error"] is None else f"± {gain['error']:.{places}f}"
+    told = "no error: its draws do not vary" if gain["error"] is None else f"± {gain['error']:.{places}f}"
     return f"{gain['value']:+.{places}f} {told}"
