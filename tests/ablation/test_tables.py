@@ -1,14 +1,18 @@
 """Every table that ships: its recipes can be read, its rows have their metrics, and no two columns train the same."""
 
 import json
+import random
 from functools import cache
+from pathlib import Path
 
 import pytest
 
+from xtoolkit.ablation import contrasts
 from xtoolkit.ablation.jobs import Job, Jobs
 from xtoolkit.ablation.table import START, read
 from xtoolkit.cli import recipes as ours
 from xtoolkit.cli.main import main
+from xtoolkit.metrics import glue
 from xtoolkit.recipe.folder import evaluated
 
 FOLDER = ours.folder() / "xfm/ablations"
@@ -67,6 +71,45 @@ def test_each_column_trains_the_losses_of_the_paper_on_its_streams(name):
         assert found == TRAINS[name.partition("_")[0].partition(".")[0]][column], column
 
 
+# ---- means over rows --------------------------------------------------------------------------------------------------------
+def mean(table, column, group, figures) -> float:
+    """What a column has as a group's mean where its metrics are ``figures``, in the order of the table."""
+    figures = iter(figures)
+    lines = [{"task": name, "group": group, "metric": title, "columns": {column: {"values": {1: next(figures)}}}}
+             for name, row in table.rows.items() if row.group == group for title in row.metrics]
+    assert next(figures, None) is None
+    return contrasts.means(table, lines, group, column)[1]
+
+
+def name_of(row, metric) -> str:
+    """What ``glue`` calls a metric of a row: that of ../finetune/mnli.yaml's `val` is `mnli_matched.accuracy`."""
+    task, (evaluation, kind) = Path(row.recipe).stem.split("_")[-1], metric.split(".")
+    return f"{task}{'' if task != 'mnli' else '_mismatched' if evaluation == 'val_mismatched' else '_matched'}.{kind}"
+
+
+@pytest.mark.parametrize("name, column, tasks", [("table5.yaml", "ALL", glue.XFM), ("flava.yaml", "FLAVA", glue.FLAVA)])
+def test_the_mean_of_language_is_the_papers_average_of_glue(name, column, tasks):
+    table, drawn = jobs(name).table, random.Random(3)
+    names = [name_of(row, metric) for row in table.rows.values() if row.group == "language" for metric in row.metrics.values()]
+    assert set(names) == {metric for metrics in tasks.values() for metric in metrics} and len(set(names)) == len(names)
+    figures = {metric: 100 * drawn.random() for metric in names}
+    assert mean(table, column, "language", figures.values()) == pytest.approx(glue.average(glue.task_scores(figures, tasks)), abs=1e-9)
+
+
+# FLAVA, Table 4, column 6: figures in the order of our rows, MNLI, MRPC and QQP (means of two there) twice; the printed averages.
+FLAVA = {"language": (78.19, (80.33, 80.33, 50.65, 84.16, 84.16, 88.74, 88.74, 90.94, 87.31, 57.76, 85.67)),
+         "vision": (79.44, (75.54, 88.51, 92.87, 77.68, 70.87, 47.31, 77.29, 84.82, 95.74, 96.37, 98.42, 98.89, 97.26, 79.46, 89.04, 85.31,
+                            83.32, 79.66, 61.12, 82.17, 57.11, 28.92)),
+         "vision-language": (69.92, (72.49, 78.89, 76.09, 67.70, 94.00, 65.22, 89.38, 42.74, 76.76, 38.38, 67.47))}
+
+
+@pytest.mark.parametrize("group", FLAVA)
+def test_the_means_of_flavas_groups_are_the_printed_ones(group):
+    printed, figures = FLAVA[group]
+    assert mean(jobs("flava.yaml").table, "FLAVA", group, figures) == pytest.approx(printed, abs=0.0101)
+
+
+# ---- a step of each -------------------------------------------------------------------------------------------------------------
 BLOCKS, STEM = ("width=32", "layers=1", "heads=2"), "stem=[8, 8, 8]"
 SMALL = {"backbone": (*BLOCKS, STEM), "tokens": (*BLOCKS, STEM, "init=null"), "image_layers": (*BLOCKS, STEM), "text_layers": BLOCKS,
          "vision": (*BLOCKS, STEM), "text": BLOCKS, "fusion": ("layers=1", "heads=2"), "vision_proj": ("dim=32",), "text_proj": ("dim=32",)}
