@@ -3,7 +3,7 @@
 import json
 import pickle
 
-from miniature import jpeg, put
+from miniature import jpeg, put, refer
 
 COUNT = 10
 PARTS = ("train", "dev", "test")
@@ -122,6 +122,35 @@ def hateful_memes(root):
                    for n in range(COUNT)]
         json_lines(root / f"hateful_memes/{split}.jsonl", records)
     return root / "hateful_memes"
+
+
+def karpathy_split(root, name, pictures, folder=""):
+    """Karpathy's file of a set, ten pictures of two captions each in train, val and test; Flickr30k's has no `filepath`."""
+    listed = []
+    for n, split in enumerate(["train"] * COUNT + ["val"] * COUNT + ["test"] * COUNT):
+        file = f"COCO_{folder}_{n + 1:012d}.jpg" if folder else f"{2000 + n}.jpg"
+        put(pictures / folder / file, jpeg(colour=(8 * n, 99, 0)))
+        said = [{"tokens": [], "raw": f"A {colour} thing, number {n}.", "imgid": n, "sentid": 2 * n + i}
+                for i, colour in enumerate(("red", "small green"))]
+        listed.append({"filename": file, "imgid": n, "split": split, "sentids": [2 * n, 2 * n + 1], "sentences": said}
+                      | ({"filepath": folder, "cocoid": n + 1} if folder else {}))
+    return put(root / f"dataset_{name}.json", {"images": listed, "dataset": name})
+
+
+def refcoco(root, splits):
+    """REFER's miniature with ten expressions a split, each of a picture of its own."""
+    def change(refs, found):
+        ref, image, box = refs[0], found["images"][0], found["annotations"][0]
+        refs[:], found["images"][:], found["annotations"][:] = [], [], []
+        for n, split in enumerate(split for split in splits for _ in range(COUNT)):
+            number, name = n + 1, f"COCO_train2014_{n + 1:012d}"
+            put(root / f"coco/images/train2014/{name}.jpg", jpeg(colour=(6 * n, 9, 99)))
+            refs.append(ref | {"ref_id": n, "ann_id": 7 * number, "image_id": number, "split": split, "sent_ids": [n],
+                               "file_name": f"{name}_{n}.jpg",
+                               "sentences": [{"tokens": [], "raw": f"thing {n}", "sent_id": n, "sent": f"thing {n}"}]})
+            found["images"].append(image | {"id": number, "file_name": f"{name}.jpg"})
+            found["annotations"].append(box | {"id": 7 * number, "image_id": number, "bbox": [n % 9, 2.5, 20, 9]})
+    return refer(root, change)
 
 
 def pets(root):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from miniature import jpeg, put, refer
-from miniature_tasks import COUNT, glue, hateful_memes, nlvr2, pets, snli_ve, vqa
+from miniature import jpeg, put
+from miniature_tasks import COUNT, glue, hateful_memes, karpathy_split, nlvr2, pets, refcoco, snli_ve, vqa
 from xtoolkit import recipe as recipes
 from xtoolkit.engine.run import Run
 from xtoolkit.engine.trainer import Trainer
@@ -33,34 +33,6 @@ ONLY = {"probe": "pets"}  # of the sets, those that are here
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 # Weights of the encoders at the paper's size, without heads: what no override has made smaller.
 LEAST = {"vision": 85_000_000, "text": 124_000_000, "fusion": 110_000_000}
-
-
-def karpathy(root, name, folder):
-    """The split's file as Karpathy's, ten pictures of two captions each in train, val and test; Flickr30k's has no `filepath`."""
-    listed = []
-    for n, split in enumerate(["train"] * COUNT + ["val"] * COUNT + ["test"] * COUNT):
-        file = f"COCO_{folder}_{n + 1:012d}.jpg" if folder else f"{2000 + n}.jpg"
-        put(root / "pictures" / name / folder / file, jpeg(colour=(8 * n, 99, 0)))
-        said = [{"tokens": [], "raw": f"A {colour} thing, number {n}.", "imgid": n, "sentid": 2 * n + i}
-                for i, colour in enumerate(("red", "small green"))]
-        listed.append({"filename": file, "imgid": n, "split": split, "sentids": [2 * n, 2 * n + 1], "sentences": said}
-                      | ({"filepath": folder, "cocoid": n + 1} if folder else {}))
-    return put(root / f"dataset_{name}.json", {"images": listed, "dataset": name}), root / "pictures" / name
-
-
-def expressions(splits):
-    """Changes REFER's miniature to ten expressions a split, each of a picture of its own."""
-    def change(refs, found):
-        ref, image, box = refs[0], found["images"][0], found["annotations"][0]
-        refs[:], found["images"][:], found["annotations"][:] = [], [], []
-        for n, split in enumerate(split for split in splits for _ in range(COUNT)):
-            number, name = n + 1, f"COCO_train2014_{n + 1:012d}"
-            refs.append(ref | {"ref_id": n, "ann_id": 7 * number, "image_id": number, "split": split, "sent_ids": [n],
-                               "file_name": f"{name}_{n}.jpg",
-                               "sentences": [{"tokens": [], "raw": f"thing {n}", "sent_id": n, "sent": f"thing {n}"}]})
-            found["images"].append(image | {"id": number, "file_name": f"{name}.jpg"})
-            found["annotations"].append(box | {"id": 7 * number, "image_id": number, "bbox": [n % 9, 2.5, 20, 9]})
-    return change
 
 
 def prepare(command, *paths):
@@ -91,13 +63,11 @@ def folder(tmp_path_factory):
     answers = (data / "vqa/answers.txt").read_text().splitlines()
     (data / "vqa/answers.txt").write_text("\n".join([*answers, *(f"thing {n}" for n in range(len(answers), ANSWERS))]) + "\n")
     for name, years in (("coco", "train2014"), ("flickr30k", "")):
-        listed, pictures = karpathy(raw, name, years)
+        listed = karpathy_split(raw, name, pictures := raw / "pictures" / name, years)
         prepare("coco", "--annotations", listed, "--images", pictures, "--out", data / name)
     for name, splits in (("refcoco", ("train", "val", "testA", "testB")), ("refcoco+", ("train", "val", "testA", "testB")),
                          ("refcocog", ("train", "val", "test"))):
-        for n in range(COUNT * len(splits)):
-            put(raw / name / f"coco/images/train2014/COCO_train2014_{n + 1:012d}.jpg", jpeg(colour=(6 * n, 9, 99)))
-        refs, instances, pictures = refer(raw / name, expressions(splits))
+        refs, instances, pictures = refcoco(raw / name, splits)
         prepare("refcoco", "--refs", refs, "--instances", instances, "--images", pictures, "--out", data / name)
     prepare("torchvision --set pets", "--root", pets(raw), "--out", data / "pets")
     for split in ("train", "val"):
