@@ -3,7 +3,9 @@
 import json
 import os
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import toy_table
 from commands import tool
@@ -12,7 +14,7 @@ from xtoolkit.ablation import keys
 from xtoolkit.ablation.detectable import seen, smallest
 from xtoolkit.ablation.forecast import FOLDER, Forecast, span
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
-from xtoolkit.ablation.measure import Costs, chosen_steps, counted
+from xtoolkit.ablation.measure import Costs, chosen_steps, counted, scored
 from xtoolkit.ablation.table import read
 from xtoolkit.cli import recipes as ours
 from xtoolkit.engine.schedule import Schedule
@@ -46,7 +48,7 @@ def measured(folder, seconds) -> None:
     """Writes what would be measured: {job's name: seconds}."""
     for job in jobs(folder).all():
         found = {"parts": {"start": [1, 10, 12], "pass": [100, seconds[job.row or job.column], 0.1]}, "memory": 10**9, "checkpoint": 3 * 10**6,
-                 "checkpoints": 2, "outputs": 10**6, "samples": {"test": 200}, "notes": []}
+                 "checkpoints": 2, "outputs": 10**6, "samples": {"test": {"accuracy": 200}}, "notes": []}
         told = job.recipe.checked.train
         told = [job.recipe.key, told.checkpoint_every, told.log_every, told.workers, told.device, keys.engine()]
         path = folder / "out" / FOLDER / f"{keys.digest(json.dumps(told, default=str))[:16]}.json"
@@ -97,7 +99,7 @@ def test_it_sums_over_jobs_and_finished_seeds_say_what_they_took(folder, capsys)
     assert "| Long | 3 | 50 s | 22 s | 1 GB | 7 MB |" in said and "11 jobs to run: 6.17 min of processors" in said
     # 200 samples of which each column answers half, by chance; three seeds tell 3.26 deviations from 0 in 80 of 100 times (scipy:
     # nct.sf(t.ppf(0.975, 2), 2, 3.26 * 3**0.5) is 0.80).
-    assert "| Told | told | 5.0 | at most: 200 samples | 16.3 |" in said
+    assert "| Told | told | 5.0 | a guess, from 200 samples alone | 16.3 |" in said
     assert not list(folder.glob(f"out/*/told/*/*/*/{DONE}")), "nothing is run"
 
 
@@ -111,8 +113,31 @@ def test_seeds_that_are_there_tell_how_much_a_difference_varies(folder):
             write_done(job, 1.0)
     assert seen(jobs(folder), "Told", "test.accuracy") == (pytest.approx(4.5**0.5), 1)
     told = smallest(jobs(folder), 2, {"Told": 200}).splitlines()
-    assert told[0].endswith("smallest found with 2 seeds |") and told[2].startswith("| Told | told | 2.1 | 1 pairs of columns | ")
-    assert smallest(jobs(folder), 1, {}).splitlines()[2] == "| Told | told | 2.1 | 1 pairs of columns | none |"
+    assert told[0].endswith("smallest found with 2 seeds |") and told[2].startswith("| Told | told | 2.1 | 1 pair of columns | ")
+    assert smallest(jobs(folder), 1, {}).splitlines()[2] == "| Told | told | 2.1 | 1 pair of columns | none |"
+
+
+@pytest.mark.parametrize("metric, guessed", [("accuracy", True), ("combined.t2i_r1", True), ("top5", True), ("matthews", False), ("pearson", False),
+                                             ("mean_iou", False), ("mean_per_class", False), ("f1", False), ("r_mean", False), ("cider", False)])
+def test_nothing_is_guessed_of_figures_that_are_no_shares_of_samples(folder, metric, guessed):
+    path = folder / "table.yaml"
+    path.write_text(path.read_text().replace("test.accuracy", f"test.{metric}"))
+    said = smallest(jobs(folder), 3, {"Told": 200}).splitlines()[2]
+    assert said == ("| Told | told | 5.0 | a guess, from 200 samples alone | 16.3 |" if guessed else "| Told | told | – | no two seeds yet | – |")
+
+
+def test_a_probes_samples_are_those_that_it_is_asked_about(tmp_path):
+    """Of 40 and 30 pictures the first ten each were read, and those of the test split kept; of another task's all, half of them scored."""
+    rows = [{"id": str(n), "score": 1.0 if n % 2 else None} for n in range(10)]
+    for name, kept in (("probe", rows), ("plain", rows + rows), ("none", [])):
+        (tmp_path / "evaluations" / name).mkdir(parents=True)
+        (tmp_path / "evaluations" / name / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    task = lambda **own: SimpleNamespace(measured=lambda rows: {"told": (np.ones(len(rows)), None), "half": (np.array([row["score"] for row in rows], float), None)}, **own)
+    run = SimpleNamespace(
+        recipe=SimpleNamespace(train=SimpleNamespace(output=str(tmp_path)), evaluate=dict.fromkeys(("probe", "plain", "none"), {"data": {"sources": {"train": {}, "test": {}}}})),
+        tasks={"probe": task(bank="train"), "plain": task(), "none": task()}, _dataset=lambda kind, name: SimpleNamespace(sizes=[40, 30]))
+    assert scored(run, "probe", 10) == {"told": 30, "half": 15} and scored(run, "plain", 10) == {"told": 70, "half": 35}
+    assert scored(run, "probe", None) == {"told": 10, "half": 5} and scored(run, "none", 10) == {}
 
 
 def test_it_asks_before_anything_longer_than_an_hour(folder, capsys, monkeypatch):

@@ -143,20 +143,20 @@ def test_a_contrast_draws_samples_of_each_row_apart_and_seeds_of_all_together(ce
             for job in jobs[name, number]:
                 job.row = f"Row {number}"
     of = lambda name, sign: [(sign / 2, jobs[name, 0], "test.matthews"), (sign / 4, jobs[name, 1], "test.accuracy"), (sign / 4, jobs[name, 1], "test.matthews")]
-    found = combined([*of("better", 1), *of("than", -1)], draws=1000)
+    found = combined([*of("better", 1), *of("than", -1)], draws=600)
     accuracy = lambda rows: 100 * np.mean([row["score"] for row in rows])
     figure = lambda first, second: matthews(first) / 2 + accuracy(second) / 4 + matthews(second) / 4
     difference = lambda k, rows: (lambda side: figure([sides[side][0][k][n] for n in rows[0]], [sides[side][1][k][n] for n in rows[1]]))("better") - \
         figure([sides["than"][0][k][n] for n in rows[0]], [sides["than"][1][k][n] for n in rows[1]])
     assert found.value == pytest.approx(np.mean([difference(k, (range(60), range(90))) for k in range(3)]))
     slow = []
-    for _ in range(600):
+    for _ in range(400):
         rows = [[n for group in rng.integers(of.max() + 1, size=of.max() + 1) for n in np.flatnonzero(of == group)] for of in groups]
         slow.append(np.mean([difference(k, rows) for k in rng.integers(3, size=3)]))
-    assert found.error == pytest.approx(np.std(slow, ddof=1), rel=0.12)
+    assert found.error == pytest.approx(np.std(slow, ddof=1), rel=0.15)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.4 * found.error)
-    beyond = combined([*of("better", 1), *of("than", -1), *of("a", -1), *of("b", 1)], draws=1000)
-    second = combined([*of("a", 1), *of("b", -1)], draws=1000)
+    beyond = combined([*of("better", 1), *of("than", -1), *of("a", -1), *of("b", 1)], draws=600)
+    second = combined([*of("a", 1), *of("b", -1)], draws=600)
     assert beyond.value == pytest.approx(found.value - second.value) and beyond.error < found.error + second.error
     assert bootstrap(jobs["a", 0], jobs["a", 0], "test.accuracy", 50).error is None, "equal answers have no interval of width 0"
     pictures = [[row | {"image_id": "one"} for row in rows] for rows in sides["a"][0]]

@@ -82,13 +82,14 @@ class Forecast:
 
     @property
     def samples(self) -> dict[str, int]:
-        """{row: samples of its first metric's evaluation}, where they were counted."""
+        """{row: samples that its first metric is of}, where they were counted."""
         found = {}
         for job in [*self.todo, *self.finished]:
             if job.row and not job.control and self._file(job).is_file():
                 counted = self._read(job)["samples"]
                 metric = next(iter(self.jobs.table.rows[job.row].metrics.values()))
-                found[job.row] = counted[metric.partition(".")[0]]
+                evaluation, _, figure = metric.partition(".")
+                found |= {job.row: counted[evaluation][figure]} if figure in counted[evaluation] else {}
         return found
 
     @property

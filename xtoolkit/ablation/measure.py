@@ -69,7 +69,8 @@ def measure(recipe, init: bool, workers: int, began: float) -> dict:
 
     Returns:
         ``parts``: see ``Costs.found``; ``memory``: bytes at the peak; ``checkpoint``, ``checkpoints``: bytes of one, and how many
-        a run keeps; ``outputs``: bytes of all else that it leaves; ``samples``: {evaluation: its number}; ``notes``.
+        a run keeps; ``outputs``: bytes of all else that it leaves; ``samples``: {evaluation: {figure: of how many
+        samples it will be}}; ``notes``.
     """
     from xtoolkit.engine import memory
     from xtoolkit.engine.run import Run
@@ -224,11 +225,11 @@ def _times(recipe, name) -> int:
     return 1 if every is None or not recipe.streams else -(-recipe.train.steps // every)
 
 
-def _evaluate(run, name, costs) -> tuple[float, int, list[str]]:
+def _evaluate(run, name, costs) -> tuple[float, dict[str, int], list[str]]:
     """Measures an evaluation at two lengths, and tells the whole from their difference; one of a few batches runs whole.
 
     Returns:
-        Bytes that the whole one leaves, the number of its samples, and a note where it could not be cut short.
+        Bytes that the whole one leaves, of how many samples each figure will be, and a note where it could not be cut short.
     """
     from xtoolkit.engine.records import write_evaluation
     from xtoolkit.engine.run import EVAL_BATCH
@@ -271,5 +272,25 @@ def _evaluate(run, name, costs) -> tuple[float, int, list[str]]:
     costs.add(f"evaluation {name}, the first time", [max(0.0, one - again) for one, again in zip(first, others[0])])
     costs.counts[f"evaluation {name}"] = _times(run.recipe, name)
     left = (output / EVALUATIONS / f"{name}.json").stat().st_size + _size(output / EVALUATIONS / name) * whole / max(1, sizes[-1])
-    return left, whole, notes
+    return left, scored(run, name, limits[-1]), notes
+
+
+def scored(run, name: str, limit: int | None) -> dict[str, int]:
+    """{figure: of how many samples it will be}, from what an evaluation kept of the first ``limit`` samples of each source; None:
+    of all. The source that a task takes its answers from, its ``bank``, is asked nothing."""
+    import numpy as np
+
+    from xtoolkit.engine.records import read_lines
+    from xtoolkit.metrics.mean import as_columns
+    from xtoolkit.recipe.folder import EVALUATIONS
+
+    rows = read_lines(Path(run.recipe.train.output) / EVALUATIONS / name / "samples.jsonl")
+    if not rows:
+        return {}
+    task, sources = run.tasks[name], run.recipe.evaluate[name]["data"].get("sources") or ["all"]
+    asked = [size for source, size in zip(sources, run._dataset("evaluate", name).sizes)
+             if source != getattr(task, "bank", None)]
+    longer = sum(asked) / sum(size if limit is None else min(limit, size) for size in asked)
+    count = lambda values: int((~np.isnan(as_columns(values, (1, 2)))).any(1).sum())
+    return {figure: round(longer * count(values)) for figure, (values, _) in task.measured(rows).items()}
 
