@@ -120,7 +120,7 @@ class LossGradients(Hook):
 
     Written as ``<hook>.norm.<stream>.<loss>.<encoder>``, the L2 norm of the weighted loss's gradient before clipping, exactly 0
     where none reaches it; and ``<hook>.cosine.<encoder>.<stream>.<loss>.<stream>.<loss>`` of every two that do, over the
-    parameters that both reach: below 0 they conflict. The report draws the newest of each as heat maps.
+    parameters that both reach: below 0 they conflict. The report draws the newest of each as heat maps, and how they went.
 
     It looks at the batches that training reads, before training does, and at each stream's first from the step that is due on:
     where a schedule lets a stream sit out, the others' gradients wait for it, until the next audit is due at most. A run that
