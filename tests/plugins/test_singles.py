@@ -39,7 +39,7 @@ PATCHES = LINEAR(3 * 16 * 16, D)
 @pytest.fixture(scope="module")
 def base():
     with torch.device("meta"):
-        return {name: Model(recipe(name)) for name in ("roberta", "beitv2")}
+        return {name: Model(recipe(name)) for name in ("roberta", "beitv2", "vqkd")}
 
 
 def test_beitv2_with_its_pretraining_head(base):
@@ -59,6 +59,12 @@ def test_the_tokenizer(base):
     count = lambda module: sum(p.numel() for p in module.parameters())
     assert count(tokens.encoder) == encoder == 85_789_440 and count(tokens.encode_task_layer) == LINEAR(D, D) + LINEAR(D, 32)
     assert tokens.quantize.weight.shape == (CODES, 32) and trainable(tokens) == 0
+
+
+def test_the_tokenizer_in_training(base):
+    decoder = LINEAR(32, D) + D + (1 + GRID**2) * D + 3 * BLOCK + NORM + 2 * LINEAR(D, D)
+    trained = {name: trainable(module) for name, module in base["vqkd"].parts() if name != "clip"}
+    assert trained == {"tokens": 86_404_640, "vqkd": decoder} and sum(trained.values()) == 109_026_080
 
 
 def test_roberta_is_transformers(base):
