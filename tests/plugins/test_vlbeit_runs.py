@@ -79,6 +79,21 @@ def test_it_is_finetuned_from_a_pretrained_run(pretrained, tmp_path, name, capsy
         assert model.match(pictures[0], ["a dog", "a red cat"]).shape == (2,)
 
 
+def test_imagenet_has_the_figures_of_beits_release():
+    """Epochs of both stages; mixed in the first alone; the summary is the mean of the patches."""
+    first, second = (recipe(f"finetune/{name}") for name in ("vlbeit_imagenet22k", "vlbeit_imagenet"))
+    for found, pictures, batch, epochs, warm, rate, mixes in ((first, 14_197_122, 4096, 90, 20, 6e-4, (0.8, 1.0)),
+                                                             (second, 1_281_167, 1024, 30, 20, 5e-5, (0.0, 0.0))):
+        epoch, optim = found.train.checkpoint_every, found.optim
+        assert found.streams["train"].batch_size == batch and abs(epoch - pictures / batch) < 1
+        assert (found.train.steps, optim.warmup, optim.lr) == (epochs * epoch, warm * epoch, rate)
+        assert (optim.decay, optim.weight_decay, optim.layer_decay, optim.betas) == ("cosine", 0.05, 0.75, (0.9, 0.999))
+        classify, backbone = found.config["losses"]["classify"], found.config["encoders"]["backbone"]
+        assert (classify["mixup"], classify["cutmix"]) == mixes and classify["smoothing"] == 0.1
+        assert (backbone["image_summary"], backbone["image_size"], backbone["drop_path"]) == ("mean", 224, 0.1)
+    assert second.init.path == first.train.output and second.evaluate["test"]["data"]["crop"] == 0.875
+
+
 # ---- one output layer for several losses, in the core --------------------------------------------------------------------
 def test_losses_share_the_output_layer_that_the_encoder_owns():
     keys = ["encoders.tokens={codes: 16, width: 16, layers: 1, heads: 1, stem: null, init: null}", "encoders.backbone.visual_tokens=16"]
