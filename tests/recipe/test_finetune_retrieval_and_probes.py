@@ -1,5 +1,6 @@
 """The recipes of probes, retrieval and grounding: each is right, plans, and says of its sets what the sets' own papers say."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,28 @@ def test_the_released_probe_trains_its_head_alone():
     stream, = make_plan(found).streams
     assert [(p.name, p.graph) for p in stream.passes] == [("vision", False)] and found.train.keep_best == "best_on_test.accuracy"
     assert found.train.steps == 100 * (1281167 // 2048 + 1) and stream.head_gflops > 0.04  # 48.8 M weights
+
+
+# X-FM's own, as its release has them: pictures that train where that is not the bank of a linear probe, rate, batch, epochs.
+RELEASED = {"food101": {}, "cifar10": {}, "cifar100": {}, "cars": {"lr": 4e-5}, "aircraft": {"pictures": 3334},
+            "dtd": {"pictures": 1880, "batch": 512}, "pets": {}, "flowers102": {"pictures": 1020, "batch": 512, "lr": 1e-4}, "mnist": {},
+            "stl10": {"epochs": 200}, "country211": {"pictures": 150 * 211, "lr": 4e-5}, "sun397": {"lr": 4e-5},
+            "sst2": {"pictures": 6920, "batch": 1024, "lr": 1e-4}, "caltech101": {}, "gtsrb": {},
+            "pcam": {"pictures": 262144, "batch": 2048, "lr": 5e-6}, "fer2013": {}}
+
+
+def test_each_other_set_has_the_released_probe_with_its_settings():
+    assert {path.stem for path in (FOLDER / "probe_release5").glob("*.yaml")} == {*RELEASED, "sets"}
+    linear = load("probe").evaluate
+    for name, given in RELEASED.items():
+        found, (classes, bank, _) = load(f"probe_release5/{name}"), SETS[name]
+        stream, test, probe = found.streams["train"], found.evaluate["best_on_test"], found.config["losses"]["probe"]
+        told = {"pictures": bank, "lr": 2e-5, "batch": 256, "epochs": 100} | given
+        epoch = math.ceil(told["pictures"] / told["batch"])
+        assert (stream.batch_size, found.optim.lr, found.train.steps) == (told["batch"], told["lr"], told["epochs"] * epoch), name
+        assert test["every"] == found.train.checkpoint_every == epoch and found.optim.warmup * told["epochs"] == 10
+        assert (probe["classes"], probe["head"], probe["frozen"]) == (classes, "release5", True)
+        data, paths = linear[name]["data"], [linear[name]["data"]["sources"][one]["path"] for one in ("train", "test")]
+        assert [stream.data["path"], test["data"]["path"]] == [paths[0] if isinstance(paths[0], str) else paths[0][0], paths[1]]
+        assert stream.data["classes"] == test["data"]["classes"] == data["classes"]
+        assert stream.data["mean"] == test["data"]["std"] == [0.5] * 3 and found.train.output.endswith(name)
