@@ -92,6 +92,7 @@ def test_vision_and_fusion_are_the_runs_and_text_is_xlm_r_bit_for_bit(run, hub, 
     assert origins(recipe) == [f"all encoders and losses that are in {run[0]}, but text from {hub[0]}; the others drawn from seed 42"]
 
 
+@pytest.mark.slow
 def test_it_trains_evaluates_and_answers(run, hub, swapped, tmp_path):
     keys = [*swapped[1], "train.steps=2", "train.log_every=1", "train.device=cpu", "train.keep_best=null", "evaluate.val=null",
             "streams.train.batch_size=8", "evaluate.test.k=2", "evaluate.test.expect=null", "evaluate.test.limit=20"]
