@@ -1,5 +1,6 @@
-"""Every recipe of projects/xfm/finetune for the real data at its whole base size, on ten samples a split in the official formats,
-through the converters: two steps and its evaluations cut short, or, where nothing is trained, the evaluation.
+"""Every recipe of projects/xfm/finetune for the real data, and some of other systems, at its whole base size, on ten samples a split in
+the official formats, through the converters: two steps and its evaluations cut short, or, where nothing is trained, the evaluation. Two
+start from a file of weights of smaller pictures.
 
 What is written, a checkpoint and the best one, is tested elsewhere: nothing is here, so that a recipe takes a minute.
 """
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from miniature import jpeg, put
 from miniature_tasks import COUNT, glue, hateful_memes, karpathy_split, nlvr2, pets, refcoco, snli_ve, vqa
@@ -23,16 +26,22 @@ from xtoolkit.engine.trainer import Trainer
 FOLDER = Path(__file__).resolve().parents[2] / "projects/xfm/finetune"
 LIMIT = 12 * 2**30  # bytes of this process
 CLASSES, ANSWERS = 1000, 3129
-CHANGES = ["tokenizer=sample://picturebook/tokenizer", "init.path=null", "encoders.vision.init=null", "encoders.text.init=null",
-           "train.workers=0", "train.device=cpu"]
+TABLE = "relative_position_bias_table"
+CHANGES = ["tokenizer=sample://picturebook/tokenizer", "init.path=null", "train.workers=0", "train.device=cpu"]
 TRAINED = ["streams.train.batch_size=2", "train.steps=2", "evaluate.*.limit=2", "evaluate.*.every=null", "train.keep_best=null"]
 EXPECT = ["evaluate.*.expect=null"]
 MORE = {"probe": [*EXPECT, "evaluate.pets.batch_size=5"], "retrieval_coco": EXPECT, "retrieval_flickr30k": EXPECT,
         **{f"retrieval_{name}_zero_shot": [*EXPECT, "evaluate.test.limit=4"] for name in ("coco", "flickr30k")}}
 ONLY = {"probe": "pets"}  # of the sets, those that are here
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-# Weights of the encoders at the paper's size, without heads: what no override has made smaller.
-LEAST = {"vision": 85_000_000, "text": 124_000_000, "fusion": 110_000_000}
+OTHERS = ["flava_stsb", "flava_vqa", "vlbeit_nlvr2"]
+# {system: weights of its encoders at the paper's size, without heads}: what no override has made smaller.
+LEAST = {"xfm": {"vision": 85_000_000, "text": 124_000_000, "fusion": 110_000_000}, "vlbeit": {"backbone": 200_000_000},
+         "flava": {"image_layers": 85_000_000, "text_layers": 108_000_000, "fusion": 42_000_000}}
+# {recipe: the encoder whose tables of positions are resized, and how many}: VL-BEiT's with the bias that its paper lacks.
+STARTED = {"snli_ve": ("vision", 12), "vlbeit_nlvr2": ("backbone", 2)}
+MORE |= {"vlbeit_nlvr2": ["encoders.backbone.relative_positions=true"],
+         **dict.fromkeys(("flava_stsb", "flava_vqa"), ["encoders.text_layers.pad_id=1"])}  # the sample pack's tokenizer
 
 
 def prepare(command, *paths):
@@ -93,16 +102,49 @@ def largest(start=False) -> int:
     return int(line.split()[1]) * 1024
 
 
+def smaller(path, changes, encoder):
+    """Writes `start.safetensors`, of a recipe's model for pictures of 224 px; biases, which begin as zeros, are drawn."""
+    run = Run(recipes.load(path, [*changes, f"encoders.{encoder}.image_size=224"], missing_files=False))
+    state = {n: torch.randn(t.shape) if n.endswith(TABLE) else t for n, t in run.model.state_dict().items()}
+    run.close()
+    save_file(state, "start.safetensors")
+
+
+def check_start(model, encoder, count):
+    """Each weight is the file's, positions those of 24 x 24 patches, the bias by timm's own rule."""
+    from timm.layers import resize_rel_pos_bias_table
+
+    file, state, resized = load_file("start.safetensors"), model.state_dict(), []
+    assert file.keys() == state.keys()
+    for name, found in state.items():
+        if found.shape == file[name].shape:
+            assert torch.equal(found, file[name]), name
+        else:
+            resized.append(name)
+            assert name.startswith(f"encoders.{encoder}.") and name.endswith(("image_positions", TABLE))
+    assert len(resized) == count
+    for name in [name for name in resized if name.endswith(TABLE)][:2]:
+        wanted = resize_rel_pos_bias_table(file[name], new_window_size=(24, 24), new_bias_shape=tuple(state[name].shape))
+        assert state[name].shape[0] == 47**2 + 3 and torch.allclose(state[name], wanted, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="memory is read and given back as Linux does it")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_two_steps_at_base_size(name, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     largest(start=True)
     began, processor, steps = time.perf_counter(), time.process_time(), []
-    alone = name in ONLY or name.endswith("_zero_shot")
-    changes = [*CHANGES, *([] if alone else TRAINED), *MORE.get(name, [])]
-    run = Run(recipes.load(str(FOLDER / f"{name}.yaml"), changes, missing_files=False))
+    alone, system = name in ONLY or name.endswith("_zero_shot"), name.split("_")[0] if name in OTHERS else "xfm"
+    own = [f"encoders.{encoder}.init=null" for encoder in ("vision", "text") if system == "xfm"]
+    path = str((FOLDER.parent / "baselines/finetune" if name in OTHERS else FOLDER) / f"{name}.yaml")
+    changes = [*CHANGES, *own, *([] if alone else TRAINED), *MORE.get(name, [])]
+    if name in STARTED:
+        smaller(path, changes, STARTED[name][0])
+        changes.append("init.path=start.safetensors")
+    run = Run(recipes.load(path, changes, missing_files=False))
+    if name in STARTED:
+        check_start(run.model, *STARTED[name])
     if not alone:
         before = {n: p.detach().float().norm().item() for n, p in run.model.named_parameters()}
         trainer = Trainer(run.model, run.recipe, run.loaders)
@@ -112,10 +154,10 @@ def test_two_steps_at_base_size(name, folder, monkeypatch, capsys):
         moved = {n.split(".")[1] for n, p in run.model.named_parameters() if p.detach().float().norm().item() != before[n]}
         assert all(map(math.isfinite, steps)) and {n for n, loss in run.model.losses.items() if list(loss.parameters())} <= moved
         if name != "probe_release5":
-            assert set(run.model.encoders) - {"second", "fusion_second"} <= moved
+            assert set(run.model.encoders) - {"second", "fusion_second", "backbone_second"} <= moved
         del trainer
     counts = {n: sum(p.numel() for p in encoder.parameters()) for n, encoder in run.model.encoders.items()}
-    assert all(counts[n] >= least for n, least in LEAST.items() if n in counts) and set(LEAST) & set(counts)
+    assert all(counts[n] >= least for n, least in LEAST[system].items() if n in counts) and set(LEAST[system]) & set(counts)
     trained = time.perf_counter() - began
     if name in ONLY:
         run.tasks = {ONLY[name]: run.tasks[ONLY[name]]}
