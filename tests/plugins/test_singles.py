@@ -108,6 +108,21 @@ def test_from_contrast_to_codes_to_masked_pictures(chain):
     assert lines(beitv2)[-1]["image.mim"] > 0 and "image.mim.accuracy" in lines(beitv2)[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("teacher", "init"), [("clip", "null"), ("vision", "{path: RUN, parts: shared}")])
+def test_the_base_recipe_of_the_tokenizer_small_towards_either_teacher(chain, tmp_path, teacher, init):
+    sizes = [f"encoders.{name}.image_size=96" for name in ("vision", "clip", "tokens")]
+    small = ["encoders.vision={absolute_positions: 0.5, init_std: 0.04}", "encoders.clip={width: 32, layers: 1, heads: 2, init: null}"]
+    pictures = [f"{key}.data.path=sample://picturebook/imagenet-{part}" for key, part in (("streams.image", "train"), ("evaluate.codes", "val"))]
+    small += ["tokenizer=sample://picturebook/tokenizer", "encoders.tokens.codes=16", "train.steps=2"]
+    output = run("vqkd", tmp_path / "run", *VISION, *TOKENS, *sizes, *small, *pictures, f"losses.vqkd.teacher={teacher}",
+                 f"init={init.replace('RUN', str(chain[1]))}")
+    one, two = (checkpoint.read_model(output / f"checkpoints/step_{n:08}") for n in (1, 2))
+    parts = {name.split(".")[1] for name in one if not torch.equal(one[name], two[name])}
+    assert parts == {"tokens", "vqkd"} and any(name.startswith(f"encoders.{teacher}.") for name in one)
+    assert all(line["image.vqkd.guess"] > 0 and line["image.vqkd.used"] > 0 for line in lines(output))
+
+
 def flat(value, path=""):
     if not isinstance(value, dict):
         return {path: value}

@@ -14,7 +14,7 @@ from xtoolkit.model import Model
 from xtoolkit.recipe.folder import latest
 
 BASELINES = Path(__file__).resolve().parents[2] / "projects/xfm/baselines"
-FINETUNE = ("vlbeit_retrieval", "vlbeit_vqa", "vlbeit_nlvr2")
+FINETUNE = ("vlbeit_retrieval", "vlbeit_vqa", "vlbeit_nlvr2", pytest.param("vlbeit_imagenet", marks=pytest.mark.slow))
 SMALL = ["encoders.backbone.width=32", "encoders.backbone.layers=2", "encoders.backbone.heads=2", "encoders.backbone.stem=[8, 8, 8]",
          "streams.*.batch_size=8", "train.workers=0", "train.log_every=1", "train.checkpoint_every=1", "train.keep=9",
          "train.device=cpu"]
