@@ -4,6 +4,7 @@ import math
 from functools import cache, lru_cache
 
 from xtoolkit.ablation.jobs import Job
+from xtoolkit.recipe.folder import EVALUATIONS
 from xtoolkit.registry import TASK_REGISTRY
 
 DRAWS = 2000
@@ -86,7 +87,8 @@ def _drawn(job: Job, metric: str, shared: tuple[tuple[str, str], ...], draws: in
 
     evaluation, _, name = metric.partition(".")
     rows, recipe = job.samples(metric), job.recipe.checked
-    task = TASK_REGISTRY.build(recipe.evaluate[evaluation], recipe.source.where("evaluate", evaluation))
+    task = TASK_REGISTRY.build(recipe.evaluate[evaluation], recipe.source.where("evaluate", evaluation), tokenizer=None,
+                               output=job.folder / EVALUATIONS / evaluation)
     found = task.measured([rows[sample] for sample, _ in shared]).get(name) if shared else None
     if found is None or not math.isfinite(found.metric(found.values)):
         return None
