@@ -106,16 +106,6 @@ def test_every_recipe_of_the_table_can_be_read_and_evaluates_what_the_row_asks(n
         assert asked <= set(job.recipe.checked.evaluate), str(job)
 
 
-def test_starts_are_shared_by_the_columns_of_a_seed_and_shared_parts_draw_the_same_weights():
-    of = jobs("table5_tiny.yaml")
-    text = of.pretrained("starts", "text", 1)
-    assert all(of.pretrained("columns", name, 1).after[0] is text for name in ("ALL", "wostop", "woMIM", "Multi-task"))
-    assert of.pretrained("starts", "text", 2) is not text
-    states = [dict(Run(column(of, name, *SMALL, *TEXT)).model.named_parameters()) for name in ("ALL", "wostop", "woMIM")]
-    for other in states[1:]:
-        assert all(torch.equal(value, states[0][name]) for name, value in other.items())
-
-
 @pytest.mark.parametrize("name", ["table5.yaml", "table5_tiny.yaml"])
 def test_controls_are_all_but_for_what_they_change(name):
     of = jobs(name)
@@ -127,27 +117,6 @@ def test_controls_are_all_but_for_what_they_change(name):
     on = {stream for stream, block in streams.items() if block["data"].pop("shuffle_pictures", False)}
     assert on == {stream for stream, block in streams.items() if block["data"]["type"] in ("Pairs", "Regions")}
     assert not any(block["data"].pop("shuffle_pictures", False) for block in plain.values()) and plain == streams
-
-
-# {loss's file: columns whose pretraining is another once it is edited}: those that build it, or a loss that imports it.
-EDITED = {
-    "mlm": set(REACHES) - {"BEiTv2†"},
-    "mim": set(REACHES) - {"RoBERTa†", "woMIM", "X2-VLM†"},  # MIMCodes imports it
-    "itc": set(REACHES) - {"RoBERTa†", "BEiTv2†"},
-    "itm": set(REACHES) - {"RoBERTa†", "BEiTv2†"},
-    "imlm": set(REACHES) - {"RoBERTa†", "BEiTv2†", "X2-VLM†"},
-    "bbp": set(REACHES) - {"RoBERTa†", "BEiTv2†"},
-}
-
-
-@pytest.mark.parametrize("loss", EDITED)
-def test_editing_a_loss_makes_stale_exactly_the_columns_that_reach_it(loss, monkeypatch):
-    """What a start depends on is left out: a column is asked what it itself trains with."""
-    of, plain = jobs("table5_tiny.yaml"), keys.syntax
-    recipe = {name: of.pretrained("columns", name, 1).recipe.checked for name in REACHES}
-    before = {name: keys.code(one) for name, one in recipe.items()}
-    monkeypatch.setattr(keys, "syntax", lambda path: f"edited {plain(path)}" if path == keys.PACKAGE / f"losses/{loss}.py" else plain(path))
-    assert {name for name, one in recipe.items() if keys.code(one) != before[name]} == EDITED[loss]
 
 
 def test_what_is_imported_is_told_from_the_text_and_not_from_what_runs(tmp_path):
