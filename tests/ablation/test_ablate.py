@@ -69,8 +69,8 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     assert main(["--config", str(folder / "table.yaml"), "--jobs", "2", "--seeds", "1", "--only", "Plain", "--yes"]) == 0
     text = (folder / "out/table.md").read_text().split("## Values: means over seeds, their standard deviation\n\n")[1].splitlines()
     assert text[0] == "| task | metric | floor | Plain | Begun | Further |"
-    assert text[2] == "| Short | told | 50.0 | 75.0 (1 of 2: missing) | – (0 of 2: missing) | – (0 of 2: missing) |"
-    assert text[3].endswith("|  |  | – (0 of 2: missing) |")
+    assert text[2] == "| Short | told | 50.0 | 75.0 (1 of 2) | – (0 of 2) | – (0 of 2) |"
+    assert text[3].endswith("|  |  | – (0 of 2) |")
     assert json.loads((folder / "out/table.json").read_text())["rows"][0]["columns"]["Plain"]["values"] == {"1": 75.0}
     job = jobs(folder).cell("Plain", "Short", "", 1)
     assert not (job.folder / "checkpoints").exists() and list(job.after[0].folder.glob("checkpoints/step_*")), "rows keep no weights"
@@ -123,6 +123,9 @@ def test_a_change_makes_stale_what_it_reaches_and_nothing_else(folder, monkeypat
     assert {job.state for job in jobs(folder).all()} == {"finished"}
     monkeypatch.setattr(keys, "engine", lambda: "another")
     assert {job.state for job in jobs(folder).all()} == {"finished by an older engine"}
+    write(jobs(folder))
+    text = (folder / "out/table.md").read_text()
+    assert "| –* (0 of 2: no finite figure) |" in text and "- *: finished by an older engine: code that all jobs" in text
     monkeypatch.undo()
     (folder / "table.yaml").write_text((folder / "table.yaml").read_text().replace("train.steps=3", "train.steps=4"))
     of = jobs(folder)

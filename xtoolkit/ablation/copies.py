@@ -6,7 +6,8 @@ from pathlib import Path
 
 from xtoolkit.ablation.contrasts import ASKED
 from xtoolkit.ablation.jobs import DONE, Jobs
-from xtoolkit.recipe.folder import CONFIG, EVALUATIONS, METRICS
+from xtoolkit.engine.records import write_json
+from xtoolkit.recipe.folder import CONFIG, EVALUATIONS, METRICS, evaluated
 from xtoolkit.registry import ConfigError
 
 SAMPLES = "samples.jsonl"
@@ -24,8 +25,10 @@ def copy(jobs: Jobs, into: str) -> Jobs:
         raise ConfigError(f"--copy {into}: the table's own folder: name another one")
     for job in [job for job in jobs.all() if job.complete]:
         to = Path(into) / job.folder.relative_to(output)
-        for path in [job.folder / DONE, *([] if job.row else [job.folder / METRICS]), *(job.folder / EVALUATIONS).glob("*.json")]:
-            _copied(path, to / path.relative_to(job.folder))
+        for path in [job.folder / DONE, *([] if job.row else [job.folder / METRICS])]:
+            _copied(path, to / path.name)
+        for name, record in evaluated(job.folder).items():  # without drawings, which are large
+            write_json(to / EVALUATIONS / f"{name}.json", record | {"figures": []})
         config = (job.folder / CONFIG).read_text(encoding="utf-8")
         (to / CONFIG).write_text(config.replace(f"{output}/", f"{into}/"), encoding="utf-8")  # what it starts from lies there
         for name in {metric.partition(".")[0] for metric in table.rows[job.row].metrics.values()} if job.row else ():

@@ -18,7 +18,7 @@ from xtoolkit.registry import ConfigError, nearest
 DONE = "done.json"  # in a job's folder, when all of it is there
 LOCK = ".lock"  # beside it: held while somebody runs it
 PLACE = re.compile(r"<(\d+)>")  # in a recipe's lines: which of a job's starts
-FINISHED, OLDER = "finished", "finished by an older engine"  # states of a job
+FINISHED, OLDER, MISSING = "finished", "finished by an older engine", "missing"  # states of a job, among others
 PRETRAIN, RUN = "pretrain", "run"  # folders of a column, and of a row without a control
 
 
@@ -97,7 +97,7 @@ class Job:
                     fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return "running"
-        return "stale" if self.stale else "missing"
+        return "stale" if self.stale else MISSING
 
     def value(self, metric: str, what: str = "metrics") -> float | None:
         """Its figure, or its floor; None where it has none (yet)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtoolkit.ablation import contrasts, machines, pages, published, work
 from xtoolkit.ablation.contrasts import decimals
-from xtoolkit.ablation.jobs import FINISHED, LOCK, OLDER, Job, Jobs
+from xtoolkit.ablation.jobs import FINISHED, LOCK, MISSING, OLDER, Job, Jobs
 from xtoolkit.ablation.outputs import bootstrap
 from xtoolkit.ablation.table import Table
 from xtoolkit.engine.records import write_json, write_text
@@ -20,6 +20,7 @@ DIFFERENCES = """
 Differences are of columns with the same seed, and their intervals hold 95 %: Student's t over seeds, and beside it a bootstrap of
 samples and seeds, which few seeds make too narrow. No difference has a verdict but those that were written down.
 """
+OLDER_NOTE = "*: finished by an older engine: code that all jobs run through has changed since."
 CONTRASTS = """
 A contrast is of means over all rows of its groups, and has a verdict when all seeds of the table are there. p is that of the
 exact sign-flip test over paired seeds, with Holm's correction over all primaries: below 0.05 it decides, and with fewer seeds
@@ -49,7 +50,7 @@ def _write(jobs, folder, page):
     told = {"columns": {name: column.run for name, column in table.columns.items()},
             "seeds": len(table.seeds), "machines": (on := jobs.machines()),
             "contrasts": contrasts.asked(jobs, lines, samples=page), "rows": lines, "groups": groups,
-            "work": work.of_columns(jobs, plan=page), "notes": pages.notes(table)}
+            "work": work.of_columns(jobs, plan=page), "notes": pages.notes(table) + [OLDER_NOTE] * _older(lines)}
     heading, rows = _of_one_column(lines) if alone else _of_columns(lines, table)
     shown = [*contrasts.tables(told), ("Values: means over seeds, their standard deviation", heading, rows),
              *work.tables(told)]
@@ -94,6 +95,10 @@ def _states(jobs: list[Job]) -> dict[int, str]:
     return {job.seed: job.state for job in jobs}
 
 
+def _older(lines) -> bool:
+    return any(OLDER in cell["states"].values() for line in lines for cell in line["columns"].values())
+
+
 def _known(jobs: list[Job], metric: str, what: str = "metrics") -> dict[int, float]:
     """{seed: figure} of those that are there."""
     return {job.seed: value for job in jobs if (value := job.value(metric, what)) is not None}
@@ -136,10 +141,13 @@ def _average(lines, column, table):
 
 
 def _seeds(cell):
-    """How many seeds a cell has, and what the others are, unless all are there."""
-    missing = [state for state in cell["states"].values() if state != FINISHED]
-    missing += ["no finite figure"] * (sum(state in (FINISHED, OLDER) for state in cell["states"].values()) > len(cell["values"]))
-    return f" ({len(cell['values'])} of {len(cell['states'])}: {', '.join(dict.fromkeys(missing))})" if missing else ""
+    """An asterisk where an older engine has finished a part; how many seeds a cell has, unless all; what is wrong with others."""
+    states = [*cell["states"].values()]
+    wrong = [state for state in states if state not in (FINISHED, OLDER, MISSING)]
+    wrong += ["no finite figure"] * (sum(state in (FINISHED, OLDER) for state in states) > len(cell["values"]))
+    few = f"{len(cell['values'])} of {len(states)}" if len(cell["values"]) < len(states) else ""
+    said = ": ".join(filter(None, [few, ", ".join(dict.fromkeys(wrong))]))
+    return "*" * (OLDER in states) + (f" ({said})" if said else "")
 
 
 def _markdown(heading, rows):
