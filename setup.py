@@ -54,7 +54,7 @@ setup(
         "tqdm", "scikit-learn", "scipy",
     ],
     extras_require={
-        "test": ["pytest", "pyarrow"],
+        "test": ["pytest", "pytest-xdist", "pyarrow"],
         "parquet": ["pyarrow"],  # text and downloads that come as Parquet files; nothing else imports it
         "slurm": ["submitit"],  # submits the jobs of a table of runs (`xtoolkit ablate --slurm`); nothing else imports it
         "video": ["av"],  # decodes video files; nothing else imports it

@@ -19,3 +19,8 @@ def tool(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def children() -> set[str]:
+    """Processes that this one has started and that live, or have ended and were not waited for: other tests' too."""
+    return {child for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()}

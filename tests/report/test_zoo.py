@@ -117,7 +117,7 @@ def test_figures_are_stale_where_they_differ_and_prose_never_is(copy, capsys, ch
 
 @pytest.mark.parametrize("changes", [
     [("projects/xfm/zoo.yaml", "xfm/baselines/tiny/flava.yaml", "xfm/baselines/tiny/flaav.yaml",
-      "zoo.yaml:16: xfm/baselines/tiny/flaav.yaml: no such recipe; did you mean `xfm/baselines/tiny/flava.yaml`?"),
+      "zoo.yaml:17: xfm/baselines/tiny/flaav.yaml: no such recipe; did you mean `xfm/baselines/tiny/flava.yaml`?"),
      ("projects/xfm/zoo.yaml", "QQP: [91.8, 91.7]", "QQP: [91.8]", "1 figures, and 2 columns; null where there is none"),
      ("projects/xfm/zoo.yaml", "runs: [demo]", "runs: [dmeo]", "no run `dmeo` in docs/results/runs.yaml; did you mean `demo`?"),
      ("projects/xfm/zoo.yaml", "BBP: region.bbp", "BBP: region.bpb",
