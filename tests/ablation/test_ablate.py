@@ -1,17 +1,11 @@
-"""`xtoolkit ablate`: what it shares, what it runs once, what a kill leaves, and what it calls stale."""
+"""`xtoolkit ablate`: what it shares, what it runs once, and what it calls stale. What a kill leaves: test_killed.py."""
 
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import toy_table
 from commands import children, tool
-from latex import columns_of
 from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import DONE, Jobs, write_done
 from xtoolkit.ablation.results import write
@@ -51,12 +45,6 @@ def jobs(folder):
     return Jobs(read(str(folder / "table.yaml")), str(folder), threads=1)
 
 
-def finals(folder) -> dict[str, bytes]:
-    """What a table leaves that must not depend on when it ran: {path: content}."""
-    files = [path for name in ("table.md", "table.json", "table.csv", "table.tex", "samples.jsonl") for path in (folder / "out").rglob(name)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     of = jobs(folder)
     assert of.pretrained("columns", "Begun", 1).after == of.pretrained("columns", "Further", 1).after == [of.pretrained("starts", "text", 1)]
@@ -90,30 +78,6 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     assert main([*words, "--only", "Plain", "--output", str(folder / "kept"), "--dry-run"]) == 0
     assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["finished", "finished"]
     assert main([*words, "--copy", str(folder / "out")]) == 2 and "the table's own folder: name another one" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_ends_with_the_same_files_and_runs_nothing_twice(folder):
-    command = [sys.executable, "-m", "xtoolkit", "ablate", "--config", str(folder / "table.yaml"), "--jobs", "2", "--yes"]
-    subprocess.run(command, check=True, capture_output=True)
-    whole = finals(folder)
-    assert len(whole) == 4 + JOBS
-    os.rename(folder / "out", folder / "first")
-    drawn, ended = random.Random(5), None
-    for _ in range(20):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(drawn.uniform(1, 8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if (path := folder / "out/table.json").is_file():
-            json.loads(path.read_text())
-        if (path := folder / "out/table.tex").is_file():
-            assert columns_of(path.read_text())
-        now = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob(DONE)}
-        assert ended is None or ended.items() <= now.items(), "what was finished was run again"
-        ended = now
-    subprocess.run(command, check=True, capture_output=True)
-    assert finals(folder) == whole
 
 
 def test_a_change_makes_stale_what_it_reaches_and_nothing_else(folder, monkeypatch):
