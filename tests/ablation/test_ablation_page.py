@@ -1,7 +1,11 @@
-"""docs/ablation.md's own loss, column and table, as a reader follows it; its encoders made small, its jobs run in this process."""
+"""docs/ablation.md's own loss, column and table, as a reader follows it, its encoders made small: once with jobs that run in this
+process, and once as it is printed."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,20 +38,42 @@ class InProcess:
 
 
 def commands():
-    return [line.partition("#")[0].split()[1:] for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+    return [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+
+
+def words(line):
+    """A printed command's, behind `xtoolkit`."""
+    return line.partition("#")[0].split()[1:]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def printed(tmp_path, monkeypatch):
+    """A folder with the page's first three files."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "_start", InProcess)
-    monkeypatch.setattr(runner, "ended", lambda process: 0.0)
     (tmp_path / "small.yaml").write_text(SMALL)
     (tmp_path / "small_recipe.yaml").write_text("_BASE_: small.yaml\nstreams: {pairs: {batch_size: 4}}\ntrain: {steps: 2}\n")
     for name in ("recipe.yaml", "retrieval.yaml", "table.yaml"):
         text = re.sub(r"^_BASE_: (\S+)", rf"_BASE_: [\1, small{'_recipe' * (name == 'recipe.yaml')}.yaml]", FILES[name], flags=re.M)
-        (tmp_path / name).write_text(text.replace("seeds: [1, 2]", "seeds: [1]"))
+        (tmp_path / name).write_text(text)
     return tmp_path
+
+
+@pytest.fixture
+def folder(printed, monkeypatch):
+    monkeypatch.setattr(runner, "_start", InProcess)
+    monkeypatch.setattr(runner, "ended", lambda process: 0.0)
+    (printed / "table.yaml").write_text((printed / "table.yaml").read_text().replace("seeds: [1, 2]", "seeds: [1]"))
+    return printed
+
+
+def add_the_loss(folder):
+    """The Python file and the two lines."""
+    (folder / "uniformity.py").write_text(FILES["uniformity.py"])
+    with open(folder / "recipe.yaml", "a") as file:
+        file.write(FILES["added to recipe.yaml"])
+    table = (folder / "table.yaml").read_text()
+    assert "  contrast: {}\n" in table
+    (folder / "table.yaml").write_text(table.replace("  contrast: {}\n", "  contrast: {}\n" + FILES["added to columns"].partition("\n")[2]))
 
 
 def values(folder):
@@ -57,14 +83,10 @@ def values(folder):
 
 
 def test_a_file_and_two_lines_make_a_loss_a_column_of_a_table(folder, capsys, monkeypatch):
-    first, dry, second = commands()
+    first, dry, second = map(words, commands())
     assert first == second and first[0] == dry[0] == "ablate"
     assert main([*first, "--yes"]) == 0
-    (folder / "uniformity.py").write_text(FILES["uniformity.py"])
-    with open(folder / "recipe.yaml", "a") as file:
-        file.write(FILES["added to recipe.yaml"])
-    table = (folder / "table.yaml").read_text()
-    (folder / "table.yaml").write_text(table.replace("  contrast: {}\n", "  contrast: {}\n" + FILES["added to columns"].partition("\n")[2]))
+    add_the_loss(folder)
     keys.forget()
     capsys.readouterr()
     assert main(dry) == 0
@@ -77,3 +99,29 @@ def test_a_file_and_two_lines_make_a_loss_a_column_of_a_table(folder, capsys, mo
     capsys.readouterr()
     assert main(dry) == 0
     assert [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()] == ["finished", "finished", "stale", "stale"]
+
+
+@pytest.mark.slow
+def test_its_commands_run_as_they_are_printed(printed):
+    """Each in a shell of its own, with its forecast, and with both seeds."""
+    (printed / "bin").mkdir()
+    (printed / "bin/xtoolkit").write_text(f'#!/bin/sh\nexec {sys.executable} -m xtoolkit "$@"\n')
+    (printed / "bin/xtoolkit").chmod(0o755)
+    found = os.environ | {"PATH": f"{printed}/bin:{os.environ['PATH']}"}
+    run = lambda line: subprocess.run(["bash", "-c", line], env=found, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+    states = lambda said: [line.rpartition(": ")[2] for line in said.splitlines()]
+    first, dry, second = commands()
+    said = run(first)
+    assert "forecast: 4 jobs to run: " in said and "[4/4] contrast, Retrieval, seed 2: " in said
+    add_the_loss(printed)
+    assert states(run(dry)) == ["stale", "stale", "missing", "missing"] * 2
+    said = run(second)
+    assert "forecast: 8 jobs to run: " in said and "[8/8] uniform, Retrieval, seed 2: " in said
+    assert {name: list(cell) for name, cell in values(printed).items()} == {"contrast": ["1", "2"], "uniform": ["1", "2"]}
+    assert states(run(dry)) == ["finished"] * 8
+    with open(printed / "uniformity.py", "a") as file:
+        file.write("# A comment.\n")
+    assert states(run(dry)) == ["finished"] * 8
+    with open(printed / "uniformity.py", "a") as file:
+        file.write("EDITED = True\n")
+    assert states(run(dry)) == ["finished", "finished", "stale", "stale"] * 2
