@@ -77,6 +77,7 @@ def test_it_trains_shared_starts_once_and_writes_the_table(folder, capsys):
     assert str(folder / "out") not in (kept.folder / "config.yaml").read_text() and str(job.after[0].key) in (kept.folder / "config.yaml").read_text()
     assert main([*words, "--only", "Plain", "--output", str(folder / "kept"), "--dry-run"]) == 0
     assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["finished", "finished"]
+    assert main([*words, "--output", str(folder / "outt"), "--copy", str(folder / "kept")]) == 2 and "nothing is finished in" in capsys.readouterr().err
     assert main([*words, "--copy", str(folder / "out")]) == 2 and "the table's own folder: name another one" in capsys.readouterr().err
 
 

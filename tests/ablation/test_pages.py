@@ -92,6 +92,7 @@ def test_what_is_missing_of_a_cell_is_small():
 def test_columns_of_figures_run_right_and_all_others_left():
     rows = [["[a] x", "R@1", "primary", "+1.2 (-0.5 to +2.9)", "3 of 3", "9.77e-04", "undecided", "–"], ["20 news", "5-way", "", "–", "2 of 3", "", "–", "0.31"]]
     tex = pages.as_tex([("a", [*"abcdefgh"], rows), ("none yet", ["task", "x"], [])])
+    assert "{lr}" in pages.as_tex([("a", ["task", "x"], [["y", "67.0* (1 of 3)"], ["z", "–* (0 of 3)"]])])
     assert "\\begin{tabular}{lllrrrlr}\n" in tex and "\\begin{tabular}{lr}\n" in tex and columns_of(tex) == [8, 8, 8, 2]
 
 

@@ -180,6 +180,15 @@ def test_null_that_removes_nothing_is_known_with_its_place(write, tmp_path):
     assert load(str(tmp_path / "base.yaml"), ["streams.*.losses.mmi=null"]).idle()
 
 
+def test_a_star_does_not_bring_back_what_was_removed(write):
+    path = write("base.yaml", BASE)
+    config = load(path, ["losses.mim=null", "optim.lr_mult.*=3", "streams.*.losses.*=5"])
+    assert config.data["optim"]["lr_mult"] == {"itc": 3}
+    assert {name: of["losses"] for name, of in config.data["streams"].items()} == {"image": {}, "pairs": {"itc": 5}}
+    assert load(write("a.yaml", "_BASE_: base.yaml\nstreams: {image: null}\n"), ["streams.*.batch_size=2"]).data["streams"] == {
+        "pairs": {"batch_size": 2, "losses": {"mim": 1, "itc": 1}}}
+
+
 def test_overrides(write):
     path = write("base.yaml", BASE)
     config = load(path, ["streams.*.batch_size=2", "optim.lr_mult.new=0.5", "losses.itc={type: SigLIP, sim: s}", "losses.mim=null"])

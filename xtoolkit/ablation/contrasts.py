@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
-from xtoolkit.ablation.jobs import DONE, OLDER, Jobs
+from xtoolkit.ablation.jobs import OLDER, Jobs
 from xtoolkit.ablation.machines import seeds
 from xtoolkit.ablation.outputs import bootstrap, combined
 from xtoolkit.ablation.table import Contrast, Table
@@ -48,7 +48,7 @@ def late(table: Table) -> set[str]:
     now = {name: {"contrast": dataclasses.asdict(one), "seeds": table.seeds,
                   "rows": {row: [of.group, of.metrics, of.counts] for row, of in table.rows.items() if of.group in one.groups}}
            for name, one in table.contrasts.items()}
-    if not seeds(table.output, DONE):
+    if not seeds(table.output):
         write_json(path, now)
         return set()
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -18,12 +18,14 @@ def copy(jobs: Jobs, into: str) -> Jobs:
     metric (gzipped, the same bytes each time), and the curves of what was pretrained. The table goes on there with other seeds.
 
     Raises:
-        ConfigError: the table's own folder.
+        ConfigError: the table's own folder; nothing is finished.
     """
     table, output = jobs.table, Path(jobs.table.output)
     if Path(into).resolve() == output.resolve():
         raise ConfigError(f"--copy {into}: the table's own folder: name another one")
-    for job in [job for job in jobs.all() if job.complete]:
+    if not (finished := [job for job in jobs.all() if job.complete]):
+        raise ConfigError(f"--copy {into}: nothing is finished in {output}")
+    for job in finished:
         to = Path(into) / job.folder.relative_to(output)
         for path in [job.folder / DONE, *([] if job.row else [job.folder / METRICS])]:
             _copied(path, to / path.name)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from xtoolkit.ablation.machines import machines
+from xtoolkit.ablation.machines import DONE, machines
 from xtoolkit.ablation.recipe import Recipe, There
 from xtoolkit.ablation.table import START, Column, Control, Table, slug
 from xtoolkit.recipe.folder import EVALUATIONS, evaluated, latest
 from xtoolkit.registry import ConfigError, nearest
 
-DONE = "done.json"  # in a job's folder, when all of it is there
 LOCK = ".lock"  # beside it: held while somebody runs it
 PLACE = re.compile(r"<(\d+)>")  # in a recipe's lines: which of a job's starts
 FINISHED, OLDER, MISSING = "finished", "finished by an older engine", "missing"  # states of a job, among others
@@ -252,7 +251,7 @@ class Jobs:
     def _machine_of(self, seed) -> list | None:
         """Another one where all of a seed was run there, else that of all others."""
         if seed not in self._on:
-            for machine in [*machines(self.table.output, seed, DONE), None]:
+            for machine in [*machines(self.table.output, seed), None]:
                 self._on[seed] = machine or self._machine
                 self._made = {name: job for name, job in self._made.items() if name[-1] != seed}
                 if machine is None or self._whole(seed):

@@ -12,7 +12,7 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciit
            ">": r"\textgreater{}", "[": "{[}", "*": "{*}",  # after \\ these two would be arguments
            "|": r"\textbar{}", '"': r"\textquotedbl{}"} | {one: f"\\{one}" for one in "&%$#_"}
 BOLD = re.compile(r"\*\*(.*)\*\*")
-FIGURE = re.compile(r"([-+−]?\d[\d.,e+-]*( .*)?|–)?", re.S)  # a column of such cells runs right
+FIGURE = re.compile(r"(([-+−]?\d[\d.,e+-]*|–)\*?( .*)?)?", re.S)  # a column of such cells runs right
 PART = re.compile(r"(.*\S) (\([^()]*\))")  # a figure, and in brackets what is missing of it
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from xtoolkit.ablation import keys
 from xtoolkit.ablation.jobs import Job
 from xtoolkit.ablation.runner import CHANGED, HELD, WAIT, Process, Runner, lock
+from xtoolkit.engine.environment import versions
 from xtoolkit.engine.records import write_json
 from xtoolkit.recipe import config
 from xtoolkit.registry import ConfigError
@@ -59,7 +60,8 @@ class Cluster:
 
     def machine(self, say) -> list:
         """What ``keys.machine`` is on a node: a short job asks it once, and it is kept."""
-        file = self._folder / f"machine-{keys.digest(self._told)[:16]}.json"
+        asked = json.dumps([self._told, versions()])  # with other packages it is another one
+        file = self._folder / f"machine-{keys.digest(asked)[:16]}.json"
         if not file.is_file():
             say("slurm: a short job asks which machine the nodes are, which is part of the jobs' keys")
             task = self.submit(keys.machine, self.threads)

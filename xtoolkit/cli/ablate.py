@@ -16,7 +16,7 @@ from xtoolkit.ablation import copies, machines, results
 from xtoolkit.ablation.apart import alike
 from xtoolkit.ablation.contrasts import SEEDS, decimals
 from xtoolkit.ablation.forecast import HOUR, Forecast, span
-from xtoolkit.ablation.jobs import DONE, Jobs
+from xtoolkit.ablation.jobs import Jobs
 from xtoolkit.ablation.runner import Runner
 from xtoolkit.ablation.slurm import Cluster, Slurm
 from xtoolkit.ablation.table import Table, read
@@ -71,7 +71,7 @@ def run(table: Table, path: str, args, only=()) -> int:
         raise ConfigError(f"--seeds: one of {seeds} comes twice: the same job would count twice")
     # What is there of other seeds stays in the table.
     output = args.output or table.output
-    table = dataclasses.replace(table, output=output, seeds=sorted({*table.seeds, *seeds, *machines.seeds(output, DONE)}))
+    table = dataclasses.replace(table, output=output, seeds=sorted({*table.seeds, *seeds, *machines.seeds(output)}))
     if table.contrasts and len(table.seeds) > SEEDS:
         raise ConfigError(f"{len(table.seeds)} seeds: a table with contrasts has {SEEDS} at most, whose signs are all flipped")
     check_writable(table.output, "--output" if args.output else f"{path}: output")

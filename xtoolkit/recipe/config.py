@@ -266,7 +266,8 @@ def _override(config: Config, text: str, problems: list) -> None:
     idle = []
     for path in targets:
         level = _at(config.data, path)
-        names = list(level) if steps[-1] == "*" else [steps[-1]]
+        kept = [name for name in level if level[name] is not None or not removes(path + (name,))]
+        names = kept if steps[-1] == "*" else [steps[-1]]
         for name in names:
             layer: dict = {name: value}
             for step in reversed(path):
